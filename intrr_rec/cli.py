@@ -1,0 +1,138 @@
+"""The door: every `intrr` verb, each a thin call into the package that does the work.
+
+Heavy imports (torch, torchrec) happen inside the verbs, so that `intrr --help` and a mistyped option answer at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from intrr_rec import __version__
+from intrr_rec.config import Recipe, load_recipe
+from intrr_rec.errors import UserError
+
+app = typer.Typer(
+    help="Generative recommendation with IntRR: raw logs → Semantic IDs → sharded training → trie-constrained decoding.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Config = Annotated[Path | None, typer.Option("--config", help="Recipe (YAML); what it does not name is the paper's.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Settings to override.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder to write; an artefact of the same kind there is replaced.")]
+DatasetDir = Annotated[Path, typer.Option("--dataset", help="Dataset artefact written by `intrr prepare`.")]
+RunDir = Annotated[Path, typer.Option("--run", help="Run folder written by `intrr train`.")]
+
+
+def _recipe(config: Path | None, overrides: list[str] | None) -> Recipe:
+    return load_recipe(config, overrides or ())
+
+
+@app.command()
+def generate(
+    out: Out,
+    users: Annotated[int, typer.Option(min=1)] = 6_000,
+    items: Annotated[int, typer.Option(min=10)] = 2_000,
+    seed: int = 0,
+) -> None:
+    """Write a synthetic catalogue, its vectors and its logs: streamed, so any size up to 10⁸ items fits in memory."""
+    from intrr_rec.data.generator import generate_logs
+
+    generate_logs(out, n_users=users, n_items=items, seed=seed)
+
+
+@app.command()
+def prepare(
+    interactions: Annotated[list[Path], typer.Option("--interactions", help="Parquet, CSV or JSON lines; repeatable.")],
+    out: Out,
+    items: Annotated[Path | None, typer.Option("--items", help="Item table: item id, free columns, text.")] = None,
+    config: Config = None,
+    overrides: Overrides = None,
+) -> None:
+    """Interaction logs → dataset artefact: validate, k-core filter, stable time order, leave-one-out split, dense ids."""
+    from intrr_rec.data.ingest import prepare_dataset
+
+    prepare_dataset(interactions, items, out, _recipe(config, overrides).prepare)
+
+
+@app.command()
+def index(
+    dataset: DatasetDir,
+    vectors: Annotated[Path, typer.Option("--vectors", help="Parquet with item_id and embedding (fixed-size list).")],
+    out: Out,
+    config: Config = None,
+    overrides: Overrides = None,
+) -> None:
+    """Item vectors → semantic ids artefact: RK-Means, de-duplication digit, prefix trie, quality report (Stage 1)."""
+    from intrr_rec.indexing.build import build_semantic_ids
+
+    build_semantic_ids(dataset, vectors, out, _recipe(config, overrides).index)
+
+
+@app.command()
+def train(
+    dataset: DatasetDir,
+    semantic_ids: Annotated[Path, typer.Option("--semantic-ids", help="Artefact written by `intrr index`.")],
+    out: Annotated[Path, typer.Option("--out", help="Run folder; training resumes from its last checkpoint.")],
+    vectors: Annotated[Path | None, typer.Option("--vectors", help="Item vectors, for `model.content`.")] = None,
+    config: Config = None,
+    overrides: Overrides = None,
+) -> None:
+    """Train IntRR (Stage 2), alone or under torchrun; ends with the test metrics of the best checkpoint."""
+    from intrr_rec.training.trainer import train as run
+
+    run(_recipe(config, overrides), dataset=dataset, semantic_ids=semantic_ids, vectors=vectors, out=out)
+
+
+@app.command()
+def evaluate(run: RunDir, overrides: Overrides = None) -> None:
+    """Rank the whole catalogue for every test user with the best checkpoint; write metrics and recommendations."""
+    from intrr_rec.training.evaluator import evaluate_run
+
+    evaluate_run(run, overrides or ())
+
+
+@app.command()
+def report(run: RunDir) -> None:
+    """Write the run's self-contained report.html."""
+    from intrr_rec.reporting.report import write_report
+
+    typer.echo(write_report(run))
+
+
+@app.command()
+def doctor() -> None:
+    """Check the installation: versions, a sharded lookup, and the exact mend where something is off."""
+    from intrr_rec.doctor import diagnose
+
+    raise typer.Exit(diagnose())
+
+
+def main() -> None:
+    """Run the command line; a UserError becomes one line on stderr and exit code 2."""
+    logging.basicConfig(level=os.environ.get("INTRR_LOG", "INFO"), format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        app(prog_name="intrr", standalone_mode=False)
+    except UserError as error:
+        sys.exit(_complain(str(error), error.exit_code))
+    except typer.TyperException as error:
+        sys.exit(_complain(error.format_message(), 2))
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(_complain("interrupted; nothing half-written was left behind", 130))
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"intrr: {message}", file=sys.stderr)
+    return code
+
+
+__all__ = ["__version__", "app", "main"]

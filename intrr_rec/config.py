@@ -1,0 +1,217 @@
+"""The settings tree: typed, validated, one YAML per recipe that names only what differs from these defaults.
+
+The defaults are the paper's (section 4.1). A recipe file may name another as its `base`; `section.key=value` words on the
+command line override both. Unknown keys are refused with the nearest valid name.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from intrr_rec.artefact import write_text
+from intrr_rec.errors import ConfigError
+
+
+class Section(BaseModel):
+    """A group of settings: immutable, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PrepareConfig(Section):
+    """Logs → dataset: column names, k-core filter, leave-one-out split."""
+
+    user_column: str = "user_id"
+    item_column: str = "item_id"
+    time_column: str = "timestamp"
+    k_core: int = Field(
+        5, ge=1, description="users and items with fewer interactions are dropped, repeatedly; 1 keeps all"
+    )
+    min_sequence: int = Field(
+        3, ge=3, description="interactions a user needs: one to learn from, one to validate, one to test"
+    )
+
+
+class IndexConfig(Section):
+    """Item vectors → Semantic IDs (Stage 1)."""
+
+    levels: int = Field(3, ge=1, description="residual levels, before the de-duplication digit")
+    codes: int = Field(128, ge=2, description="codes a level (K)")
+    normalize: bool = Field(True, description="L2-normalise the input of every level, residuals included")
+    iterations: int = Field(50, ge=1, description="Lloyd iterations a level, at most")
+    tolerance: float = Field(
+        1e-5, ge=0, description="stop a level once the relative gain of an iteration falls below this"
+    )
+    dedup_codes: int = Field(128, ge=2, description="size of the de-duplication level: items that may share one prefix")
+    seed: int = 0
+
+
+class RanConfig(Section):
+    """The Recursive-Assignment Network (IntRR section 3.2)."""
+
+    hidden: int = Field(512, ge=1, description="width of the hidden layer of each level's MLP")
+    context: Literal["previous", "cumulative"] = Field(
+        "previous", description="z_<l: the previous level's z, or the sum of all"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class HstuConfig(Section):
+    """HSTU (Zhai et al. 2024) with relative position bias."""
+
+    layers: int = Field(4, ge=1)
+    width: int = Field(128, ge=1, description="D: width of tokens, UID embeddings and codebooks")
+    heads: int = Field(4, ge=1)
+    dropout: float = Field(0.2, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _divisible(self) -> HstuConfig:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
+        return self
+
+
+class ModelConfig(Section):
+    """IntRR (Stage 2). `content` and `uid_residual` go beyond the paper."""
+
+    window: int = Field(30, ge=2, description="N: items of history the backbone sees")
+    hstu: HstuConfig = HstuConfig()
+    ran: RanConfig = RanConfig()
+    align_weight: float = Field(0.1, ge=0, description="lambda of IntRR Eq. 11")
+    align_average: Literal["items", "positions"] = Field("items", description="what L_aln (Eq. 8) is averaged over")
+    codebook_std: float = Field(0.02, gt=0, description="initial scale of the codebooks")
+    uid_std: float = Field(0.02, gt=0, description="initial scale of the UID table")
+    uid_residual: bool = Field(False, description="not the paper's: E_i = sum of z_l + e_uid")
+    content: bool = Field(False, description="not the paper's: a linear map of the item's vector is added to e_uid")
+    input_dropout: float = Field(0.2, ge=0, lt=1, description="dropout on the items of the history")
+
+
+class TrainConfig(Section):
+    """The optimisation loop (IntRR section 4.1)."""
+
+    epochs: int = Field(60, ge=1)
+    max_minutes: float | None = Field(
+        None, gt=0, description="stop after this many minutes, validating and saving first"
+    )
+    batch_users: int = Field(512, ge=1, description="windows (users) a step, over all ranks")
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    uid_sharding: Literal["data_parallel", "row_wise"] = Field(
+        "data_parallel",
+        description="data_parallel trains the UID table with Adam; row_wise shards it, row-wise Adagrad",
+    )
+    uid_learning_rate: float = Field(0.02, gt=0, description="row-wise Adagrad's, used when the UID table is sharded")
+    validate_every: int = Field(1, ge=1, description="epochs between validations")
+    patience: int = Field(10, ge=1, description="validations without a better Recall@10 before stopping")
+    seed: int = 0
+
+
+class EvaluateConfig(Section):
+    """Ranking by trie-constrained beam search inside the RAN."""
+
+    beam: int = Field(50, ge=1, description="W: beams kept at each level")
+    normalize: Literal["trie", "global"] = Field(
+        "trie", description="softmax over the valid children of a prefix, or over all K codes"
+    )
+    batch_users: int = Field(1024, ge=1)
+
+
+class Recipe(Section):
+    """All settings of the line, one section a verb."""
+
+    prepare: PrepareConfig = PrepareConfig()
+    index: IndexConfig = IndexConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+
+def load_recipe(path: Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
+    """Defaults ← base files ← `path` ← overrides (`section.key=value`, value in YAML).
+
+    Raises:
+        ConfigError: unreadable file, unknown key, or a value of the wrong type or out of range.
+    """
+    settings = _read_yaml(path, seen=()) if path else {}
+    source = str(path) if path else "command line"
+    for word in overrides:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"command line: '{word}' is not an override; write section.key=value")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"command line: value of '{key}' is not valid YAML: {value!r}") from None
+        _set(settings, key.split("."), parsed, word)
+    return parse(settings, source)
+
+
+def parse(settings: dict[str, Any], source: str) -> Recipe:
+    """Validate a tree of settings; `source` is named in errors."""
+    try:
+        return Recipe.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(item, source) for item in error.errors())) from None
+
+
+def save_recipe(recipe: Recipe, path: Path) -> None:
+    """Write the fully resolved settings as YAML, atomically."""
+    write_text(path, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+
+
+def _read_yaml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    path = path.resolve()
+    if path in seen:
+        raise ConfigError(f"{path}: its 'base' leads back to itself; remove one of the two")
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); mend the path given to --config") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not valid YAML ({error})") from None
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path}: must hold 'section: {{key: value}}' entries")
+    base = settings.pop("base", None)
+    if base is None:
+        return settings
+    return _merge(_read_yaml(path.parent / str(base), (*seen, path)), settings)
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _set(settings: dict[str, Any], keys: list[str], value: Any, word: str) -> None:
+    for key in keys[:-1]:
+        settings = settings.setdefault(key, {})
+        if not isinstance(settings, dict):
+            raise ConfigError(f"command line: '{word}' descends into '{key}', which is a value, not a section")
+    settings[keys[-1]] = value
+
+
+def _explain(item: Any, source: str) -> str:
+    location = [str(part) for part in item["loc"]]
+    key = ".".join(location)
+    if item["type"] == "extra_forbidden":
+        return f"{source}: unknown key '{key}'{_nearest(location)}"
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{source}: '{key}': {message} (given: {item['input']!r})"
+
+
+def _nearest(location: list[str]) -> str:
+    section: Any = Recipe
+    for part in location[:-1]:
+        section = section.model_fields[part].annotation
+    close = difflib.get_close_matches(location[-1], section.model_fields, n=1, cutoff=0.0)
+    path = ".".join([*location[:-1], close[0]]) if close else ""
+    return f"; did you mean '{path}'?" if path else ""

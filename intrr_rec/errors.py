@@ -1,0 +1,28 @@
+"""The one family of errors a user can cause.
+
+Each carries a single line that says what is wrong, where (file, column, row, key) and how to mend it. The command line
+prints that line and leaves with exit code 2; a traceback means a fault of ours.
+"""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """A mistake in what the user gave us. The message is one line."""
+
+    exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+class ConfigError(UserError):
+    """A setting that is unknown, ill-typed or out of range."""
+
+
+class DataError(UserError):
+    """An input file, column, row or value that cannot be used."""
+
+
+class ArtefactError(UserError):
+    """A folder of ours that is missing, incomplete, altered or built from something else."""
