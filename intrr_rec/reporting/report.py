@@ -1,0 +1,373 @@
+"""A run folder → one self-contained `report.html`.
+
+The page is made from what the other verbs left in the folder and from nothing else: config.yaml (needed), plan.txt,
+metrics.jsonl, results.json, inspection.json (each optional; its section then names the command that brings it).
+Numbers are shown as they were recorded, none is recomputed but ratios.
+
+Legend of suffixes: K codes, L levels.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shlex
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydantic import BaseModel, Field, ValidationError
+
+from intrr_rec.artefact import write_text
+from intrr_rec.errors import ArtefactError
+from intrr_rec.reporting import plots
+
+_MAX_EXAMPLES = 12
+_MAX_SHARING = 6
+_HEADLINE = ("recall@10", "ndcg@10")
+_NOT_FIGURES = {"step", "epoch", "split", "seconds"}
+_PER_LEVEL = re.compile(r"(.+)_l(\d+)")
+_AT_CUTOFF = re.compile(r"(.+)@(\d+)")
+
+Metrics = dict[str, float]
+
+
+class Counts(BaseModel):
+    """Size of the dataset after preparation."""
+
+    users: int
+    items: int
+    interactions: int
+
+
+class Baseline(BaseModel):
+    """The yardstick, on the test targets."""
+
+    name: str
+    metrics: Metrics
+
+
+class Level(BaseModel):
+    """How one level of the semantic ids uses its codes; entropy in the unit it was recorded in."""
+
+    level: int
+    codes: int
+    used: int | None = None
+    entropy_ratio: float | None = None
+    perplexity: float | None = None
+    dead: int | None = None
+    gini: float | None = None
+    counts: list[int] = []
+
+
+class Quality(BaseModel):
+    """quality.json of the semantic-ids artefact, as far as the page shows it."""
+
+    levels: list[Level] = []
+    unique_path_rate: float | None = None
+    collision_rate: float | None = None
+    max_collision: int | None = None
+    collision_histogram: dict[int, int] = {}
+    reconstruction_error: float | list[float] | None = None
+
+
+class Results(BaseModel):
+    """results.json: what the run came to."""
+
+    name: str | None = None
+    seed: int | None = None
+    wall_seconds: float | None = None
+    epochs: float | None = None
+    best_epoch: float | None = None
+    world_size: int | None = None
+    device: str | None = None
+    command: str | None = None
+    dataset: Counts | None = None
+    baseline: Baseline | None = None
+    valid: Metrics = {}
+    test: Metrics = {}
+    semantic_ids: Quality | None = None
+
+
+class Item(BaseModel):
+    """An item as people see it."""
+
+    item_id: int | str
+    title: str | None = None
+    sid: list[int] = []
+
+    @property
+    def label(self) -> str:
+        """The title, or the id where there is none."""
+        return self.title or f"item {self.item_id}"
+
+
+class Redistributed(Item):
+    """An item with its assignment distributions: `levels[l][k]` is p of IntRR Eq. 5."""
+
+    levels: list[list[float]] = Field(min_length=1)
+
+
+class Recommended(Item):
+    """An item of the ranked list."""
+
+    score: float | None = None
+
+
+class Example(BaseModel):
+    """One test user: what was seen, what came next, what was recommended."""
+
+    user_id: int | str
+    history: list[Item]
+    target: Item
+    recommended: list[Recommended]
+
+
+class Inspection(BaseModel):
+    """inspection.json: single items and users to look at."""
+
+    redistribution: list[Redistributed] = []
+    examples: list[Example] = []
+
+
+@dataclass(frozen=True)
+class Figure:
+    """An SVG fragment (see plots.py) and the words under it."""
+
+    svg: str
+    caption: str
+
+
+def write_report(run: Path) -> Path:
+    """Write `run/report.html` from the files in the run folder and return its path.
+
+    Raises:
+        ArtefactError: `run` is no run folder, or one of its files cannot be read.
+    """
+    run = Path(run)
+    if not run.is_dir():
+        raise ArtefactError(f"{run}: no such run folder; train first with `intrr train --out {_word(run)}`")
+    config = _text(run / "config.yaml")
+    if config is None:
+        raise ArtefactError(f"{run}: has no config.yaml, so it is not a run folder; give the --out of `intrr train`")
+    lines = _metric_lines(run / "metrics.jsonl")
+    results = _record(run / "results.json", Results)
+    inspection = _record(run / "inspection.json", Inspection)
+    quality = results.semantic_ids if results else None
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": _number, "duration": _duration, "path": _path}
+    page = environment.get_template("report.html.j2").render(
+        name=(results and results.name) or run.resolve().name,
+        run=_word(run),
+        results=results,
+        headline=_headline(results),
+        table=_metric_table(results),
+        training=_training_figures(lines, results.best_epoch if results else None),
+        quality=quality,
+        usage=_usage_figures(quality),
+        redistribution=_redistribution_figures(inspection),
+        sharing=list(zip(_letters(), inspection.redistribution, strict=False)) if inspection else [],
+        examples=inspection.examples[:_MAX_EXAMPLES] if inspection else [],
+        examples_total=len(inspection.examples) if inspection else 0,
+        plan=_text(run / "plan.txt"),
+        config=config,
+    )
+    target = run / "report.html"
+    write_text(target, page)
+    return target
+
+
+def _headline(results: Results | None) -> list[dict[str, Any]]:
+    """Test figures beside the baseline's, with the ratio where it exists."""
+    if results is None:
+        return []
+    below = results.baseline.metrics if results.baseline else {}
+    return [
+        {
+            "metric": metric,
+            "value": results.test[metric],
+            "baseline": below.get(metric),
+            "ratio": _ratio(results, metric),
+        }
+        for metric in _HEADLINE
+        if metric in results.test
+    ]
+
+
+def _metric_table(results: Results | None) -> dict[str, Any] | None:
+    """Rows of the metric table, columns in the order recall@1, recall@5, …, ndcg@5, …; None where all is missing."""
+    if results is None:
+        return None
+    rows = {"test": results.test, "validation": results.valid}
+    if results.baseline:
+        rows[f"{results.baseline.name} (test)"] = results.baseline.metrics
+    columns = sorted({metric for metrics in rows.values() for metric in metrics}, key=_metric_order)
+    if not columns:
+        return None
+    return {
+        "columns": columns,
+        "rows": [(name, [metrics.get(metric) for metric in columns]) for name, metrics in rows.items() if metrics],
+        "ratios": [_ratio(results, metric) for metric in columns],
+    }
+
+
+def _ratio(results: Results, metric: str) -> float | None:
+    below = results.baseline.metrics.get(metric) if results.baseline else None
+    return results.test[metric] / below if below and metric in results.test else None
+
+
+def _metric_order(metric: str) -> tuple[int, str, int]:
+    match = _AT_CUTOFF.fullmatch(metric)
+    family, cutoff = (match[1], int(match[2])) if match else (metric, 0)
+    known = ["recall", "ndcg"]
+    return known.index(family) if family in known else len(known), family, cutoff
+
+
+def _training_figures(lines: list[dict[str, Any]], best_epoch: float | None) -> list[Figure]:
+    """One figure for each family of recorded numbers: losses, metrics by cut-off, per-level curves, and what is left."""
+    axis = "epoch" if all("epoch" in line for line in lines) else "step"
+    families: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+    for line in lines:
+        for key, value in line.items():
+            if key in _NOT_FIGURES or isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            family, curve = _family(key)
+            families[str(line["split"]), family][curve].append((float(line[axis]), float(value)))
+    figures = []
+    for (split, family), series in families.items():
+        series = {name: points for name, points in series.items() if any(math.isfinite(y) for _, y in points)}
+        if not series:
+            continue
+        ordered = {name: series[name] for name in sorted(series, key=_natural)}
+        words = f"{family.replace('_', ' ')}, {'validation' if split == 'valid' else 'training'}"
+        best = best_epoch if axis == "epoch" and split == "valid" else None
+        figures.append(Figure(plots.curves(ordered, x_label=axis, title=words, best=best), words))
+    return figures
+
+
+def _family(key: str) -> tuple[str, str]:
+    """The figure a recorded number belongs to, and its line's name there."""
+    if key == "loss" or key.startswith("loss_"):
+        return "loss", key
+    if match := _PER_LEVEL.fullmatch(key):
+        return f"{match[1]} per level", f"level {match[2]}"
+    if match := _AT_CUTOFF.fullmatch(key):
+        return f"{match[1]}@k", key
+    return key, key
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _usage_figures(quality: Quality | None) -> list[Figure]:
+    if quality is None:
+        return []
+    figures = []
+    for level in quality.levels:
+        if not level.counts:
+            continue
+        ratio = "" if level.entropy_ratio is None else f"entropy {level.entropy_ratio:.1%} of the maximum, "
+        dead = sum(count == 0 for count in level.counts) if level.dead is None else level.dead
+        caption = f"Level {level.level}: {ratio}{dead} dead of {level.codes} codes"
+        figures.append(Figure(plots.usage(level.counts, level=level.level), caption))
+    if quality.collision_histogram:
+        figures.append(Figure(plots.collisions(quality.collision_histogram), "Paths by the number of items they hold"))
+    return figures
+
+
+def _redistribution_figures(inspection: Inspection | None) -> list[Figure]:
+    if inspection is None:
+        return []
+    items = inspection.redistribution[:_MAX_SHARING]
+    figures = []
+    for level in range(min((min(len(item.levels), len(item.sid)) for item in items), default=0)):
+        codes = [item.sid[level] for item in items]
+        p_K = [item.levels[level] for item in items]
+        if any(not row for row in p_K):
+            continue
+        shared = f"all share code {codes[0]}" if len(set(codes)) == 1 else "their codes differ"
+        svg = plots.redistribution(p_K, codes, _letters()[: len(items)], level=level + 1)
+        figures.append(Figure(svg, f"Level {level + 1}: {shared}"))
+    return figures
+
+
+def _letters() -> list[str]:
+    return [chr(ord("A") + number) for number in range(_MAX_SHARING)]
+
+
+def _metric_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; a last line without its line end is one being written, and is left out.
+
+    Raises:
+        ArtefactError: a finished line is not a JSON object with "step" and "split".
+    """
+    lines = []
+    for number, text in enumerate((_text(path) or "").splitlines(keepends=True), start=1):
+        if not text.endswith("\n") or not text.strip():
+            continue
+        try:
+            line = json.loads(text)
+        except ValueError as error:
+            raise ArtefactError(f"{path}: line {number} is not JSON ({error}); remove that line") from None
+        if not isinstance(line, dict) or not isinstance(line.get("step"), int) or "split" not in line:
+            raise ArtefactError(f"{path}: line {number} is no object with 'step' and 'split'; remove that line")
+        lines.append(line)
+    return lines
+
+
+Record = TypeVar("Record", bound=BaseModel)
+
+
+def _record(path: Path, kind: type[Record]) -> Record | None:
+    text = _text(path)
+    if text is None:
+        return None
+    try:
+        return kind.model_validate(json.loads(text))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "top level"
+        raise ArtefactError(f"{path}: '{where}': {first['msg']}; evaluate the run again to rewrite it") from None
+    except ValueError as error:
+        raise ArtefactError(f"{path}: is not JSON ({error}); evaluate the run again to rewrite it") from None
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtefactError(f"{path}: cannot be read ({error}); mend or remove it") from None
+
+
+def _word(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    """A count with thousands apart, a real number with `digits` decimals, a dash for nothing."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _path(sid: list[int]) -> str:
+    return " · ".join(str(code) for code in sid)

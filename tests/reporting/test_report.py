@@ -1,0 +1,347 @@
+"""The report: everything recorded is shown, nothing is trusted, nothing is fetched."""
+
+from __future__ import annotations
+
+import json
+import math
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from intrr_rec.artefact import write_json, write_text
+from intrr_rec.config import Recipe, save_recipe
+from intrr_rec.errors import ArtefactError
+from intrr_rec.reporting import plots
+from intrr_rec.reporting.report import write_report
+
+LEVELS, CODES = 4, 128
+NASTY = 'Shampoo <script>alert("x")</script> & $5 off $10_{a}'
+TITLES = ["Argan Oil Shampoo, 16.9 Ounce", "Bristle Brush with Ionic Bristles", "Daily Moisturiser SPF 15 4 oz", NASTY]
+
+
+def metrics(scale: float) -> dict[str, float]:
+    values = {f"recall@{k}": scale * (1 - math.exp(-k / 9)) for k in (1, 5, 10, 20)}
+    return values | {f"ndcg@{k}": 0.6 * values[f"recall@{k}"] for k in (5, 10, 20)}
+
+
+def item(number: int, sid: list[int]) -> dict:
+    return {"item_id": number, "title": TITLES[number % len(TITLES)], "sid": sid}
+
+
+def quality(rng: np.random.Generator) -> dict:
+    levels = []
+    for level in range(1, LEVELS + 1):
+        counts = rng.multinomial(12101, rng.dirichlet(np.full(CODES, 4.0 if level < LEVELS else 0.02)))
+        share = counts[counts > 0] / counts.sum()
+        entropy = float(-(share * np.log(share)).sum())
+        used = int((counts > 0).sum())
+        levels.append(
+            {"level": level, "codes": CODES, "used": used, "usage": used / CODES, "entropy": entropy}
+            | {"entropy_ratio": entropy / math.log(CODES), "perplexity": math.exp(entropy), "dead": CODES - used}
+            | {"gini": 0.31, "counts": counts.tolist()}
+        )
+    histogram = {"1": 9850, "2": 710, "3": 160, "4": 41, "7": 5, "22": 1}
+    return {"levels": levels, "unique_path_rate": 0.89, "collision_rate": 0.186, "max_collision": 22} | {
+        "collision_histogram": histogram,
+        "reconstruction_error": 0.41,
+    }
+
+
+def write_plan(run: Path) -> None:
+    write_text(run / "plan.txt", "rank 0 | uid | data_parallel | dense | 12101 x 128 <all>\n")
+
+
+def write_metrics(run: Path, steps: int = 800, epochs: int = 20) -> None:
+    rng = np.random.default_rng(0)
+    lines = []
+    for step in range(1, steps + 1):
+        done = step / steps
+        noise = float(rng.normal(0, 0.15))
+        line = {"step": step, "epoch": done * epochs, "split": "train", "seconds": 0.4 * step}
+        line |= {"loss": 14 - 6 * done + noise, "loss_rec": 13 - 5.5 * done + noise, "loss_align": 16 - 14 * done}
+        line |= {f"rec_entropy_l{n}": 4.8 - 0.4 * n * done for n in range(1, LEVELS + 1)}
+        line |= {f"align_accuracy_l{n}": 1 - math.exp(-n * done * 2) for n in range(1, LEVELS + 1)}
+        line |= {"learning_rate": 0.001, "users_per_second": 1250.0 + 20 * noise, "memo": "unknown, not a number"}
+        lines.append(line)
+    for epoch in range(1, epochs + 1):
+        figures = metrics(0.09 * (1 - math.exp(-epoch / 6)))
+        lines.append({"step": epoch * 40, "epoch": float(epoch), "split": "valid", "seconds": 16.0 * epoch} | figures)
+    write_text(run / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def write_results(run: Path) -> None:
+    results = {"name": "beauty-paper", "seed": 3, "wall_seconds": 5025.4, "epochs": 20, "best_epoch": 18}
+    results |= {
+        "world_size": 2,
+        "device": "cpu, 2 × gloo",
+        "command": "intrr train --dataset d --semantic-ids s --out r",
+    }
+    results |= {"dataset": {"users": 22363, "items": 12101, "interactions": 198502}}
+    results |= {"baseline": {"name": "most popular", "metrics": metrics(0.0152)}}
+    results |= {"valid": metrics(0.0886), "test": metrics(0.0712)}
+    results |= {"semantic_ids": quality(np.random.default_rng(1))}
+    write_json(run / "results.json", results)
+
+
+def write_inspection(run: Path) -> None:
+    rng = np.random.default_rng(2)
+    sharing = []
+    for number in range(3):
+        sid = [17, 93, 5, number]
+        peaks = [17, 93 if number else 40, 5, number]
+        p = [rng.dirichlet(np.full(CODES, 0.05)) * 0.3 + 0.7 * np.eye(CODES)[peak] for peak in peaks]
+        sharing.append(item(number, sid) | {"levels": [[float(value) for value in row] for row in p]})
+    examples = []
+    for user in range(3):
+        history = [item(n, [n, n + 1, n + 2, 0]) for n in range(5 + user)]
+        recommended = [item(n, [n, 2 * n, 9, 1]) | {"score": -2.0 - 0.3 * n} for n in range(20, 30)]
+        examples.append(
+            {"user_id": f"u{user}", "history": history, "target": item(20 + 7 * user, [3, 4, 5, 0])}
+            | {"recommended": recommended}
+        )
+    write_json(run / "inspection.json", {"redistribution": sharing, "examples": examples})
+
+
+def full_run(run: Path) -> Path:
+    run.mkdir(parents=True, exist_ok=True)
+    save_recipe(Recipe(), run / "config.yaml")
+    for write in (write_plan, write_metrics, write_results, write_inspection):
+        write(run)
+    return run
+
+
+class Page(HTMLParser):
+    """Elements, attributes and text of a page; fails on tags that do not nest."""
+
+    VOID = ("meta", "link", "br", "img", "hr")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] != ["style"]:
+            self.words += data
+
+    def figures(self) -> list[str]:
+        return [attrs["aria-label"] or "" for tag, attrs in self.tags if tag == "svg"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return full_run(tmp_path_factory.mktemp("full") / "beauty")
+
+
+@pytest.fixture(scope="module")
+def text(run) -> str:
+    target = write_report(run)
+    assert target == run / "report.html"
+    return target.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(text) -> Page:
+    return Page(text)
+
+
+def test_header_gives_headline_baseline_ratio_and_run_facts(page):
+    test, popular = metrics(0.0712), metrics(0.0152)
+    for metric in ("recall@10", "ndcg@10"):
+        assert f"{test[metric]:.4f}" in page.words
+        assert f"{popular[metric]:.4f} · {test[metric] / popular[metric]:.1f} times the baseline" in page.words
+    for fact in (
+        "22,363 users",
+        "198,502 interactions",
+        "1 h 23 min",
+        "world size 2",
+        "20, best 18",
+        "--semantic-ids s",
+    ):
+        assert fact in page.words
+
+
+def test_metric_table_has_all_rows_and_columns_in_order(text):
+    head = text[text.index("<thead>") : text.index("</thead>")]
+    places = [head.index(f">{name}<") for name in metrics(1.0)]
+    assert places == sorted(places)
+    for row in ("test", "validation", "most popular (test)", "test / most popular"):
+        assert f'<th scope="row">{row}</th>' in text
+
+
+def test_every_family_of_numbers_has_its_figure(page):
+    figures = page.figures()
+    wanted = ["loss, training: loss, loss_align, loss_rec over epoch"]
+    wanted += ["recall@k, validation: recall@1, recall@5, recall@10, recall@20 over epoch"]
+    wanted += ["ndcg@k, validation: ndcg@5, ndcg@10, ndcg@20 over epoch"]
+    wanted += [f"{name} per level, training: level 1, level 2, level 3, level 4" for name in ("rec entropy",)]
+    wanted += ["align accuracy per level", "learning rate", "users per second", "Paths by the number of items"]
+    wanted += [f"Items per code at level {level}" for level in range(1, LEVELS + 1)]
+    wanted += [f"Distribution over the codes of level {level}" for level in range(1, LEVELS + 1)]
+    for beginning in wanted:
+        assert sum(label.startswith(beginning) for label in figures) == 1, beginning
+    assert len(figures) == 3 + 2 + 2 + 1 + 2 * LEVELS
+
+
+def test_redistribution_names_the_own_code_and_a_moved_peak(page):
+    second = next(label for label in page.figures() if "codes of level 2" in label and label.startswith("Dist"))
+    shifted, kept = second.split(". ")[1:3]
+    assert shifted.startswith("A, SID 93: p = 0.0") and "; peak 40: p = 0.7" in shifted
+    assert kept.startswith("B, SID 93: p = 0.7") and "peak" not in kept
+    assert "17 · 93 · 5 · 0" in page.words
+
+
+def test_hits_are_said_in_words(page):
+    assert page.words.count("✓ hit:") == 2
+    assert page.words.count("The next item is not in the list.") == 1
+
+
+def test_titles_are_escaped_and_shown_as_they_are(page):
+    assert NASTY in page.words
+    assert not any(tag == "script" for tag, _ in page.tags)
+    assert "12101 x 128 <all>" in page.words
+
+
+def test_page_is_self_contained_and_small(text, page):
+    assert "http:" not in text and "https:" not in text and "@import" not in text
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids)) > 0
+    for tag, attrs in page.tags:
+        assert tag not in ("link", "img", "iframe", "object", "script")
+        assert not attrs.get("src")
+        if attrs.get("href"):
+            assert attrs["href"].removeprefix("#") in ids
+        for name in ("clip-path", "style"):
+            if "url(" in (attrs.get(name) or ""):
+                assert attrs[name].split("url(#")[1].split(")")[0] in ids
+    assert len(text.encode()) < 1_000_000
+    assert "#0102" not in text, "a stand-in colour was not replaced"
+
+
+def test_same_run_same_page(run, text):
+    assert write_report(run).read_text(encoding="utf-8") == text
+    assert sorted(path.name for path in run.iterdir()) == sorted(
+        ["config.yaml", "inspection.json", "metrics.jsonl", "plan.txt", "report.html", "results.json"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("plan.txt", "No sharding plan was saved; to train into this folder: run intrr train --out"),
+        ("metrics.jsonl", "No curves were recorded; to train into this folder: run intrr train --out"),
+        ("results.json", "The run has no results yet; let the training end, then: run intrr evaluate --run"),
+        ("inspection.json", "No users were inspected: run intrr evaluate --run"),
+    ],
+)
+def test_missing_part_says_what_to_run(tmp_path, name, line):
+    run = full_run(tmp_path / "my run")
+    (run / name).unlink()
+    page = Page(write_report(run).read_text(encoding="utf-8"))
+    assert f"{line} '{run}'" in page.words
+    others = {
+        "plan.txt": "12101 x 128",
+        "metrics.jsonl": "level 1",
+        "results.json": "22,363",
+        "inspection.json": "✓ hit",
+    }
+    for other, sign in others.items():
+        seen = sign in page.words or any(sign in label for label in page.figures())
+        assert seen or other == name
+
+
+def test_configuration_alone_is_enough(tmp_path):
+    save_recipe(Recipe(), tmp_path / "config.yaml")
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert page.figures() == []
+    assert "align_weight: 0.1" in page.words
+    assert page.words.count(": run intrr") == 6
+
+
+def test_diverged_and_unfinished_training_still_draws(tmp_path):
+    save_recipe(Recipe(), tmp_path / "config.yaml")
+    lines = [{"step": n, "split": "train", "loss": loss} for n, loss in enumerate([9.5, math.nan, math.inf, 8.0])]
+    torn = '{"step": 4, "split": "tra'
+    write_text(tmp_path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines) + torn)
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert page.figures() == ["loss, training: loss over step"]
+
+
+def test_sparse_records_do_not_break_the_page(tmp_path):
+    save_recipe(Recipe(), tmp_path / "config.yaml")
+    write_json(tmp_path / "results.json", {"test": {"recall@10": 0.05}, "unheard_of": 1})
+    examples = [{"user_id": 7, "history": [], "target": {"item_id": 1, "title": None}, "recommended": []}]
+    write_json(tmp_path / "inspection.json", {"examples": examples})
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert "0.0500" in page.words and "item 1" in page.words and tmp_path.name in page.words
+    assert "times the baseline" not in page.words
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("metrics.jsonl", '{"step": 1, "split": "train"}\nnot json\n', "line 2 is not JSON"),
+        ("metrics.jsonl", '{"loss": 1}\n', "line 1 is no object with 'step' and 'split'"),
+        ("results.json", "{", "is not JSON"),
+        ("results.json", '{"test": {"recall@10": "high"}}', "'test.recall@10'"),
+        ("results.json", "[]", "'top level'"),
+        ("inspection.json", '{"examples": [{"user_id": 1}]}', "'examples.0.history'"),
+        ("plan.txt", b"\xff\xfe\x00", "cannot be read"),
+    ],
+)
+def test_unreadable_part_is_one_line_and_writes_nothing(tmp_path, name, content, said):
+    save_recipe(Recipe(), tmp_path / "config.yaml")
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ArtefactError) as caught:
+        write_report(tmp_path)
+    assert said in str(caught.value) and str(tmp_path / name) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_no_run_folder_is_one_line(tmp_path):
+    with pytest.raises(ArtefactError, match="no such run folder"):
+        write_report(tmp_path / "nowhere")
+    with pytest.raises(ArtefactError, match=r"has no config\.yaml"):
+        write_report(tmp_path)
+
+
+def test_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
+    save_recipe(Recipe(), tmp_path / "config.yaml")
+    (tmp_path / "report.html").write_text("old")
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("intrr_rec.artefact.os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_report(tmp_path)
+    assert (tmp_path / "report.html").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "report.html"]
+
+
+def test_size_of_a_figure_does_not_follow_the_number_of_points_or_codes():
+    points = [(float(n), math.sin(n / 1e4)) for n in range(100_000)]
+    assert len(plots.curves({"loss": points}, x_label="step", title="loss")) < 40_000
+    p = np.zeros(8192)
+    p[8000] = 1.0
+    figure = plots.redistribution([p.tolist()], [8000], ["A"], level=1)
+    assert len(figure) < 60_000
+    assert "A, SID 8000: p = 1.00" in figure
