@@ -40,12 +40,14 @@ def generate(
     out: Out,
     users: Annotated[int, typer.Option(min=1)] = 6_000,
     items: Annotated[int, typer.Option(min=10)] = 2_000,
+    events_per_user: Annotated[int, typer.Option(min=1, help="Mean length of a history.")] = 12,
+    dimension: Annotated[int, typer.Option(min=1, help="Width of an item's vector.")] = 64,
     seed: int = 0,
 ) -> None:
     """Write a synthetic catalogue, its vectors and its logs: streamed, so any size up to 10⁸ items fits in memory."""
     from intrr_rec.data.generator import generate_logs
 
-    generate_logs(out, n_users=users, n_items=items, seed=seed)
+    generate_logs(out, n_users=users, n_items=items, seed=seed, events_per_user=events_per_user, dimension=dimension)
 
 
 @app.command()
