@@ -70,18 +70,23 @@ def curves(series: Mapping[str, Points], *, x_label: str, title: str, best: floa
     with rc_context(_RC):
         figure = Figure(figsize=(_WIDTH, 2.9), layout="constrained")
         axes = figure.add_subplot()
+        heights: set[float] = set()
         for number, (name, points) in enumerate(series.items()):
             x, y = _thin(points)
+            heights.update(y.tolist())
             # Lines beyond the palette repeat its colours, so the dash pattern must tell them apart too.
             style = _STYLES[(number // SERIES + number % SERIES) % len(_STYLES)]
             marker = "o" if len(x) == 1 else None
             axes.plot(x, y, style, color=_COLOURS[number % SERIES], label=name, marker=marker)
         if best is not None:
-            axes.axvline(best, color=_MARK, linewidth=1, linestyle=(0, (2, 3)), label="kept checkpoint")
+            axes.axvline(best, color=_MARK, linewidth=1, linestyle=(0, (2, 3)), label="best")
+        if len(heights) == 1 and (constant := heights.pop()) > 0:
+            axes.set_ylim(0, 2 * constant)
         axes.set_xlabel(x_label)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        figure.legend(loc="outside upper left", ncols=4, handlelength=1.8, columnspacing=1.2)
+        if len(axes.lines) > 1:
+            figure.legend(loc="outside upper left", ncols=5, handlelength=1.8, columnspacing=1.0)
         return _svg(figure, f"{title}: {', '.join(series)} over {x_label}")
 
 
@@ -126,29 +131,25 @@ def redistribution(p_K: Sequence[Sequence[float]], codes: Sequence[int], names: 
         names: a short name an item.
         level: counted from 1.
     """
-    width_K = max(len(row) for row in p_K)
+    rows = [np.nan_to_num(np.asarray(row, dtype=float)) for row in p_K]
+    top = max(max(float(row_K.max()) for row_K in rows), 1e-9)
     said = []
     with rc_context(_RC):
-        figure = Figure(figsize=(_WIDTH, 0.5 + 0.95 * len(names)), layout="constrained")
-        for number, (row_K, code, name, axes) in enumerate(
-            zip(p_K, codes, names, figure.subplots(len(names), sharex=True, squeeze=False)[:, 0], strict=True)
-        ):
-            values_K = np.nan_to_num(np.asarray(row_K, dtype=float))
-            _bars(axes, values_K, _COLOURS[number % SERIES])
-            top = max(float(values_K.max()), 1e-9)
-            at_code = float(values_K[code]) if 0 <= code < len(values_K) else math.nan
-            peak = int(values_K.argmax())
-            axes.plot([code], [top * 1.12], marker="v", color=_MARK, markersize=6, clip_on=False)
+        figure = Figure(figsize=(_WIDTH, 0.45 + 1.15 * len(names)), layout="constrained")
+        strips = figure.subplots(len(names), sharex=True, sharey=True, squeeze=False)[:, 0]
+        for number, (row_K, code, name, axes) in enumerate(zip(rows, codes, names, strips, strict=True)):
+            peak = int(row_K.argmax())
+            at_code = float(row_K[code]) if 0 <= code < len(row_K) else math.nan
+            text = f"SID {code}: p = {at_code:.2f}"
+            if peak != code:
+                text += f"; peak {peak}: p = {row_K[peak]:.2f}"
+            _bars(axes, row_K, _COLOURS[number % SERIES])
             axes.axvline(code, color=_MARK, linewidth=0.8, linestyle=(0, (2, 3)))
-            axes.set_ylim(0, top * 1.2)
-            axes.set_xlim(-1, width_K)
+            axes.plot([code], [top * 1.15], marker="v", color=_MARK, markersize=6, clip_on=False)
+            axes.set_title(f"{name}: {text}", loc="left", fontsize=10)
+            axes.set_xlim(-1, max(len(row_K) for row_K in rows))
+            axes.set_ylim(0, top * 1.25)
             axes.yaxis.set_major_locator(MaxNLocator(2))
-            axes.set_ylabel(name, rotation=0, ha="right", va="center", color=_INK)
-            text = f"SID {code}: p = {at_code:.2f}" + ("" if peak == code else f"; peak {peak}: p = {top:.2f}")
-            # On the half that the two bars leave free.
-            left = (code + peak) / 2 > width_K / 2
-            axes.text(0.02 if left else 0.98, 0.86, text, transform=axes.transAxes, ha="left" if left else "right",
-                      va="top", fontsize=9)  # fmt: skip
             said.append(f"{name}, {text}")
         axes.set_xlabel(f"codes of level {level}")
         return _svg(figure, f"Distribution over the codes of level {level}. {'. '.join(said)}")

@@ -51,27 +51,33 @@ class Baseline(BaseModel):
 
 
 class Level(BaseModel):
-    """How one level of the semantic ids uses its codes; entropy in the unit it was recorded in."""
+    """How one residual level uses its codes; fields as in `indexing.quality.level_quality`."""
 
-    level: int
     codes: int
     used: int | None = None
+    dead: int | None = None
     entropy_ratio: float | None = None
     perplexity: float | None = None
-    dead: int | None = None
     gini: float | None = None
+    relative_error: float | None = None
     counts: list[int] = []
+
+
+class Collisions(BaseModel):
+    """Items on one path before the de-duplication digit; fields as in `indexing.quality.collision_quality`."""
+
+    distinct_paths: int | None = None
+    distinct_rate: float | None = None
+    rate: float | None = None
+    largest: int | None = None
+    histogram: dict[int, int] = {}
 
 
 class Quality(BaseModel):
     """quality.json of the semantic-ids artefact, as far as the page shows it."""
 
     levels: list[Level] = []
-    unique_path_rate: float | None = None
-    collision_rate: float | None = None
-    max_collision: int | None = None
-    collision_histogram: dict[int, int] = {}
-    reconstruction_error: float | list[float] | None = None
+    collisions: Collisions = Collisions()
 
 
 class Results(BaseModel):
@@ -165,7 +171,7 @@ def write_report(run: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "duration": _duration, "path": _path}
+    environment.filters |= {"number": _number, "duration": _duration, "path": _path, "percent": _percent}
     page = environment.get_template("report.html.j2").render(
         name=(results and results.name) or run.resolve().name,
         run=_word(run),
@@ -244,12 +250,12 @@ def _training_figures(lines: list[dict[str, Any]], best_epoch: float | None) -> 
             family, curve = _family(key)
             families[str(line["split"]), family][curve].append((float(line[axis]), float(value)))
     figures = []
-    for (split, family), series in families.items():
+    for (split, family), series in sorted(families.items(), key=lambda entry: _figure_order(*entry[0])):
         series = {name: points for name, points in series.items() if any(math.isfinite(y) for _, y in points)}
         if not series:
             continue
         ordered = {name: series[name] for name in sorted(series, key=_natural)}
-        words = f"{family.replace('_', ' ')}, {'validation' if split == 'valid' else 'training'}"
+        words = f"{'Validation' if split == 'valid' else 'Training'}: {family.replace('_', ' ')}"
         best = best_epoch if axis == "epoch" and split == "valid" else None
         figures.append(Figure(plots.curves(ordered, x_label=axis, title=words, best=best), words))
     return figures
@@ -266,6 +272,12 @@ def _family(key: str) -> tuple[str, str]:
     return key, key
 
 
+def _figure_order(split: str, family: str) -> tuple[int, str, str]:
+    """Losses, then metrics, then per-level curves, then the rest."""
+    kinds = [family == "loss", family.startswith("recall@"), family.endswith("@k"), family.endswith(" per level"), True]
+    return kinds.index(True), family, split
+
+
 def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
@@ -274,15 +286,14 @@ def _usage_figures(quality: Quality | None) -> list[Figure]:
     if quality is None:
         return []
     figures = []
-    for level in quality.levels:
-        if not level.counts:
-            continue
-        ratio = "" if level.entropy_ratio is None else f"entropy {level.entropy_ratio:.1%} of the maximum, "
-        dead = sum(count == 0 for count in level.counts) if level.dead is None else level.dead
-        caption = f"Level {level.level}: {ratio}{dead} dead of {level.codes} codes"
-        figures.append(Figure(plots.usage(level.counts, level=level.level), caption))
-    if quality.collision_histogram:
-        figures.append(Figure(plots.collisions(quality.collision_histogram), "Paths by the number of items they hold"))
+    for number, level in enumerate(quality.levels, start=1):
+        if level.counts:
+            ratio = "" if level.entropy_ratio is None else f"entropy {level.entropy_ratio:.1%} of the maximum, "
+            dead = sum(count == 0 for count in level.counts)
+            caption = f"Level {number}: {ratio}{dead} dead of {level.codes} codes"
+            figures.append(Figure(plots.usage(level.counts, level=number), caption))
+    if histogram := quality.collisions.histogram:
+        figures.append(Figure(plots.collisions(histogram), "Paths by the number of items they hold"))
     return figures
 
 
@@ -361,6 +372,10 @@ def _number(value: float | None, digits: int = 4) -> str:
     if value is None or not math.isfinite(value):
         return "–"
     return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
 
 
 def _duration(seconds: float) -> str:
