@@ -14,6 +14,7 @@ import math
 import re
 import shlex
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -247,7 +248,7 @@ def _training_figures(lines: list[dict[str, Any]], best_epoch: float | None) -> 
         for key, value in line.items():
             if key in _NOT_FIGURES or isinstance(value, bool) or not isinstance(value, int | float):
                 continue
-            family, curve = _family(key)
+            family, curve = _family(key, line)
             families[str(line["split"]), family][curve].append((float(line[axis]), float(value)))
     figures = []
     for (split, family), series in sorted(families.items(), key=lambda entry: _figure_order(*entry[0])):
@@ -261,12 +262,14 @@ def _training_figures(lines: list[dict[str, Any]], best_epoch: float | None) -> 
     return figures
 
 
-def _family(key: str) -> tuple[str, str]:
-    """The figure a recorded number belongs to, and its line's name there."""
-    if key == "loss" or key.startswith("loss_"):
+def _family(key: str, line: Mapping[str, Any]) -> tuple[str, str]:
+    """The figure a recorded number belongs to, and its curve's name there."""
+    if key == "loss" or key.startswith("loss_") or key.endswith("_nll"):
         return "loss", key
     if match := _PER_LEVEL.fullmatch(key):
         return f"{match[1]} per level", f"level {match[2]}"
+    if f"{key}_l1" in line:
+        return f"{key} per level", "sum of levels"
     if match := _AT_CUTOFF.fullmatch(key):
         return f"{match[1]}@k", key
     return key, key

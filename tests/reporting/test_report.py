@@ -291,6 +291,18 @@ def test_diverged_and_unfinished_training_still_draws(tmp_path):
     assert page.figures() == ["Training: loss: loss over step"]
 
 
+def test_sums_join_the_losses_or_their_levels(tmp_path):
+    save_recipe(Recipe(), tmp_path / "config.yaml")
+    line = {"step": 5, "epoch": 1, "split": "train", "loss": 9.0, "rec_nll": 8.0, "rec_nll_l1": 3.0, "rec_nll_l2": 5.0}
+    line |= {"align_entropy": 6.0, "align_entropy_l1": 4.0, "align_entropy_l2": 2.0, "users_per_second": None}
+    write_text(tmp_path / "metrics.jsonl", json.dumps(line) + "\n")
+    assert Page(write_report(tmp_path).read_text(encoding="utf-8")).figures() == [
+        "Training: loss: loss, rec_nll over epoch",
+        "Training: align entropy per level: level 1, level 2, sum of levels over epoch",
+        "Training: rec nll per level: level 1, level 2 over epoch",
+    ]
+
+
 def test_sparse_records_do_not_break_the_page(tmp_path):
     save_recipe(Recipe(), tmp_path / "config.yaml")
     write_json(tmp_path / "results.json", {"test": {"recall@10": 0.05}, "unheard_of": 1})
