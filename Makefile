@@ -1,0 +1,52 @@
+# Every target does all set-up a fresh machine needs: Python 3.10-3.13 with venv, and make. See scripts/setup.sh for PYTHON
+# and STACK.
+
+BIN := .venv/bin
+READY := .venv/ready
+DEMO := demo
+# Words section.key=value that `make demo` adds to configs/demo.yaml, e.g. DEMO_OVERRIDES="train.epochs=2".
+DEMO_OVERRIDES :=
+# A test that uses torch is fastest on one thread; more tests run beside it instead.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
+
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test test-slow check doctor
+
+help:
+	@echo "make demo       logs -> dataset -> Semantic IDs -> training -> evaluation -> report, in ./$(DEMO)"
+	@echo "make test       the fast test suite"
+	@echo "make test-slow  the tests that take minutes"
+	@echo "make check      lint, format, types"
+	@echo "make doctor     check the installation and say how to mend it"
+	@echo "make setup      only the set-up, which every target above does by itself"
+
+setup: $(READY)
+
+$(READY): pyproject.toml scripts/setup.sh $(wildcard requirements/*.txt)
+	@PYTHON="$(PYTHON)" STACK="$(STACK)" scripts/setup.sh
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/intrr generate --out $(DEMO)/logs
+	$(BIN)/intrr prepare --interactions $(DEMO)/logs/interactions --items $(DEMO)/logs/items \
+	    --out $(DEMO)/dataset --config configs/demo.yaml
+	$(BIN)/intrr index --dataset $(DEMO)/dataset --vectors $(DEMO)/logs/vectors --out $(DEMO)/semantic_ids \
+	    --config configs/demo.yaml
+	$(BIN)/intrr train --dataset $(DEMO)/dataset --semantic-ids $(DEMO)/semantic_ids --out $(DEMO)/run \
+	    --config configs/demo.yaml $(DEMO_OVERRIDES)
+	$(BIN)/intrr evaluate --run $(DEMO)/run
+	$(BIN)/intrr report --run $(DEMO)/run
+
+test: $(READY)
+	$(PYTEST) -m "not slow"
+
+test-slow: $(READY)
+	$(PYTEST) -m slow
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+doctor: $(READY)
+	@$(BIN)/intrr doctor

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Make .venv hold the pinned stack and this package. `make` runs it when a lock or pyproject.toml is newer than .venv.
+#
+#   PYTHON  interpreter for the environment (default: python3 if it is one of 3.10-3.13, else the newest of those found)
+#   STACK   cpu or cuda (default: cuda where nvidia-smi works)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { echo "setup: $*"; }
+fail() { echo "setup: $*" >&2; exit 2; }
+
+suitable() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }
+
+find_python() {
+  # python3 first: it is the one this machine's pip and wheel settings were made for.
+  for candidate in python3 python3.13 python3.12 python3.11 python3.10; do
+    if suitable "$candidate"; then echo "$candidate"; return; fi
+  done
+  fail "no Python 3.10-3.13 found (python3 is $(python3 --version 2>&1 || true)); install one, or name it: make setup PYTHON=/path/to/python"
+}
+
+if [ -n "${PYTHON:-}" ]; then
+  suitable "$PYTHON" || fail "PYTHON=$PYTHON is not a Python 3.10-3.13 ($("$PYTHON" --version 2>&1 || true)); name another"
+else
+  PYTHON=$(find_python)
+fi
+"$PYTHON" -c 'import venv, ensurepip' 2>/dev/null ||
+  fail "$PYTHON has no venv module; on Debian and Ubuntu: apt-get install python3-venv"
+
+if [ -z "${STACK:-}" ]; then
+  if nvidia-smi >/dev/null 2>&1; then STACK=cuda why="nvidia-smi works"; else STACK=cpu why="no NVIDIA driver answers"; fi
+fi
+[ -f "requirements/$STACK.txt" ] || fail "STACK=$STACK is unknown; say cpu or cuda"
+say "stack: $STACK (${why:-as asked}), Python: $("$PYTHON" -c 'import platform, sys; print(platform.python_version(), sys.executable)')"
+
+# The CPU and CUDA builds of fbgemm share one folder, so another stack, or a broken or other Python, means a new environment.
+wanted="$STACK $("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
+if [ "$(cat .venv/stack 2>/dev/null || true)" != "$wanted" ] || ! .venv/bin/python -c '' 2>/dev/null; then
+  say "creating .venv"
+  "$PYTHON" -m venv --clear .venv
+  echo "$wanted" >.venv/stack
+fi
+
+install() { .venv/bin/python -m pip --quiet --quiet --disable-pip-version-check --log .venv/setup.log install --no-deps "$@"; }
+imports_torch() { .venv/bin/python -c 'import torch' 2>>.venv/setup.log; }
+
+say "installing requirements/$STACK.txt (details: .venv/setup.log)"
+install -r "requirements/$STACK.txt"
+if ! imports_torch && [ "$STACK" = cpu ]; then
+  # The default index serves one torch for Linux, built for CUDA; it cannot start without CUDA's libraries, driver or not.
+  say "this torch is a CUDA build and needs CUDA's libraries to start, even on a CPU: installing them, about 3 GB"
+  say "to avoid that, point PIP_EXTRA_INDEX_URL (or PIP_FIND_LINKS) at PyTorch's CPU wheels, remove .venv and run again"
+  install -r requirements/cuda-libraries.txt
+fi
+imports_torch || fail "torch does not start: $(.venv/bin/python -c 'import torch' 2>&1 | tail -n 1)"
+
+install --no-build-isolation --editable .
+say "ready: $(.venv/bin/python -c 'import torch; print("torch", torch.__version__)'), $(du -sh .venv | cut -f1) in .venv"

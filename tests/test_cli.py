@@ -1,0 +1,124 @@
+"""The door: a user's mistake is one line on stderr and exit code 2, and --help costs no heavy import."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from intrr_rec import cli, doctor
+from intrr_rec.errors import DataError
+
+VERBS = ("generate", "prepare", "index", "train", "evaluate", "report", "doctor")
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["intrr", *words])
+        code: int | str | None = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code
+        captured = capsys.readouterr()
+        return int(code or 0), captured.out, captured.err
+
+    return call
+
+
+def assert_one_line(code: int, err: str, *says: str) -> None:
+    assert code == 2
+    assert err.startswith("intrr: ") and err.count("\n") == 1 and err.endswith("\n"), err
+    for words in says:
+        assert words in err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["prepair"], "prepair"),
+        (["prepare", "--interactoins", "x"], "--interactoins"),
+        (["prepare", "--interactions", "x.parquet"], "--out"),
+        (["generate", "--out", "x", "--users", "many"], "--users"),
+        (["generate", "--out", "x", "--users", "0"], "--users"),
+    ],
+)
+def test_a_mistyped_command_is_one_line(run: Run, tmp_path: Path, words: list[str], says: str) -> None:
+    code, _, err = run(*words)
+    assert_one_line(code, err, says)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("prepare.k_cores=3", "did you mean 'prepare.k_core'?"),
+        ("prepare.k_core=0", "prepare.k_core"),
+        ("prepare.k_core", "is not an override"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_writes_nothing(run: Run, tmp_path: Path, override: str, says: str) -> None:
+    out = tmp_path / "dataset"
+    code, _, err = run("prepare", "--interactions", str(tmp_path / "logs.csv"), "--out", str(out), override)
+    assert_one_line(code, err, says)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_recipe_is_named(run: Run, tmp_path: Path) -> None:
+    missing = str(tmp_path / "nowhere.yaml")
+    code, _, err = run("prepare", "--interactions", "x", "--out", str(tmp_path / "d"), "--config", missing)
+    assert_one_line(code, err, missing)
+
+
+def test_a_message_of_several_lines_is_folded_into_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> int:
+        raise DataError("logs.csv: row 3\n  has no time;\n  give one")
+
+    monkeypatch.setattr(doctor, "diagnose", fail)
+    code, _, err = run("doctor")
+    assert_one_line(code, err, "logs.csv: row 3 has no time; give one")
+
+
+def test_a_fault_of_ours_keeps_its_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> int:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(doctor, "diagnose", fail)
+    with pytest.raises(ZeroDivisionError):
+        run("doctor")
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_doctor_leaves_with_its_verdict(run: Run, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    monkeypatch.setattr(doctor, "diagnose", lambda: code)
+    assert run("doctor")[0] == code
+
+
+def test_an_interrupt_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor, "diagnose", interrupted)
+    code, _, err = run("doctor")
+    assert code == 130
+    assert err.count("\n") == 1 and "interrupted" in err
+
+
+def test_help_names_every_verb_without_heavy_imports() -> None:
+    program = (
+        "import sys\nsys.argv = ['intrr', '--help']\nfrom intrr_rec.cli import main\n"
+        "try:\n    main()\nfinally:\n    print('HEAVY', sorted({'torch', 'torchrec', 'duckdb', 'pyarrow'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "HEAVY []" in done.stdout
+    assert [verb for verb in VERBS if verb not in done.stdout] == []
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(run: Run, verb: str) -> None:
+    code, out, _ = run(verb, "--help")
+    assert code == 0
+    assert f"intrr {verb}" in out

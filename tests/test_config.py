@@ -1,0 +1,183 @@
+"""The settings tree: precedence, refusals that help, and round trips."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from intrr_rec.config import Recipe, load_recipe, parse, save_recipe
+from intrr_rec.errors import ConfigError
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_defaults_are_a_valid_recipe() -> None:
+    assert load_recipe() == Recipe()
+
+
+def test_precedence_is_defaults_base_file_overrides(tmp_path: Path) -> None:
+    write(tmp_path / "root.yaml", "train: {epochs: 1, seed: 1}\nmodel: {window: 10, hstu: {layers: 2, width: 64}}\n")
+    (tmp_path / "sub").mkdir()
+    write(tmp_path / "sub" / "middle.yaml", "base: ../root.yaml\ntrain: {epochs: 2}\nmodel: {hstu: {layers: 3}}\n")
+    top = write(tmp_path / "top.yaml", "base: sub/middle.yaml\ntrain: {learning_rate: 0.5}\n")
+    recipe = load_recipe(top, ["train.seed=9", "evaluate.beam=7"])
+    assert (recipe.train.epochs, recipe.train.learning_rate, recipe.train.seed) == (2, 0.5, 9)
+    assert (recipe.model.window, recipe.model.hstu.layers, recipe.model.hstu.width) == (10, 3, 64)
+    assert recipe.evaluate.beam == 7
+    assert recipe.index == Recipe().index
+
+
+def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
+    assert load_recipe(write(tmp_path / "empty.yaml", "# nothing\n")) == Recipe()
+
+
+@pytest.mark.parametrize("files", [["a"], ["a", "b"], ["a", "b", "c"]])
+def test_a_cycle_of_bases_is_refused(tmp_path: Path, files: list[str]) -> None:
+    for here, following in zip(files, [*files[1:], files[0]], strict=True):
+        write(tmp_path / f"{here}.yaml", f"base: {following}.yaml\n")
+    with pytest.raises(ConfigError, match="leads back to itself"):
+        load_recipe(tmp_path / "a.yaml")
+
+
+def test_a_missing_base_is_named(tmp_path: Path) -> None:
+    top = write(tmp_path / "top.yaml", "base: gone.yaml\n")
+    with pytest.raises(ConfigError, match=r"gone\.yaml: cannot be read"):
+        load_recipe(top)
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("train.epoch=3", "train.epochs"),
+        ("trian.epochs=3", "train"),
+        ("model.hstu.head=2", "model.hstu.heads"),
+        ("model.ran.hiden=2", "model.ran.hidden"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_name(override: str, nearest: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown key '{override.split('=')[0]}|unknown key 'trian'") as caught:
+        load_recipe(overrides=[override])
+    assert f"did you mean '{nearest}'?" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("train.epochs=0", "train.epochs"),
+        ("train.epochs=many", "train.epochs"),
+        ("train.epochs=", "train.epochs"),
+        ("model.hstu.dropout=1.0", "model.hstu.dropout"),
+        ("model.hstu.heads=3", "model.hstu"),
+        ("model.ran.context=next", "model.ran.context"),
+        ("train=3", "train"),
+    ],
+)
+def test_a_value_out_of_range_names_its_key(override: str, key: str) -> None:
+    with pytest.raises(ConfigError, match=f"command line: '{key}'") as caught:
+        load_recipe(overrides=[override])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("train.epochs", "is not an override"),
+        ("=3", "is not an override"),
+        ("train.epochs=[", "not valid YAML"),
+        ("train.epochs.deep=1", "unknown key|valid"),
+    ],
+)
+def test_a_malformed_override_is_refused(override: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load_recipe(overrides=[override])
+
+
+def test_an_override_may_not_descend_into_a_value(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.yaml", "train: {epochs: 3}\n")
+    with pytest.raises(ConfigError, match="descends into 'epochs'"):
+        load_recipe(path, ["train.epochs.deep=1"])
+
+
+@pytest.mark.parametrize("text", ["- a list\n", "just words\n", "train: [\n"])
+def test_a_file_that_is_no_tree_of_settings_is_refused(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path / "r.yaml", text)
+    with pytest.raises(ConfigError, match=r"r\.yaml"):
+        load_recipe(path)
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_bytes(b"\xff\xfe\x00train")
+    with pytest.raises(ConfigError, match="is not valid YAML"):
+        load_recipe(path)
+
+
+def test_every_error_of_a_file_is_named_at_once(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.yaml", "train: {epoch: 3}\nindex: {levels: 0}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path)
+    assert "train.epoch" in str(caught.value) and "index.levels" in str(caught.value)
+
+
+unit = st.floats(0, 1, exclude_max=True)
+positive = st.floats(1e-12, 1e6)
+count = st.integers(1, 10**9)
+heads_and_width = st.tuples(st.integers(1, 64), st.integers(1, 64)).map(
+    lambda pair: {"heads": pair[0], "width": pair[0] * pair[1]}
+)
+names = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+
+
+def some(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries({}, optional=fields)
+
+
+trees = some(
+    prepare=some(user_column=names, item_column=names, time_column=names, k_core=count, min_sequence=st.integers(3)),
+    index=some(
+        levels=count, codes=st.integers(2), normalize=st.booleans(), tolerance=st.floats(0, 1), seed=st.integers()
+    ),
+    model=some(
+        window=st.integers(2),
+        hstu=st.builds(lambda shape, rest: shape | rest, heads_and_width, some(layers=count, dropout=unit)),
+        ran=some(hidden=count, context=st.sampled_from(["previous", "cumulative"]), dropout=unit),
+        align_weight=st.floats(0, 1e6),
+        codebook_std=positive,
+        uid_residual=st.booleans(),
+    ),
+    train=some(max_minutes=st.none() | positive, learning_rate=positive, batch_users=count, seed=st.integers()),
+    evaluate=some(beam=count, normalize=st.sampled_from(["trie", "global"])),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(trees)
+def test_any_valid_tree_round_trips(tmp_path_factory: pytest.TempPathFactory, tree: dict[str, Any]) -> None:
+    recipe = parse(tree, "test")
+    for section, values in tree.items():
+        for key, value in values.items():
+            if not isinstance(value, dict):
+                assert getattr(getattr(recipe, section), key) == value
+    path = tmp_path_factory.mktemp("recipe") / "resolved.yaml"
+    save_recipe(recipe, path)
+    assert load_recipe(path) == recipe
+
+
+@given(st.sampled_from(["train.seed", "index.seed"]), st.integers())
+def test_an_override_equals_the_same_line_in_a_file(key: str, value: int) -> None:
+    section, name = key.split(".")
+    assert load_recipe(overrides=[f"{key}={value}"]) == parse({section: {name: value}}, "test")
+
+
+def test_a_resolved_copy_names_every_setting(tmp_path: Path) -> None:
+    path = tmp_path / "resolved.yaml"
+    save_recipe(Recipe(), path)
+    written = yaml.safe_load(path.read_text())
+    assert written == Recipe().model_dump(mode="json")
+    assert list(tmp_path.iterdir()) == [path]
