@@ -1,0 +1,81 @@
+"""Which stretch of whose history is one training or evaluation example.
+
+One causal pass over a window supervises each of its positions, so a user is one window, not one sample per prefix. Users
+longer than the window are handed out as overlapping windows, each scoring only the positions no earlier one scored.
+
+Shape suffixes: M windows, U users, E events.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Stretches of the flat event array.
+
+    Window m reads events `start[m] … start[m]+length[m]-1`; its position p predicts event `start[m]+p+1`, and is scored
+    where `first_scored[m] <= p < length[m]`.
+    """
+
+    user_M: IntArray
+    start_M: IntArray
+    length_M: IntArray
+    first_scored_M: IntArray
+
+    def __len__(self) -> int:
+        return len(self.user_M)
+
+    @property
+    def n_targets(self) -> int:
+        """Scored positions over all windows."""
+        return int((self.length_M - self.first_scored_M).sum())
+
+    def take(self, index: IntArray) -> Windows:
+        """The windows at these positions, in this order."""
+        return Windows(self.user_M[index], self.start_M[index], self.length_M[index], self.first_scored_M[index])
+
+
+def training_windows(offsets: IntArray, window: int) -> Windows:
+    """Windows over each user's training part (all but the last two events), every position a target.
+
+    A long history is covered from its end in strides of half a window, so a scored position of a later window sees at
+    least `window // 2` events before it.
+
+    Args:
+        offsets: `[U+1]`, user u's events are `offsets[u] … offsets[u+1]-1`.
+        window: N, events a window may read.
+    """
+    inputs_U = np.diff(offsets) - 3
+    users = np.flatnonzero(inputs_U > 0)
+    inputs = inputs_U[users]
+    stride = window // 2
+    extra = np.maximum(0, -(-(inputs - window) // stride))
+    user = np.repeat(users, extra + 1)
+    step = np.arange(len(user)) - np.repeat(np.cumsum(extra + 1) - (extra + 1), extra + 1)
+    end = np.repeat(inputs, extra + 1) - step * stride
+    start = np.maximum(0, end - window)
+    is_first = step == np.repeat(extra, extra + 1)
+    first_scored = np.where(is_first, 0, end - stride - start)
+    return Windows(user, offsets[user] + start, end - start, first_scored)
+
+
+def evaluation_windows(offsets: IntArray, window: int, split: Literal["valid", "test"]) -> Windows:
+    """One window a user: the last `window` events before the held-out one, only the last position scored.
+
+    Leave-one-out: the last event is the test target, the last but one the validation target; the latter joins the
+    history at test time.
+    """
+    held_out = 1 if split == "test" else 2
+    history_U = np.diff(offsets) - held_out
+    user = np.flatnonzero(history_U > 0)
+    length = np.minimum(history_U[user], window)
+    start = offsets[user] + history_U[user] - length
+    return Windows(user, start, length, length - 1)

@@ -1,0 +1,106 @@
+"""IntRR: items redistributed by their UID, one token an item, the same RAN as decoder (IntRR section 3).
+
+Notable:
+- the item side runs once per distinct item of a batch, not per occurrence;
+- one causal pass of the backbone supervises every position;
+- user states, item representations and the decode are separate methods, so evaluation and serving reuse them.
+
+Shape suffixes: U items, T token slots, S scored slots, D width, L levels, K codes, V width of content vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from intrr_rec.config import ModelConfig
+from intrr_rec.data.batch import Batch, Segments
+from intrr_rec.models.hstu import Hstu
+from intrr_rec.models.losses import level_nll
+from intrr_rec.models.ran import Ran
+from intrr_rec.models.tables import UID_TABLE, Codebooks, look_up, make_collection
+
+
+@dataclass
+class ItemSide:
+    """What redistribution gives for a set of items: representations and log p_l of each level."""
+
+    representation_UD: Tensor
+    log_p: list[Tensor]
+
+
+class IntRR(nn.Module):
+    """The model of Stage 2.
+
+    Args:
+        config: widths, λ and the switches.
+        codes_IL: the Semantic ID of every item, the de-duplication digit included.
+        codes_per_level: K_l of each of the L levels.
+        content_width: V of the content vectors, needed when `config.content`.
+        device: of the tables' first rows.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        codes_IL: Tensor,
+        codes_per_level: Sequence[int],
+        content_width: int | None,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        width = config.hstu.width
+        self.config = config
+        self.uid = make_collection(UID_TABLE, len(codes_IL), width, config.uid_std, device)
+        self.codebooks = Codebooks(codes_per_level, width, config.codebook_std, device)
+        self.ran = Ran(len(codes_per_level), width, config.ran)
+        self.backbone = Hstu(config.hstu, config.window)
+        self.content_map = nn.Linear(content_width or 0, width, bias=False) if config.content else None
+        self.register_buffer("codes_IL", codes_IL, persistent=False)
+        self.input_scale = width**0.5
+
+    def items(self, items_U: Tensor, content_UV: Tensor | None, codebooks: Sequence[Tensor]) -> ItemSide:
+        """Redistribution: E_i (Eq. 7) of each item, with the assignment it came from."""
+        guidance_UD = look_up(self.uid, UID_TABLE, items_U)
+        if self.content_map is not None:
+            guidance_UD = guidance_UD + self.content_map(content_UV)
+        mixture_UD, log_p = self.ran.redistribute(guidance_UD, codebooks)
+        if self.config.uid_residual:
+            mixture_UD = mixture_UD + guidance_UD
+        return ItemSide(mixture_UD, log_p)
+
+    def states(self, history_TD: Tensor, segments: Segments) -> Tensor:
+        """Backbone over item representations, `[T, D]` → `[T, D]` (Eq. 9)."""
+        dropped_TD = F.dropout(history_TD * self.input_scale, self.config.input_dropout, self.training)
+        return self.backbone(dropped_TD, segments)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The step's losses, to be averaged over replicas.
+
+        Returns:
+            `loss` = L_rec + λ·L_aln (Eq. 11), to be differentiated; for the log, `rec_L` (Eq. 10) and `align_L` (Eq. 8)
+            level by level, and `entropy_L`, the mean entropy of each level's redistribution in nats.
+        """
+        codebooks = self.codebooks()
+        items = self.items(batch.items_U, batch.content_UV, codebooks)
+        history_TD = F.embedding(batch.slot_T, items.representation_UD)
+        state_SD = self.states(history_TD, batch.segments)[batch.scored_S]
+        target_SL = self.codes_IL[batch.target_S]
+        logits = self.ran.teacher_forced(state_SD, target_SL, codebooks)
+        rec_L = level_nll(logits, target_SL).sum(0) * batch.target_weight
+        align_L = batch.align_weight_U @ level_nll(items.log_p, self.codes_IL[batch.items_U])
+        return {
+            "loss": rec_L.sum() + self.config.align_weight * align_L.sum(),
+            "rec_L": rec_L.detach(),
+            "align_L": align_L.detach(),
+            "entropy_L": torch.stack([batch.align_weight_U @ _entropy(log_p) for log_p in items.log_p]).detach(),
+        }
+
+
+def _entropy(log_p_UK: Tensor) -> Tensor:
+    log_p_UK = log_p_UK.detach()
+    return -(log_p_UK.exp() * log_p_UK).sum(-1)

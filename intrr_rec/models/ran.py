@@ -1,0 +1,86 @@
+"""The Recursive-Assignment Network (IntRR section 3.2): L levels of fuse → assign → aggregate.
+
+One module, two modes. *Redistribution* feeds each level the soft mixture of the level before (Eq. 6); *teacher forcing*
+feeds it the codeword of the target. The codebooks are handed in: they live in a sharded table elsewhere.
+
+Eq. 4's `MLP[x ‖ z]` is written as `W₂·relu(Wₓx + W_z z)`: the same function, but Wₓx is one product for all levels, and
+where z is a codeword, W_z z is a row of a K-row table, so no product per token is needed.
+
+Shape suffixes: B signals (items or user states), D width, L levels, K codes, F hidden width, W beams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from intrr_rec.config import RanConfig
+
+
+class Ran(nn.Module):
+    """Maps a guidance signal x to a distribution over each level's codes.
+
+    Args:
+        levels: L, the de-duplication level included.
+        width: D of signals and codewords.
+        config: hidden width, context (previous level or sum of all before), dropout.
+    """
+
+    def __init__(self, levels: int, width: int, config: RanConfig) -> None:
+        super().__init__()
+        self.levels = levels
+        self.hidden = config.hidden
+        self.cumulative = config.context == "cumulative"
+        self.dropout = config.dropout
+        self.signal = nn.Linear(width, (levels - 1) * config.hidden)
+        self.context = nn.ModuleList(nn.Linear(width, config.hidden, bias=False) for _ in range(levels - 1))
+        self.output = nn.ModuleList(nn.Linear(config.hidden, width) for _ in range(levels - 1))
+
+    def project_signal(self, x_BD: Tensor) -> Sequence[Tensor]:
+        """Wₓx of levels 2 … L: a tuple of `[B, F]`."""
+        return self.signal(x_BD).split(self.hidden, dim=-1)
+
+    def context_tables(self, codebooks: Sequence[Tensor]) -> list[list[Tensor]]:
+        """W_z applied to every codeword a level can see: `tables[l][j]` is `[K_j, F]`, for level l + 1 of 0 … L-2."""
+        return [
+            [projection(codebook_KD) for codebook_KD in self._visible(codebooks[: level + 1])]
+            for level, projection in enumerate(self.context)
+        ]
+
+    def level_logits(self, level: int, fused_BF: Tensor, codebook_KD: Tensor) -> Tensor:
+        """Scores of level `level` ≥ 1 from the sum of its projections, `[…, F]` → `[…, K]` (Eq. 4 and 5)."""
+        hidden_BF = F.dropout(F.relu(fused_BF), self.dropout, self.training)
+        return F.linear(self.output[level - 1](hidden_BF), codebook_KD)
+
+    def teacher_forced(self, x_BD: Tensor, codes_BL: Tensor, codebooks: Sequence[Tensor]) -> list[Tensor]:
+        """Logits of every level given the target's codes before it (Eq. 10): L tensors `[B, K_l]`."""
+        signal, tables = self.project_signal(x_BD), self.context_tables(codebooks)
+        logits = [F.linear(x_BD, codebooks[0])]
+        for level in range(1, self.levels):
+            seen = list(self._visible(range(level)))
+            context = sum(F.embedding(codes_BL[:, j], table) for j, table in zip(seen, tables[level - 1], strict=True))
+            logits.append(self.level_logits(level, signal[level - 1] + context, codebooks[level]))
+        return logits
+
+    def redistribute(self, x_BD: Tensor, codebooks: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Soft assignment level by level (Eq. 4-6).
+
+        Returns:
+            The sum of z_l over levels `[B, D]` (Eq. 7), and log p_l of each level, L tensors `[B, K_l]`.
+        """
+        signal = self.project_signal(x_BD)
+        log_p = [F.log_softmax(F.linear(x_BD, codebooks[0]), dim=-1)]
+        z_BD = log_p[0].exp() @ codebooks[0]
+        total_BD = z_BD
+        for level in range(1, self.levels):
+            context_BD = total_BD if self.cumulative else z_BD
+            fused_BF = signal[level - 1] + self.context[level - 1](context_BD)
+            log_p.append(F.log_softmax(self.level_logits(level, fused_BF, codebooks[level]), dim=-1))
+            z_BD = log_p[level].exp() @ codebooks[level]
+            total_BD = total_BD + z_BD
+        return total_BD, log_p
+
+    def _visible(self, before: Sequence) -> Sequence:
+        return before if self.cumulative else before[-1:]

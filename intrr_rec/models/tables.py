@@ -1,0 +1,56 @@
+"""The two embedding collections of IntRR: the UID table and the codebooks.
+
+They are TorchRec modules so that a plan can shard them; nothing here knows whether it did. Lookups use one id per
+"sample" (lengths of ones), the form in which every kernel, the CPU's dense one included, returns a row per id.
+
+Shape suffixes: U items looked up, D width, K codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchrec import EmbeddingCollection, EmbeddingConfig, KeyedJaggedTensor
+
+UID_TABLE = "uid"
+CODEBOOK_TABLE = "codebooks"
+
+
+def make_collection(name: str, rows: int, width: int, std: float, device: torch.device) -> EmbeddingCollection:
+    """A collection of one table, rows drawn from N(0, std²)."""
+
+    def init(weight: Tensor) -> Tensor:
+        return nn.init.normal_(weight, std=std)
+
+    config = EmbeddingConfig(name=name, num_embeddings=rows, embedding_dim=width, feature_names=[name], init_fn=init)
+    return EmbeddingCollection(tables=[config], device=device)
+
+
+def look_up(collection: nn.Module, name: str, ids_U: Tensor) -> Tensor:
+    """Rows of the table, `[U]` → `[U, D]`, in the order asked for; sharded or not."""
+    lengths = torch.ones(len(ids_U), dtype=torch.int32, device=ids_U.device)
+    features = KeyedJaggedTensor(keys=[name], values=ids_U, lengths=lengths)
+    return collection(features)[name].values()
+
+
+class Codebooks(nn.Module):
+    """All levels' codebooks in one table, level after level; the forward pass asks for all rows.
+
+    Args:
+        codes_per_level: K_l.
+        width: D.
+        std: initial scale.
+        device: where the rows are first drawn.
+    """
+
+    def __init__(self, codes_per_level: Sequence[int], width: int, std: float, device: torch.device) -> None:
+        super().__init__()
+        self.codes_per_level = list(codes_per_level)
+        self.collection = make_collection(CODEBOOK_TABLE, sum(codes_per_level), width, std, device)
+        self.register_buffer("rows", torch.arange(sum(codes_per_level), device=device), persistent=False)
+
+    def forward(self) -> tuple[Tensor, ...]:
+        """L tensors `[K_l, D]`."""
+        return look_up(self.collection, CODEBOOK_TABLE, self.rows).split(self.codes_per_level)

@@ -1,0 +1,109 @@
+"""Full-ranking evaluation by the one decode: states from the backbone, items from the trie-constrained beam search.
+
+Shape suffixes: B users, W beams, I items, D width, S scored slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from intrr_rec.data.loader import Loader
+from intrr_rec.data.windows import evaluation_windows
+from intrr_rec.decoding.beam import beam_search
+from intrr_rec.models.intrr import IntRR
+from intrr_rec.parallel.topology import World
+from intrr_rec.training.inputs import Inputs
+from intrr_rec.training.metrics import NAMES, RECALL_AT, as_means, metric_sums
+
+Split = Literal["valid", "test"]
+CATALOGUE_CHUNK = 8192
+
+
+@dataclass
+class Ranked:
+    """The best items of some users, best first."""
+
+    users: NDArray[np.int64]
+    items_BW: Tensor
+    scores_BW: Tensor
+    target_B: Tensor
+
+
+class Evaluator:
+    """Ranks the catalogue for every user of a split; each rank takes its share of users.
+
+    Args:
+        model: the model inside its parallel wrapper.
+        inputs: of the run.
+        world: this rank among its peers.
+    """
+
+    def __init__(self, model: IntRR, inputs: Inputs, world: World) -> None:
+        self.model = model
+        self.inputs = inputs
+        self.world = world
+        self.trie = inputs.semantic_ids.trie.to(world.device)
+        self.collate = inputs.collator()
+
+    def evaluate(self, split: Split) -> dict[str, float]:
+        """Recall@K and NDCG@K over all users of the split, the same on every rank."""
+        sums = torch.zeros(len(NAMES) + 1, dtype=torch.float64)
+        for ranked in self.rank_users(split):
+            sums[:-1] += metric_sums(ranked.items_BW, ranked.target_B).cpu()
+            sums[-1] += len(ranked.target_B)
+        *totals, users = self.world.sum(sums.to(self.world.device)).tolist()
+        return as_means(totals, int(users))
+
+    @torch.no_grad()
+    def rank_users(self, split: Split) -> Iterator[Ranked]:
+        """Decode this rank's users, batch by batch."""
+        settings = self.inputs.recipe.evaluate
+        was_training = self.model.training
+        self.model.eval()
+        codebooks = self.model.codebooks()
+        catalogue_ID = self.catalogue(codebooks)
+        windows = evaluation_windows(self.inputs.dataset.offsets, self.inputs.recipe.model.window, split)
+        loader = Loader(
+            windows, self.collate, settings.batch_users, seed=None, rank=self.world.rank, replicas=self.world.size
+        )
+        for batch in loader.epoch():
+            if not len(batch.users):
+                continue
+            moved = batch.to(self.world.device)
+            history_TD = F.embedding(moved.items_U[moved.slot_T], catalogue_ID)
+            state_BD = self.model.states(history_TD, moved.segments)[moved.scored_S]
+            items_BW, scores_BW = beam_search(
+                self.model.ran, codebooks, self.trie, state_BD, settings.beam, settings.normalize
+            )
+            yield Ranked(batch.users, items_BW, scores_BW, moved.target_S)
+        self.model.train(was_training)
+
+    def catalogue(self, codebooks: tuple[Tensor, ...]) -> Tensor:
+        """E_i of every item, `[I, D]`: each rank redistributes its share, then all are gathered."""
+        n_items = self.inputs.dataset.n_items
+        share = -(-n_items // self.world.size)
+        own = torch.arange(self.world.rank * share, (self.world.rank + 1) * share).clamp(max=n_items - 1)
+        content_IV = self.inputs.content_IV
+        parts = []
+        for ids_U in own.split(CATALOGUE_CHUNK):
+            content_UV = None if content_IV is None else torch.from_numpy(content_IV[ids_U]).to(self.world.device)
+            parts.append(self.model.items(ids_U.to(self.world.device), content_UV, codebooks).representation_UD)
+        return self.world.gather_rows(torch.cat(parts))[:n_items]
+
+
+def most_popular(inputs: Inputs, split: Split) -> dict[str, float]:
+    """Metrics of recommending everyone the items most frequent in the training part."""
+    dataset = inputs.dataset
+    order = np.argsort(-dataset.popularity(), kind="stable")[: max(RECALL_AT)]
+    windows = evaluation_windows(dataset.offsets, inputs.recipe.model.window, split)
+    target_B = torch.from_numpy(dataset.items_E[windows.start_M + windows.length_M])
+    top_BW = torch.from_numpy(order.copy()).expand(len(target_B), -1)
+    return as_means(metric_sums(top_BW, target_B), len(target_B))

@@ -1,0 +1,91 @@
+"""What a run is made of: dataset, Semantic IDs and vectors, checked against one another, and the model they define."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from intrr_rec.artefact import require_parent, write_json
+from intrr_rec.config import Recipe
+from intrr_rec.data.batch import Collator
+from intrr_rec.data.prepared import Dataset
+from intrr_rec.data.vectors import read_vectors, vectors_hash
+from intrr_rec.errors import ArtefactError, ConfigError
+from intrr_rec.indexing.semantic_ids import SemanticIds
+from intrr_rec.models.intrr import IntRR
+from intrr_rec.training.run_dir import CONFIG, INPUTS
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything a run reads, aligned by dense item id. `content_IV` is None unless the recipe uses content."""
+
+    recipe: Recipe
+    dataset: Dataset
+    semantic_ids: SemanticIds
+    content_IV: NDArray[np.float32] | None
+
+    def model(self, device: torch.device) -> IntRR:
+        """A freshly initialised model; equal seeds give equal models on every rank."""
+        torch.manual_seed(self.recipe.train.seed)
+        width = None if self.content_IV is None else self.content_IV.shape[1]
+        ids = self.semantic_ids
+        return IntRR(self.recipe.model, ids.codes_IL, ids.codes_per_level, width, device).to(device)
+
+    def collator(self) -> Collator:
+        """Builds this run's batches."""
+        model = self.recipe.model
+        return Collator(self.dataset.items_E, model.window, self.content_IV, model.align_average)
+
+
+def open_inputs(recipe: Recipe, dataset: Path, semantic_ids: Path, vectors: Path | None) -> Inputs:
+    """Open and cross-check the artefacts of a run.
+
+    Raises:
+        ArtefactError: the Semantic IDs were built from another dataset, or no user has enough events.
+        ConfigError: `model.content` without vectors.
+    """
+    data, ids = Dataset.open(dataset), SemanticIds.open(semantic_ids)
+    require_parent(semantic_ids, ids.manifest, "dataset", dataset, data.manifest)
+    content = None
+    if recipe.model.content:
+        if vectors is None:
+            raise ConfigError("model.content is on, so the item vectors are needed: give --vectors FILE")
+        if (built_from := ids.manifest.parents.get("vectors")) != vectors_hash(vectors):
+            raise ArtefactError(f"{vectors}: is not what {semantic_ids} was indexed from ({str(built_from)[:12]})")
+        content = read_vectors(vectors, data)
+    return Inputs(recipe, data, ids, content)
+
+
+def record_inputs(run: Path, inputs: Inputs, paths: dict[str, Path | None], command: str) -> None:
+    """Write `run.json`: where the inputs lie and what they hash to."""
+    hashes = {
+        "dataset": inputs.dataset.manifest.content_hash,
+        "semantic_ids": inputs.semantic_ids.manifest.content_hash,
+    }
+    located = {role: str(path.absolute()) if path else None for role, path in paths.items()}
+    write_json(run / INPUTS, {"paths": located, "hashes": hashes, "command": command})
+
+
+def reopen_inputs(run: Path, recipe: Recipe) -> Inputs:
+    """The inputs a run was trained on.
+
+    Raises:
+        ArtefactError: `run` is not a run folder, or an input has changed since.
+    """
+    if not (run / CONFIG).is_file() or not (run / INPUTS).is_file():
+        raise ArtefactError(f"{run}: is not a run folder (no {CONFIG} or {INPUTS}); give the --out of `intrr train`")
+    record = json.loads((run / INPUTS).read_text())
+    paths = {role: Path(path) if path else None for role, path in record["paths"].items()}
+    dataset, semantic_ids = paths["dataset"], paths["semantic_ids"]
+    assert dataset is not None and semantic_ids is not None
+    inputs = open_inputs(recipe, dataset, semantic_ids, paths["vectors"])
+    for role, manifest in (("dataset", inputs.dataset.manifest), ("semantic_ids", inputs.semantic_ids.manifest)):
+        if manifest.content_hash != record["hashes"][role]:
+            raise ArtefactError(f"{paths[role]}: was rebuilt after {run} was trained on it; train again")
+    return inputs

@@ -1,0 +1,193 @@
+"""What a finished run leaves for people and programs: results.json, recommendations/, inspection.json.
+
+Shape suffixes: W places, L levels, K codes.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from intrr_rec.artefact import swap_into_place, write_json
+from intrr_rec.config import Recipe, load_recipe
+from intrr_rec.errors import ConfigError
+from intrr_rec.parallel.apply import parallelize
+from intrr_rec.parallel.checkpoint import load_checkpoint
+from intrr_rec.parallel.topology import World, join_world
+from intrr_rec.training.evaluator import Evaluator, Ranked, most_popular
+from intrr_rec.training.inputs import Inputs, reopen_inputs
+from intrr_rec.training.metrics import as_means, metric_sums
+from intrr_rec.training.run_dir import CONFIG, INPUTS, INSPECTION, RECOMMENDATIONS, RESULTS, checkpoint_path
+
+TOP = 20
+EXAMPLES = 8
+
+
+def evaluate_run(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """Evaluate a run's best checkpoint again; `overrides` may change the `evaluate` section only.
+
+    Raises:
+        ArtefactError: not a run folder, changed inputs, or no checkpoint.
+        ConfigError: an override outside `evaluate`.
+    """
+    if foreign := [word for word in overrides if not word.startswith("evaluate.")]:
+        raise ConfigError(
+            f"command line: '{foreign[0]}' would change the trained model; only evaluate.* may differ here"
+        )
+    inputs = reopen_inputs(run, _recipe(run, overrides))
+    with join_world() as world:
+        parallel = parallelize(inputs.model(world.device), world, inputs.recipe.train)
+        state = load_checkpoint(checkpoint_path(run, "best"), parallel, with_optimizer=False)
+        return write_results(run, Evaluator(parallel.model, inputs, world), state)
+
+
+def write_results(run: Path, evaluator: Evaluator, state: dict[str, Any]) -> dict[str, Any]:
+    """Rank both held-out events with the evaluator's model and write all results; every rank calls this.
+
+    Args:
+        run: the run folder.
+        evaluator: holds the model of the best checkpoint.
+        state: of the training loop: epochs, best epoch, seconds.
+    """
+    inputs, world = evaluator.inputs, evaluator.world
+    valid = evaluator.evaluate("valid")
+    ranked = list(evaluator.rank_users("test"))
+    sums = torch.zeros_like(metric_sums(torch.zeros(0, 1), torch.zeros(0)))
+    for part in ranked:
+        sums += metric_sums(part.items_BW, part.target_B).cpu()
+    *totals, users = world.sum(torch.cat([sums, torch.tensor([sum(len(p.users) for p in ranked)])])).tolist()
+    results = {
+        "name": run.name,
+        "seed": inputs.recipe.train.seed,
+        "wall_seconds": state["seconds"],
+        "epochs": state["epoch"],
+        "best_epoch": state["best_epoch"],
+        "world_size": world.size,
+        "device": str(world.device),
+        "command": json.loads((run / INPUTS).read_text())["command"],
+        "dataset": inputs.dataset.manifest.counts,
+        "baseline": {"name": "most popular", "metrics": most_popular(inputs, "test")},
+        "valid": valid,
+        "test": as_means(totals, int(users)),
+        "semantic_ids": inputs.semantic_ids.quality,
+    }
+    _write_recommendations(run / RECOMMENDATIONS, inputs, ranked, world)
+    inspection = {"redistribution": _redistribution(evaluator), "examples": _examples(inputs, ranked[0])}
+    if world.is_main:
+        write_json(run / RESULTS, results)
+        write_json(run / INSPECTION, inspection)
+    world.barrier()
+    return results
+
+
+def _recipe(run: Path, overrides: Sequence[str]) -> Recipe:
+    return load_recipe(run / CONFIG, overrides)
+
+
+def _write_recommendations(target: Path, inputs: Inputs, ranked: list[Ranked], world: World) -> None:
+    """Parquet, one file a rank: user_id, item_ids (best first) and scores (log-probabilities)."""
+    staging = target.with_name(f".{target.name}.tmp")
+    if world.is_main:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+    world.barrier()
+    users = np.concatenate([part.users for part in ranked])
+    items = torch.cat([part.items_BW[:, :TOP] for part in ranked]).cpu()
+    scores = torch.cat([part.scores_BW[:, :TOP] for part in ranked]).cpu()
+    filled = torch.isfinite(scores)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(filled.sum(1).numpy())]), pa.int32())
+    table = pa.table(
+        {
+            "user_id": inputs.dataset.user_ids().take(users),
+            "item_ids": pa.ListArray.from_arrays(
+                offsets, inputs.dataset.item_ids().combine_chunks().take(items[filled].numpy())
+            ),
+            "scores": pa.ListArray.from_arrays(offsets, scores[filled].numpy()),
+        }
+    )
+    pq.write_table(table, staging / f"part-{world.rank:05d}.parquet")
+    world.barrier()
+    if world.is_main:
+        swap_into_place(staging, target)
+        shutil.rmtree(staging, ignore_errors=True)
+    world.barrier()
+
+
+@torch.no_grad()
+def _redistribution(evaluator: Evaluator) -> list[dict[str, Any]]:
+    """Two often-seen items of one path up to the last level (or as far as any two agree), with p_l of each level."""
+    inputs, model, device = evaluator.inputs, evaluator.model, evaluator.world.device
+    pair = _siblings(inputs)
+    content_IV = inputs.content_IV
+    content_UV = None if content_IV is None else torch.from_numpy(content_IV[pair]).to(device)
+    model.eval()
+    log_p = model.items(torch.from_numpy(pair).to(device), content_UV, model.codebooks()).log_p
+    described = _Describer(inputs)
+    return [
+        described(item) | {"levels": [[round(p, 5) for p in level[i].exp().tolist()] for level in log_p]}
+        for i, item in enumerate(pair.tolist())
+    ]
+
+
+def _siblings(inputs: Inputs) -> np.ndarray:
+    codes_IL = inputs.semantic_ids.codes_IL.numpy()
+    popularity = inputs.dataset.popularity()
+    for depth in range(codes_IL.shape[1] - 1, -1, -1):
+        _, group = np.unique(codes_IL[:, :depth], axis=0, return_inverse=True)
+        group = group.reshape(-1)
+        # The pair whose less popular member is the most popular: sort by group, then by falling popularity.
+        order = np.lexsort((-popularity, group))
+        runner_up = np.flatnonzero(group[order][1:] == group[order][:-1]) + 1
+        first_of_group = np.searchsorted(group[order], group[order][runner_up])
+        runner_up = runner_up[runner_up == first_of_group + 1]
+        if len(runner_up):
+            best = runner_up[np.argmax(popularity[order[runner_up]])]
+            return order[best - 1 : best + 1]
+    return np.arange(1)
+
+
+def _examples(inputs: Inputs, ranked: Ranked) -> list[dict[str, Any]]:
+    """A few users of the first batch: as many hits as misses where there are both, chosen by user number."""
+    dataset, described = inputs.dataset, _Describer(inputs)
+    hit = (ranked.items_BW[:, :10] == ranked.target_B[:, None]).any(1).cpu().numpy()
+    by_user = np.argsort(ranked.users)
+    chosen = np.concatenate([by_user[hit[by_user]][: EXAMPLES // 2], by_user[~hit[by_user]][: EXAMPLES // 2]])
+    user_ids = dataset.user_ids()
+    examples = []
+    for row in chosen:
+        user = int(ranked.users[row])
+        history = dataset.items_E[dataset.offsets[user] : dataset.offsets[user + 1] - 1]
+        top = zip(ranked.items_BW[row, :10].tolist(), ranked.scores_BW[row, :10].tolist(), strict=True)
+        examples.append(
+            {
+                "user_id": user_ids[user].as_py(),
+                "history": [described(item) for item in history[-10:].tolist()],
+                "target": described(int(ranked.target_B[row])),
+                "recommended": [described(item) | {"score": round(score, 4)} for item, score in top],
+            }
+        )
+    return examples
+
+
+class _Describer:
+    """An item as a person knows it: own id, title, Semantic ID."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        self.titles = inputs.dataset.titles()
+        self.item_ids = inputs.dataset.item_ids()
+        self.codes_IL = inputs.semantic_ids.codes_IL
+
+    def __call__(self, item: int) -> dict[str, Any]:
+        return {
+            "item_id": self.item_ids[item].as_py(),
+            "title": self.titles[item],
+            "sid": self.codes_IL[item].tolist(),
+        }

@@ -1,0 +1,177 @@
+"""The training loop: one causal pass a step, validation by the real decode, early stopping, resumable.
+
+A run is exact to repeat: the order of windows depends on (seed, epoch) alone and dropout is seeded by (seed, epoch, rank),
+so a run resumed from its last checkpoint continues as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from intrr_rec.artefact import write_text
+from intrr_rec.config import Recipe, load_recipe, save_recipe
+from intrr_rec.data.loader import Loader
+from intrr_rec.data.windows import training_windows
+from intrr_rec.errors import ArtefactError, ConfigError, DataError
+from intrr_rec.parallel.apply import Parallel, parallelize
+from intrr_rec.parallel.checkpoint import load_checkpoint, read_state, save_checkpoint
+from intrr_rec.parallel.topology import World, join_world
+from intrr_rec.training.evaluator import Evaluator
+from intrr_rec.training.inputs import Inputs, open_inputs, record_inputs
+from intrr_rec.training.progress import EpochProgress
+from intrr_rec.training.results import write_results
+from intrr_rec.training.run_dir import CONFIG, PLAN, MetricsLog, checkpoint_path
+
+log = logging.getLogger(__name__)
+SELECT_BY = "recall@10"
+
+
+def train(recipe: Recipe, *, dataset: Path, semantic_ids: Path, vectors: Path | None, out: Path) -> dict[str, Any]:
+    """Train to early stopping and evaluate the best checkpoint on the test split; resumes a run of the same recipe.
+
+    Raises:
+        ConfigError: `out` holds a run of another recipe.
+        ArtefactError, DataError: see `open_inputs`; or no user is long enough to learn from.
+    """
+    inputs = open_inputs(recipe, dataset, semantic_ids, vectors)
+    _require_same_recipe(recipe, out)
+    paths = {"dataset": dataset, "semantic_ids": semantic_ids, "vectors": vectors}
+    with join_world() as world:
+        if world.is_main:
+            save_recipe(recipe, out / CONFIG)
+            record_inputs(out, inputs, paths, command=shlex.join(["intrr", *sys.argv[1:]]))
+        run = _Run(inputs, out, world)
+        run.fit()
+        load_checkpoint(checkpoint_path(out, "best"), run.parallel, with_optimizer=False)
+        return write_results(out, run.evaluator, run.state)
+
+
+class _Run:
+    """One run on one rank."""
+
+    def __init__(self, inputs: Inputs, out: Path, world: World) -> None:
+        config = inputs.recipe.train
+        windows = training_windows(inputs.dataset.offsets, inputs.recipe.model.window)
+        if not len(windows):
+            raise DataError(f"{inputs.dataset.path}: no user has the four events that training needs; lower the k-core")
+        self.inputs, self.out, self.world, self.config = inputs, out, world, config
+        self.parallel: Parallel = parallelize(inputs.model(world.device), world, config)
+        self.evaluator = Evaluator(self.parallel.model, inputs, world)
+        self.loader = Loader(
+            windows, inputs.collator(), config.batch_users, seed=config.seed, rank=world.rank, replicas=world.size
+        )
+        self.state: dict[str, Any] = {"epoch": 0, "step": 0, "best": -1.0, "best_epoch": 0, "stale": 0, "seconds": 0.0}
+        last = checkpoint_path(out, "last")
+        if read_state(last) is not None:
+            self.state = load_checkpoint(last, self.parallel, with_optimizer=True)
+            log.info("resuming %s after epoch %d", out, self.state["epoch"])
+        self.figures: MetricsLog | None = None
+        if world.is_main:
+            write_text(out / PLAN, f"{self.parallel.plan}\n")
+            log.info("sharding plan:\n%s", self.parallel.plan)
+            self.figures = MetricsLog(out, self.state["step"], self.state["seconds"])
+
+    def fit(self) -> None:
+        """Epochs until the limit, the patience or the clock runs out."""
+        while not self._finished():
+            self.state["epoch"] += 1
+            self._train_epoch(self.state["epoch"])
+            out_of_time = self._out_of_time()
+            if self.state["epoch"] % self.config.validate_every == 0 or out_of_time or self._last_epoch():
+                self._validate()
+                if out_of_time:
+                    break
+        if self.figures:
+            self.figures.close()
+
+    def _train_epoch(self, epoch: int) -> None:
+        torch.manual_seed(_mix(self.config.seed, epoch, self.world.rank))
+        self.parallel.module.train()
+        with EpochProgress(f"epoch {epoch}", self.loader.steps, shown=self.world.is_main) as progress:
+            for batch in self.loader.epoch(epoch):
+                losses = self.parallel.module(batch.to(self.world.device))
+                self.parallel.optimizer.zero_grad(set_to_none=True)
+                losses["loss"].backward()
+                self.parallel.optimizer.step()
+                self.state["step"] += 1
+                progress.advance(losses)
+        figures = self._averaged(progress.mean_losses()) | {
+            "users_per_second": len(self.loader.windows) / progress.seconds
+        }
+        if self.figures:
+            self.figures.write("train", self.state["step"], epoch, figures)
+            log.info("epoch %d: loss %.4f, %.0f users/s", epoch, figures["loss"], figures["users_per_second"])
+
+    def _averaged(self, losses: dict[str, Tensor]) -> dict[str, float]:
+        names = {"loss": "loss", "rec_L": "rec_nll", "align_L": "align_nll", "entropy_L": "align_entropy"}
+        figures: dict[str, float] = {}
+        for key, value in losses.items():
+            mean = (self.world.sum(value) / self.world.size).tolist()
+            if isinstance(mean, list):
+                figures |= {f"{names[key]}_l{level + 1}": figure for level, figure in enumerate(mean)}
+                figures[names[key]] = sum(mean)
+            else:
+                figures[names[key]] = mean
+        return figures
+
+    def _validate(self) -> None:
+        metrics = self.evaluator.evaluate("valid")
+        if self.figures:
+            self.figures.write("valid", self.state["step"], self.state["epoch"], metrics)
+            log.info("epoch %d: validation %s", self.state["epoch"], {k: round(v, 4) for k, v in metrics.items()})
+            self.state["seconds"] = self.figures.seconds
+        self.state["stale"] += 1
+        if metrics[SELECT_BY] > self.state["best"]:
+            self.state |= {"best": metrics[SELECT_BY], "best_epoch": self.state["epoch"], "stale": 0}
+            best = checkpoint_path(self.out, "best")
+            save_checkpoint(best, self.parallel, self.world, self.state, with_optimizer=False)
+        save_checkpoint(checkpoint_path(self.out, "last"), self.parallel, self.world, self.state, with_optimizer=True)
+
+    def _finished(self) -> bool:
+        stopped_early = self.state["stale"] >= self.config.patience
+        if stopped_early and self.world.is_main:
+            log.info("no better validation %s in %d validations: stopping", SELECT_BY, self.config.patience)
+        return stopped_early or self.state["epoch"] >= self.config.epochs
+
+    def _last_epoch(self) -> bool:
+        return self.state["epoch"] >= self.config.epochs
+
+    def _out_of_time(self) -> bool:
+        """Whether the main rank's clock has run out, as agreed by all ranks."""
+        limit = self.config.max_minutes
+        over = bool(self.figures and limit is not None and self.figures.seconds > 60 * limit)
+        return bool(self.world.sum(torch.tensor(int(over), device=self.world.device)))
+
+
+def _mix(*parts: int) -> int:
+    """A seed that differs wherever any of the parts does."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _require_same_recipe(recipe: Recipe, out: Path) -> None:
+    if not (out / CONFIG).is_file():
+        if out.exists() and any(out.iterdir()):
+            raise ArtefactError(f"{out}: is not empty and not a run folder; choose another --out")
+        return
+    saved = load_recipe(out / CONFIG)
+    changed = [key for key, value in _flat(recipe.model_dump()).items() if _flat(saved.model_dump())[key] != value]
+    free = {"train.epochs", "train.max_minutes", "train.patience", "evaluate.batch_users"}
+    if blocking := sorted(set(changed) - free):
+        raise ConfigError(
+            f"{out}: holds a run with another {blocking[0]}; choose another --out, or resume with the same settings"
+        )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
