@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 ROW_GROUP_EVENTS = 1 << 20
 ROW_GROUP_ROWS = 1 << 16
-_OUR_COLUMNS = ("item", "item_id", "first_seen")
+_OUR_COLUMNS = ("item", "item_id", "first_seen", "_file", "_row")
 
 
 def prepare_dataset(interactions: Sequence[Path], items: Path | None, out: Path, config: PrepareConfig) -> Manifest:
@@ -171,7 +171,8 @@ def _bad_value(con: duckdb.DuckDBPyConnection, raw: RawFile, row: int, column: s
 def _filter(con: duckdb.DuckDBPyConnection, config: PrepareConfig) -> int:
     """Drop users and items with too few interactions until none is left; returns the rounds it took."""
     users_min, items_min = max(config.k_core, config.min_sequence), config.k_core
-    before, rounds = _count(con, "events"), 0
+    before = start = _count(con, "events")
+    rounds = 0
     while True:
         con.execute(
             "CREATE TABLE kept AS SELECT * FROM events "
@@ -187,8 +188,8 @@ def _filter(con: duckdb.DuckDBPyConnection, config: PrepareConfig) -> int:
         log.info("k-core round %d: %d of %d interactions left", rounds, after, before)
         if not after:
             raise DataError(
-                f"no interaction is left after {rounds} rounds of the filter: at least {users_min} interactions a user "
-                f"and {items_min} an item; lower prepare.k_core (1 keeps all) or prepare.min_sequence, or give more logs"
+                f"the filter (k-core: at least {users_min} interactions a user, {items_min} an item) leaves none of the "
+                f"{start} interactions; lower prepare.k_core (1 keeps all) or prepare.min_sequence, or give more logs"
             )
         before = after
 

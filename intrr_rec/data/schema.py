@@ -10,12 +10,13 @@ import csv
 import difflib
 import gzip
 import hashlib
+import json
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO, cast
 
 import duckdb
 
@@ -55,12 +56,14 @@ class RawFile:
         if self.format == "csv":
             types = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in self.columns)
             reader = (
-                f"read_csv({source}, auto_detect = false, header = true, delim = ',', quote = '\"', escape = '\"', "
+                f"read_csv({source}, {_compression(self.path)}, auto_detect = false, header = true, delim = ',', quote = '\"', escape = '\"', "
                 f"nullstr = '', columns = {{{types}}})"
             )
         else:
             types = ", ".join(f"{literal(name)}: {literal(self.columns[name])}" for name in columns)
-            reader = f"read_json({source}, format = 'newline_delimited', columns = {{{types}}})"
+            reader = (
+                f"read_json({source}, {_compression(self.path)}, format = 'newline_delimited', columns = {{{types}}})"
+            )
         return f'(SELECT row_number() OVER () AS "row"{names} FROM {reader})'
 
     def as_json(self, *columns: str) -> RawFile:
@@ -93,7 +96,7 @@ class RawFile:
         if type_ in ("FLOAT", "DOUBLE") or type_.startswith("DECIMAL"):
             return f"CASE WHEN {name} = floor({name}) THEN TRY_CAST({name} AS BIGINT) END"
         if type_ == "DATE" or type_.startswith("TIMESTAMP"):
-            return f"CAST(floor(epoch({name})) AS BIGINT)"
+            return f"CAST(floor(epoch(CAST({name} AS TIMESTAMPTZ))) AS BIGINT)"
         if type_ not in ("VARCHAR", "JSON"):
             raise DataError(
                 f"{self.path}: column '{column}' has type {type_}; timestamps must be integer seconds since 1970, "
@@ -143,7 +146,7 @@ def open_raw(con: duckdb.DuckDBPyConnection, path: Path) -> RawFile:
         raise DataError(f"{path}: is empty (0 bytes); remove it or write it again")
     if format_ == "csv":
         return RawFile(path, format_, dict.fromkeys(_csv_header(path), "VARCHAR"))
-    options = ", format = 'newline_delimited', sample_size = -1" if format_ == "json" else ""
+    options = f", {_compression(path)}, format = 'newline_delimited', sample_size = -1" if format_ == "json" else ""
     with readable(path, format_):
         described = con.execute(f"DESCRIBE SELECT * FROM read_{format_}({literal(str(path))}{options})").fetchall()
     columns = {name: type_ for name, type_, *_ in described}
@@ -207,9 +210,8 @@ def readable(path: Path, format_: str) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
-        raise DataError(
-            f"{path}: cannot be read as {format_} ({_reason(error, path)}); write the file again or mend it"
-        ) from None
+        reason = (_malformed_json(path) if format_ == "json" else None) or _reason(error, path)
+        raise DataError(f"{path}: cannot be read as {format_} ({reason}); write the file again or mend it") from None
 
 
 def quoted(name: str) -> str:
@@ -222,10 +224,18 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _csv_header(path: Path) -> list[str]:
+def _compression(path: Path) -> str:
+    return f"compression = '{'gzip' if path.name.lower().endswith('.gz') else 'none'}'"
+
+
+def _open_text(path: Path) -> TextIO:
     opener = gzip.open if path.name.lower().endswith(".gz") else open
+    return cast(TextIO, opener(path, "rt", encoding="utf-8-sig", newline=""))
+
+
+def _csv_header(path: Path) -> list[str]:
     try:
-        with opener(path, "rt", encoding="utf-8-sig", newline="") as handle:
+        with _open_text(path) as handle:
             header = next(csv.reader(handle), [])
     except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as csv ({error}); write the file again or mend it") from None
@@ -233,6 +243,21 @@ def _csv_header(path: Path) -> list[str]:
     if twice:
         raise DataError(f"{path}: column '{twice[0]}' stands twice in the header; rename one")
     return header
+
+
+def _malformed_json(path: Path) -> str | None:
+    """The first line that is no JSON: the engine's own line number is off by one."""
+    try:
+        with _open_text(path) as handle:
+            for n, line in enumerate(handle, 1):
+                if line.strip():
+                    try:
+                        json.loads(line)
+                    except json.JSONDecodeError as error:
+                        return f"line {n}, column {error.pos + 1}: {error.msg}"
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        return str(error)
+    return None
 
 
 def _reason(error: duckdb.Error, path: Path) -> str:
