@@ -74,7 +74,10 @@ def writing(target: Path | str, kind: str, config: Mapping[str, Any]) -> Iterato
     target = Path(target).absolute()
     if target.exists() and any(target.iterdir() if target.is_dir() else [target]) and not _is_kind(target, kind):
         raise ArtefactError(f"{target}: exists and is not a '{kind}' artefact; choose another --out or remove it")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtefactError(f"{target}: cannot be written ({error.strerror}); choose another --out") from None
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.tmp-", dir=target.parent))
     try:
         draft = Draft(staging)

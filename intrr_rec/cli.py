@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,8 @@ Config = Annotated[Path | None, typer.Option("--config", help="Recipe (YAML); wh
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Settings to override.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write; an artefact of the same kind there is replaced.")]
 DatasetDir = Annotated[Path, typer.Option("--dataset", help="Dataset artefact written by `intrr prepare`.")]
+SemanticIdsDir = Annotated[Path, typer.Option("--semantic-ids", help="Artefact written by `intrr index`.")]
+Vectors = Annotated[Path | None, typer.Option("--vectors", help="Item vectors, for `model.content`.")]
 RunDir = Annotated[Path, typer.Option("--run", help="Run folder written by `intrr train`.")]
 
 
@@ -81,9 +84,9 @@ def index(
 @app.command()
 def train(
     dataset: DatasetDir,
-    semantic_ids: Annotated[Path, typer.Option("--semantic-ids", help="Artefact written by `intrr index`.")],
+    semantic_ids: SemanticIdsDir,
     out: Annotated[Path, typer.Option("--out", help="Run folder; training resumes from its last checkpoint.")],
-    vectors: Annotated[Path | None, typer.Option("--vectors", help="Item vectors, for `model.content`.")] = None,
+    vectors: Vectors = None,
     config: Config = None,
     overrides: Overrides = None,
 ) -> None:
@@ -96,7 +99,7 @@ def train(
 @app.command()
 def evaluate(run: RunDir, overrides: Overrides = None) -> None:
     """Rank the whole catalogue for every test user with the best checkpoint; write metrics and recommendations."""
-    from intrr_rec.training.evaluator import evaluate_run
+    from intrr_rec.training.results import evaluate_run
 
     evaluate_run(run, overrides or ())
 
@@ -109,6 +112,25 @@ def report(run: RunDir) -> None:
     typer.echo(write_report(run))
 
 
+bench = typer.Typer(help="Measure this machine with the project's own benchmarks.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+
+@bench.command("training")
+def bench_training(
+    dataset: DatasetDir,
+    semantic_ids: SemanticIdsDir,
+    out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
+    vectors: Vectors = None,
+    config: Config = None,
+    overrides: Overrides = None,
+) -> None:
+    """Epoch and evaluation time, memory, share of the machine's GEMM peak, and a profile of the training step."""
+    from intrr_rec.bench.training import bench_training as run
+
+    run(_recipe(config, overrides), dataset=dataset, semantic_ids=semantic_ids, vectors=vectors, out=out)
+
+
 @app.command()
 def doctor() -> None:
     """Check the installation: versions, a sharded lookup, and the exact mend where something is off."""
@@ -119,7 +141,12 @@ def doctor() -> None:
 
 def main() -> None:
     """Run the command line; a UserError becomes one line on stderr and exit code 2."""
-    logging.basicConfig(level=os.environ.get("INTRR_LOG", "INFO"), format="%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("intrr_rec").setLevel(os.environ.get("INTRR_LOG", "INFO"))
+    # torchrec and torch announce deprecations of their own doing on every start; none of them is the user's to mend.
+    logging.getLogger("torch").setLevel(logging.ERROR)
+    for category in (FutureWarning, UserWarning):
+        warnings.filterwarnings("ignore", category=category, module=r"torch")
     try:
         app(prog_name="intrr", standalone_mode=False)
     except UserError as error:

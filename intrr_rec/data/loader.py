@@ -6,9 +6,9 @@ therefore make the same number of steps, and some may get an empty share of the 
 
 from __future__ import annotations
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
@@ -48,36 +48,18 @@ class Loader:
         order = np.arange(len(self.windows))
         if self.seed is not None:
             order = np.random.default_rng([self.seed, epoch]).permutation(order)
-        # An unbounded consumer delay must not let the queue grow: it holds a few batches only.
-        ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=PREFETCH)
-        stop = threading.Event()
+        def build(step: int) -> Batch:
+            chosen = order[step * self.batch_windows : (step + 1) * self.batch_windows]
+            return self.collate(self.windows.take(chosen), self.rank, self.replicas)
 
-        def put(item: Batch | BaseException | None) -> None:
-            while not stop.is_set():
-                try:
-                    ready.put(item, timeout=0.1)
-                    return
-                except queue.Full:
-                    continue
-
-        def build() -> None:
-            try:
-                for step in range(first_step, self.steps):
-                    chosen = order[step * self.batch_windows : (step + 1) * self.batch_windows]
-                    put(self.collate(self.windows.take(chosen), self.rank, self.replicas))
-                    if stop.is_set():
-                        return
-                put(None)
-            except BaseException as error:
-                put(error)
-
-        worker = threading.Thread(target=build, name="loader", daemon=True)
-        worker.start()
+        pool = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        ahead: deque[Future[Batch]] = deque()
         try:
-            while (item := ready.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
+            for step in range(first_step, self.steps):
+                ahead.append(pool.submit(build, step))
+                if len(ahead) > PREFETCH:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
         finally:
-            stop.set()
-            worker.join()
+            pool.shutdown(cancel_futures=True)

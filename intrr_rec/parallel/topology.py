@@ -5,6 +5,7 @@ Under torchrun (or TorchX) the environment tells rank and size; alone, a group o
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,6 +67,8 @@ def join_world() -> Iterator[World]:
         dist.init_process_group(backend, timeout=TIMEOUT)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=TIMEOUT)
+    if dist.get_rank():
+        logging.getLogger("intrr_rec").setLevel(logging.WARNING)  # one voice for the job
     try:
         yield World(dist.get_rank(), dist.get_world_size(), local_size, device)
     finally:

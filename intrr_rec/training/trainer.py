@@ -18,6 +18,7 @@ from torch import Tensor
 
 from intrr_rec.artefact import write_text
 from intrr_rec.config import Recipe, load_recipe, save_recipe
+from intrr_rec.data.batch import Batch
 from intrr_rec.data.loader import Loader
 from intrr_rec.data.windows import training_windows
 from intrr_rec.errors import ArtefactError, ConfigError, DataError
@@ -48,14 +49,20 @@ def train(recipe: Recipe, *, dataset: Path, semantic_ids: Path, vectors: Path | 
         if world.is_main:
             save_recipe(recipe, out / CONFIG)
             record_inputs(out, inputs, paths, command=shlex.join(["intrr", *sys.argv[1:]]))
-        run = _Run(inputs, out, world)
+        run = Run(inputs, out, world)
         run.fit()
         load_checkpoint(checkpoint_path(out, "best"), run.parallel, with_optimizer=False)
         return write_results(out, run.evaluator, run.state)
 
 
-class _Run:
-    """One run on one rank."""
+class Run:
+    """One run on one rank; picks up from the last checkpoint in `out` where there is one.
+
+    Args:
+        inputs: what it learns from.
+        out: the run folder.
+        world: this rank among its peers.
+    """
 
     def __init__(self, inputs: Inputs, out: Path, world: World) -> None:
         config = inputs.recipe.train
@@ -97,18 +104,22 @@ class _Run:
         self.parallel.module.train()
         with EpochProgress(f"epoch {epoch}", self.loader.steps, shown=self.world.is_main) as progress:
             for batch in self.loader.epoch(epoch):
-                losses = self.parallel.module(batch.to(self.world.device))
-                self.parallel.optimizer.zero_grad(set_to_none=True)
-                losses["loss"].backward()
-                self.parallel.optimizer.step()
+                progress.advance(self.step(batch))
                 self.state["step"] += 1
-                progress.advance(losses)
         figures = self._averaged(progress.mean_losses()) | {
             "users_per_second": len(self.loader.windows) / progress.seconds
         }
         if self.figures:
             self.figures.write("train", self.state["step"], epoch, figures)
             log.info("epoch %d: loss %.4f, %.0f users/s", epoch, figures["loss"], figures["users_per_second"])
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """Forward, backward, update."""
+        losses = self.parallel.module(batch.to(self.world.device))
+        self.parallel.optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        self.parallel.optimizer.step()
+        return losses
 
     def _averaged(self, losses: dict[str, Tensor]) -> dict[str, float]:
         names = {"loss": "loss", "rec_L": "rec_nll", "align_L": "align_nll", "entropy_L": "align_entropy"}
