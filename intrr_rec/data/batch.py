@@ -75,10 +75,17 @@ class Collator:
         self.align_average = align_average
 
     def __call__(self, windows: Windows, rank: int = 0, replicas: int = 1) -> Batch:
-        """The share of replica `rank` in the step made of `windows` (every `replicas`-th window). It may be empty."""
-        local = windows.take(np.arange(rank, len(windows), replicas))
+        """The share of replica `rank` in the step made of `windows` (every `replicas`-th window).
+
+        It may be empty: then it has no users and no scored slots, but one window of weight nothing, so that every table is
+        still asked for a row and every parameter gets a (zero) gradient to average with the other replicas'.
+        """
+        own = np.arange(rank, len(windows), replicas)
+        local = windows.take(own if len(own) else np.zeros(1, dtype=np.int64))
         local = local.take(np.argsort(local.length_M, kind="stable"))
         event_T, real_T, scored_T, segments = self._lay_out(local)
+        if not len(own):
+            real_T, scored_T = np.zeros_like(real_T), np.zeros_like(scored_T)
         items_U, inverse_T = np.unique(self.items_E[event_T], return_inverse=True)
         scored_S = np.flatnonzero(scored_T)
         return Batch(
@@ -90,7 +97,7 @@ class Collator:
             target_weight=replicas / max(1, windows.n_targets),
             align_weight_U=torch.from_numpy(self._align_weights(windows, items_U, inverse_T[real_T], replicas)),
             content_UV=None if self.content_IV is None else torch.from_numpy(self.content_IV[items_U]),
-            users=local.user_M,
+            users=local.user_M[: len(own)],
         )
 
     def _lay_out(self, windows: Windows) -> tuple[IntArray, NDArray[np.bool_], NDArray[np.bool_], Segments]:

@@ -1,0 +1,125 @@
+"""A batch is the same step however it is dealt out: layout, inverse index and weights."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from intrr_rec.config import ModelConfig
+from intrr_rec.data.batch import Collator, segment_lengths
+from intrr_rec.data.windows import evaluation_windows, training_windows
+from intrr_rec.models.intrr import IntRR
+
+N_ITEMS = 15
+WINDOW = 9
+
+
+def make_events(lengths, seed=0):
+    items_E = np.random.default_rng(seed).integers(0, N_ITEMS, sum(lengths))
+    return items_E, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def slots(batch):
+    """The dense item of every slot as a list of rows, padding included."""
+    flat, rows, start = batch.items_U[batch.slot_T], [], 0
+    for n, length in batch.segments:
+        rows += flat[start : start + n * length].view(n, length).tolist()
+        start += n * length
+    assert start == len(flat)
+    return rows
+
+
+@given(st.lists(st.integers(3, 30), min_size=1, max_size=12), st.integers(2, 12), st.integers(1, 3))
+@settings(deadline=None)
+def test_layout_holds_every_history_and_target(lengths, window, replicas):
+    items_E, offsets = make_events(lengths)
+    windows = training_windows(offsets, window)
+    assume(len(windows))
+    collate = Collator(items_E, window, None, "items")
+    targets, dealt = [], []
+    for rank in range(replicas):
+        batch = collate(windows, rank, replicas)
+        assert len(batch.items_U) == len(np.unique(batch.items_U))
+        assert len(batch.scored_S) == len(batch.target_S)
+        dealt += batch.users.tolist()
+        if not len(batch.users):
+            assert not len(batch.target_S) and not batch.align_weight_U.any()
+            continue
+        rows = slots(batch)
+        local = windows.take(np.arange(rank, len(windows), replicas))
+        local = local.take(np.argsort(local.length_M, kind="stable"))
+        for m, row in enumerate(rows):
+            start, length = local.start_M[m], local.length_M[m]
+            assert row[:length] == items_E[start : start + length].tolist()
+            assert length <= len(row) <= window and set(row[length:]) <= {row[length - 1]}
+        padded = [len(row) for row in rows]
+        begins = np.cumsum([0, *padded])[:-1]
+        expected = [
+            (b + p, items_E[s + p + 1])
+            for b, s, n, f in zip(begins, local.start_M, local.length_M, local.first_scored_M, strict=True)
+            for p in range(f, n)
+        ]
+        assert list(zip(batch.scored_S.tolist(), batch.target_S.tolist(), strict=True)) == expected
+        targets += batch.target_S.tolist()
+    assert sorted(dealt) == sorted(windows.user_M.tolist())
+    assert len(targets) == windows.n_targets
+
+
+def test_segment_lengths_pad_little_and_never_past_the_window():
+    for window in (2, 5, 6, 7, 30, 200):
+        lengths = segment_lengths(window)
+        assert lengths[-1] == window and (np.diff(lengths) > 0).all()
+        padded = lengths[np.searchsorted(lengths, np.arange(1, window + 1))]
+        assert (padded <= np.arange(1, window + 1) * 1.2 + 1).all()
+
+
+def test_users_of_an_evaluation_batch_stand_beside_their_own_target():
+    items_E, offsets = make_events([3, 12, 4, 9, 3, 7])
+    windows = evaluation_windows(offsets, WINDOW, "test")
+    batch = Collator(items_E, WINDOW, None, "items")(windows.take(np.array([4, 1, 0, 3, 2, 5])))
+    assert batch.target_S.tolist() == items_E[offsets[batch.users + 1] - 1].tolist()
+    assert sorted(batch.users.tolist()) == list(range(6))
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    shape = {"hstu": {"layers": 1, "width": 8, "heads": 2}, "ran": {"hidden": 8}, "window": WINDOW, "content": True}
+    config = ModelConfig.model_validate({**shape, "codebook_std": 0.7, "uid_std": 0.7})
+    paths = torch.cartesian_prod(torch.arange(4), torch.arange(4))[torch.randperm(16)[:N_ITEMS]]
+    return IntRR(config, paths, (4, 4), 3, torch.device("cpu")).eval()
+
+
+@pytest.mark.parametrize("align_average", ["items", "positions"])
+@pytest.mark.parametrize("replicas", [2, 3, 7])
+def test_mean_over_replicas_is_the_single_replicas_step(model, replicas, align_average):
+    """Loss and gradients; with 7 replicas and 5 windows two shares are empty."""
+    items_E, offsets = make_events([5, 14, 6, 9])  # the second user makes two windows
+    content_IV = np.random.default_rng(1).normal(size=(N_ITEMS, 3)).astype(np.float32)
+    windows = training_windows(offsets, WINDOW)
+    collate = Collator(items_E, WINDOW, content_IV, align_average)
+    parameters = list(model.parameters())
+
+    def step(rank, of):
+        losses = model(collate(windows, rank, of))
+        return [*(losses[k].detach() for k in losses), *torch.autograd.grad(losses["loss"], parameters)]
+
+    assert len(windows) == 5
+    shares = [step(rank, replicas) for rank in range(replicas)]
+    for whole, *parts in zip(step(0, 1), *shares, strict=True):
+        torch.testing.assert_close(torch.stack(parts).mean(0), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_an_empty_share_has_no_loss_and_reaches_every_parameter(model):
+    """A rank without windows must still take part in averaging every gradient, or the others wait for it."""
+    items_E, offsets = make_events([6])
+    content_IV = np.zeros((N_ITEMS, 3), np.float32)
+    batch = Collator(items_E, WINDOW, content_IV, "items")(training_windows(offsets, WINDOW), 1, 2)
+    assert (len(batch.users), len(batch.scored_S), float(batch.align_weight_U.sum())) == (0, 0, 0.0)
+    losses = model(batch)
+    assert losses["loss"] == 0
+    gradients = torch.autograd.grad(losses["loss"], list(model.parameters()), allow_unused=True)
+    missing = [name for (name, _), g in zip(model.named_parameters(), gradients, strict=True) if g is None]
+    assert missing == []
+    assert all((g == 0).all() for g in gradients)

@@ -1,0 +1,60 @@
+"""Every training position scored exactly once, nothing held out is touched, later windows see enough context."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from intrr_rec.data.windows import evaluation_windows, training_windows
+
+LENGTHS = st.lists(st.integers(3, 60), min_size=1, max_size=8)
+WINDOW = st.integers(2, 20)
+
+
+def offsets_of(lengths):
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+@given(LENGTHS, WINDOW)
+def test_training_windows_score_every_position_once(lengths, window):
+    offsets = offsets_of(lengths)
+    windows = training_windows(offsets, window)
+    scored = []
+    for user, start, length, first in zip(
+        windows.user_M, windows.start_M, windows.length_M, windows.first_scored_M, strict=True
+    ):
+        assert 1 <= length <= window
+        assert offsets[user] <= start
+        assert start + length <= offsets[user + 1] - 3  # so the last target is no later than the third event from the end
+        assert 0 <= first < length
+        if start > offsets[user]:  # a later window: its first target still has half a window before it
+            assert first + 1 >= window // 2
+        scored += range(start + first + 1, start + length + 1)
+    wanted = [e for u, n in enumerate(lengths) for e in range(offsets[u] + 1, offsets[u] + n - 2)]
+    assert sorted(scored) == wanted
+    assert windows.n_targets == len(wanted)
+
+
+def test_a_history_within_the_window_is_one_window():
+    windows = training_windows(offsets_of([3, 4, 13]), 10)
+    assert windows.user_M.tolist() == [1, 2]
+    assert windows.start_M.tolist() == [3, 7]
+    assert windows.length_M.tolist() == [1, 10]
+    assert windows.first_scored_M.tolist() == [0, 0]
+
+
+@given(LENGTHS, WINDOW)
+def test_evaluation_windows_end_right_before_their_target(lengths, window):
+    offsets = offsets_of(lengths)
+    for split, held_out in (("valid", 2), ("test", 1)):
+        windows = evaluation_windows(offsets, window, split)
+        assert windows.user_M.tolist() == list(range(len(lengths)))
+        history = np.array(lengths) - held_out
+        assert (windows.start_M + windows.length_M == offsets[1:] - held_out).all()
+        assert (windows.length_M == np.minimum(history, window)).all()
+        assert (windows.first_scored_M == windows.length_M - 1).all()
+        assert windows.n_targets == len(lengths)
+
+
+def test_take_keeps_the_order_asked_for():
+    windows = training_windows(offsets_of([9, 9, 9]), 10).take(np.array([2, 0]))
+    assert windows.user_M.tolist() == [2, 0] and windows.start_M.tolist() == [18, 0]
