@@ -30,21 +30,29 @@ fi
 if [ -z "${STACK:-}" ]; then
   if nvidia-smi >/dev/null 2>&1; then STACK=cuda why="nvidia-smi works"; else STACK=cpu why="no NVIDIA driver answers"; fi
 fi
-[ -f "requirements/$STACK.txt" ] || fail "STACK=$STACK is unknown; say cpu or cuda"
+[[ $STACK = cpu || $STACK = cuda ]] || fail "STACK=$STACK is unknown; say cpu or cuda"
 say "stack: $STACK (${why:-as asked}), Python: $("$PYTHON" -c 'import platform, sys; print(platform.python_version(), sys.executable)')"
 
-# The CPU and CUDA builds of fbgemm share one folder, so another stack, or a broken or other Python, means a new environment.
+# The CPU and CUDA builds of fbgemm share one folder, so a change of stack means a new environment. One that works and was
+# not made here is kept and added to.
 wanted="$STACK $("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
-if [ "$(cat .venv/stack 2>/dev/null || true)" != "$wanted" ] || ! .venv/bin/python -c '' 2>/dev/null; then
+made_for=$(cat .venv/stack 2>/dev/null || true)
+if ! suitable .venv/bin/python || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
   say "creating .venv"
   "$PYTHON" -m venv --clear .venv
-  echo "$wanted" >.venv/stack
+elif [ -n "$made_for" ] && [ "$made_for" != "$wanted" ]; then
+  say "creating .venv anew: it was made for $made_for, now $wanted"
+  "$PYTHON" -m venv --clear .venv
 fi
+echo "$wanted" >.venv/stack
 
-install() { .venv/bin/python -m pip --quiet --quiet --disable-pip-version-check --log .venv/setup.log install --no-deps "$@"; }
+install() {
+  .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off --no-deps "$@" >>.venv/setup.log 2>&1 ||
+    { tail -n 15 .venv/setup.log >&2; fail "pip install --no-deps $* failed; see above and .venv/setup.log"; }
+}
 imports_torch() { .venv/bin/python -c 'import torch' 2>>.venv/setup.log; }
 
-say "installing requirements/$STACK.txt (details: .venv/setup.log)"
+say "installing requirements/$STACK.txt: some minutes the first time (details: .venv/setup.log)"
 install -r "requirements/$STACK.txt"
 if ! imports_torch && [ "$STACK" = cpu ]; then
   # The default index serves one torch for Linux, built for CUDA; it cannot start without CUDA's libraries, driver or not.
