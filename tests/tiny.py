@@ -43,14 +43,17 @@ class Line:
         return {"dataset": self.dataset, "semantic_ids": self.semantic_ids, "vectors": self.vectors}
 
 
-def make_line(folder: Path, users: int = 50, seed: int = 0) -> Line:
-    """Users who mostly step from item i to i + 1; histories of 3 (none to learn from) to 15 (longer than the window)."""
+def make_line(folder: Path, users: int = 50, seed: int = 0, longest: int = 15, noise: float = 0.1) -> Line:
+    """Users who step from item i to i + 1, with histories of 3 (none to learn from) to `longest` events.
+
+    A share `noise` of the events is shifted to another item. Longer ones than 10 are more than one training window of `recipe`.
+    """
     rng = np.random.default_rng(seed)
-    lengths = np.concatenate([[3, 15], rng.integers(4, 16, users - 2)])
+    lengths = np.concatenate([[3, longest], rng.integers(3, longest + 1, users - 2)])
     start = np.repeat(rng.integers(0, N_ITEMS, users), lengths)
     step = np.concatenate([np.arange(n) for n in lengths])
-    noise = np.where(rng.random(len(step)) < 0.1, rng.integers(0, N_ITEMS, len(step)), 0)
-    events = {"user_id": np.repeat(np.arange(users), lengths), "item_id": (start + step + noise) % N_ITEMS}
+    shift = np.where(rng.random(len(step)) < noise, rng.integers(0, N_ITEMS, len(step)), 0)
+    events = {"user_id": np.repeat(np.arange(users), lengths), "item_id": (start + step + shift) % N_ITEMS}
     pq.write_table(pa.table(events | {"timestamp": step}), folder / "logs.parquet")
     vectors = rng.normal(size=(N_ITEMS, 6)).astype(np.float32)
     pq.write_table(pa.table({"item_id": np.arange(N_ITEMS), "embedding": list(vectors)}), folder / "vectors.parquet")

@@ -33,7 +33,7 @@ def beam_search(
             catalogue's items add up to one; "global" takes it over all K codes, as in training.
 
     Returns:
-        `items_BW` dense item ids and `scores_BW` log-probabilities; a score of -inf marks a place left empty.
+        `items_BW` dense item ids and `scores_BW` log-probabilities; a place left empty has item -1 and score -inf.
     """
     signal, tables = ran.project_signal(x_BD), ran.context_tables(codebooks)
     users = torch.arange(len(x_BD), device=x_BD.device)[:, None]
@@ -54,7 +54,8 @@ def beam_search(
         node_BW = child_BWC.flatten(1).gather(1, best_BW)
         parent_BW = best_BW // width
         chosen = [code[users, parent_BW] for code in chosen] + [code_BWC.flatten(1).gather(1, best_BW)]
-    return trie.leaf_items[node_BW].long(), score_BW
+    # Past the last valid child `children` repeats existing nodes, which must not be taken for recommendations.
+    return trie.leaf_items[node_BW].long().masked_fill(score_BW == -torch.inf, -1), score_BW
 
 
 def _log_p(logits_BWK: Tensor, code_BWC: Tensor, valid_BWC: Tensor, normalize: Normalize) -> Tensor:

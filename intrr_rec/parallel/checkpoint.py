@@ -11,9 +11,10 @@ import json
 import pickle
 import shutil
 import uuid
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import Any
 
+import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.filesystem import FileSystemReader
@@ -60,7 +61,7 @@ def load_checkpoint(path: Path, parallel: Parallel, *, with_optimizer: bool) -> 
     tensors = _tensors(parallel, with_optimizer)
     try:
         dcp.load(tensors, storage_reader=_WeightsOnlyReader(path))
-    except (dcp.CheckpointException, RuntimeError, ValueError) as error:
+    except (dcp.CheckpointException, pickle.UnpicklingError, RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[-1][:200]
         raise ArtefactError(f"{path}: does not fit this model or is damaged ({first})") from None
     parallel.module.load_state_dict(tensors["model"])
@@ -68,11 +69,17 @@ def load_checkpoint(path: Path, parallel: Parallel, *, with_optimizer: bool) -> 
 
 
 def read_state(path: Path) -> dict[str, Any] | None:
-    """The saved state of a complete checkpoint, or None."""
+    """The saved state of a complete checkpoint, or None.
+
+    Raises:
+        ArtefactError: it is damaged.
+    """
     try:
         return json.loads((path / STATE).read_text())
     except FileNotFoundError:
         return None
+    except ValueError:
+        raise ArtefactError(f"{path / STATE}: is damaged; remove {path} and train again") from None
 
 
 def _tensors(parallel: Parallel, with_optimizer: bool) -> dict[str, Any]:
@@ -95,22 +102,35 @@ class _WeightsOnlyReader(FileSystemReader):
 
 
 class _MetadataUnpickler(pickle.Unpickler):
+    """Knows the classes a metadata file of tensors is made of, by their exact names.
+
+    A looser rule is no rule: "torch.distributed.checkpoint.filesystem" also has an `os.system`, and an entry that is not a
+    tensor (`BytesStorageMetadata`) makes the loader unpickle freely.
+    """
+
     def find_class(self, module: str, name: str) -> Any:
-        allowed = (
-            module.startswith(("torch.distributed.checkpoint.", "torch.distributed._shard."))
-            or (module == "torch" and not name.startswith("_"))
-            or (module, name) in _PLAIN
-        )
-        if not allowed:
+        if name == "PosixPath" and module.partition(".")[0] == "pathlib":
+            return PosixPath  # its module's name differs between versions of Python
+        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if not is_dtype and (module, name) not in _METADATA_CLASSES:
             raise pickle.UnpicklingError(f"{module}.{name} has no place in checkpoint metadata")
         return super().find_class(module, name)
 
 
-_PLAIN = {
+_METADATA_CLASSES = {
+    ("torch", "Size"),
     ("torch.serialization", "_get_layout"),
-    ("torch._C", "_get_layout"),
-    ("collections", "OrderedDict"),
-    ("pathlib", "PosixPath"),
-    ("pathlib", "Path"),
-    ("builtins", "set"),
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+    *(
+        ("torch.distributed.checkpoint.metadata", name)
+        for name in (
+            "ChunkStorageMetadata",
+            "Metadata",
+            "MetadataIndex",
+            "StorageMeta",
+            "TensorProperties",
+            "TensorStorageMetadata",
+            "_MEM_FORMAT_ENCODING",
+        )
+    ),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from intrr_rec.artefact import require_parent, write_json
-from intrr_rec.config import Recipe
+from intrr_rec.config import Recipe, load_recipe
 from intrr_rec.data.batch import Collator
 from intrr_rec.data.prepared import Dataset
 from intrr_rec.data.vectors import read_vectors, vectors_hash
@@ -72,11 +73,12 @@ def record_inputs(run: Path, inputs: Inputs, paths: dict[str, Path | None], comm
     write_json(run / INPUTS, {"paths": located, "hashes": hashes, "command": command})
 
 
-def reopen_inputs(run: Path, recipe: Recipe) -> Inputs:
-    """The inputs a run was trained on.
+def reopen_inputs(run: Path, overrides: Sequence[str]) -> Inputs:
+    """The inputs a run was trained on, under its recipe with `overrides`.
 
     Raises:
         ArtefactError: `run` is not a run folder, or an input has changed since.
+        ConfigError: an override that is unknown or out of range.
     """
     if not (run / CONFIG).is_file() or not (run / INPUTS).is_file():
         raise ArtefactError(f"{run}: is not a run folder (no {CONFIG} or {INPUTS}); give the --out of `intrr train`")
@@ -84,7 +86,7 @@ def reopen_inputs(run: Path, recipe: Recipe) -> Inputs:
     paths = {role: Path(path) if path else None for role, path in record["paths"].items()}
     dataset, semantic_ids = paths["dataset"], paths["semantic_ids"]
     assert dataset is not None and semantic_ids is not None
-    inputs = open_inputs(recipe, dataset, semantic_ids, paths["vectors"])
+    inputs = open_inputs(load_recipe(run / CONFIG, overrides), dataset, semantic_ids, paths["vectors"])
     for role, manifest in (("dataset", inputs.dataset.manifest), ("semantic_ids", inputs.semantic_ids.manifest)):
         if manifest.content_hash != record["hashes"][role]:
             raise ArtefactError(f"{paths[role]}: was rebuilt after {run} was trained on it; train again")

@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 import torch
 
 from intrr_rec.artefact import swap_into_place, write_json
-from intrr_rec.config import Recipe, load_recipe
 from intrr_rec.errors import ConfigError
 from intrr_rec.parallel.apply import parallelize
 from intrr_rec.parallel.checkpoint import load_checkpoint
@@ -25,7 +24,7 @@ from intrr_rec.parallel.topology import World, join_world
 from intrr_rec.training.evaluator import Evaluator, Ranked, most_popular
 from intrr_rec.training.inputs import Inputs, reopen_inputs
 from intrr_rec.training.metrics import as_means, metric_sums
-from intrr_rec.training.run_dir import CONFIG, INPUTS, INSPECTION, RECOMMENDATIONS, RESULTS, checkpoint_path
+from intrr_rec.training.run_dir import INPUTS, INSPECTION, RECOMMENDATIONS, RESULTS, checkpoint_path
 
 TOP = 20
 EXAMPLES = 8
@@ -42,7 +41,7 @@ def evaluate_run(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
         raise ConfigError(
             f"command line: '{foreign[0]}' would change the trained model; only evaluate.* may differ here"
         )
-    inputs = reopen_inputs(run, _recipe(run, overrides))
+    inputs = reopen_inputs(run, overrides)
     with join_world() as world:
         parallel = parallelize(inputs.model(world.device), world, inputs.recipe.train)
         state = load_checkpoint(checkpoint_path(run, "best"), parallel, with_optimizer=False)
@@ -86,10 +85,6 @@ def write_results(run: Path, evaluator: Evaluator, state: dict[str, Any]) -> dic
         write_json(run / INSPECTION, inspection)
     world.barrier()
     return results
-
-
-def _recipe(run: Path, overrides: Sequence[str]) -> Recipe:
-    return load_recipe(run / CONFIG, overrides)
 
 
 def _write_recommendations(target: Path, inputs: Inputs, ranked: list[Ranked], world: World) -> None:
@@ -165,7 +160,9 @@ def _examples(inputs: Inputs, ranked: Ranked) -> list[dict[str, Any]]:
     for row in chosen:
         user = int(ranked.users[row])
         history = dataset.items_E[dataset.offsets[user] : dataset.offsets[user + 1] - 1]
-        top = zip(ranked.items_BW[row, :10].tolist(), ranked.scores_BW[row, :10].tolist(), strict=True)
+        scores = ranked.scores_BW[row, :10]
+        scores = scores[torch.isfinite(scores)]  # a catalogue smaller than ten leaves places empty
+        top = zip(ranked.items_BW[row, : len(scores)].tolist(), scores.tolist(), strict=True)
         examples.append(
             {
                 "user_id": user_ids[user].as_py(),

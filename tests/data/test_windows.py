@@ -24,7 +24,9 @@ def test_training_windows_score_every_position_once(lengths, window):
     ):
         assert 1 <= length <= window
         assert offsets[user] <= start
-        assert start + length <= offsets[user + 1] - 3  # so the last target is no later than the third event from the end
+        assert (
+            start + length <= offsets[user + 1] - 3
+        )  # so the last target is no later than the third event from the end
         assert 0 <= first < length
         if start > offsets[user]:  # a later window: its first target still has half a window before it
             assert first + 1 >= window // 2

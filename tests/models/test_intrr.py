@@ -9,6 +9,7 @@ from intrr_rec.data.batch import Collator
 from intrr_rec.data.windows import training_windows
 from intrr_rec.models.intrr import IntRR
 from intrr_rec.models.losses import level_nll
+from intrr_rec.models.tables import UID_TABLE, look_up
 
 N_ITEMS, CODES, WINDOW, CONTENT = 20, (4, 3, 5), 12, 3
 LENGTHS = (3, 4, 14, 9, 5, 5, 12, 7)  # the first has nothing to learn from, the third fills the window
@@ -110,13 +111,13 @@ def test_switches_change_the_item_side_only_as_named():
     plain, residual, content = make_model(), make_model(uid_residual=True), make_model(content=True)
     for other in (residual, content):  # the same tables and RAN, so that only the switch differs
         other.load_state_dict(plain.state_dict(), strict=False)
-    uid_UD = plain.uid.embeddings["uid"].weight
+    uid_UD = look_up(plain.uid, UID_TABLE, items_U)
     books = plain.codebooks()
     base = plain.items(items_U, None, books)
     torch.testing.assert_close(
         residual.items(items_U, None, books).representation_UD, base.representation_UD + uid_UD, rtol=1e-6, atol=1e-6
     )
-    guided_UD, _ = plain.ran.redistribute(uid_UD + content_UV @ content.content_map.weight.T, books)
+    guided_UD, _ = plain.ran.redistribute(uid_UD + content.content_scale * content.content_map(content_UV), books)
     torch.testing.assert_close(
         content.items(items_U, content_UV, books).representation_UD, guided_UD, rtol=1e-6, atol=1e-6
     )

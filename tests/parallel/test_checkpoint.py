@@ -1,0 +1,213 @@
+"""Checkpoints: whole or absent, true to the last bit, and never a way to run somebody else's code."""
+
+import contextlib
+import os
+import pickle
+
+import pytest
+import torch
+from torch.distributed.checkpoint import filesystem, metadata
+
+from intrr_rec.errors import ArtefactError
+from intrr_rec.parallel import checkpoint
+from intrr_rec.parallel.checkpoint import load_checkpoint, read_state, save_checkpoint
+from intrr_rec.parallel.topology import join_world
+from intrr_rec.training.inputs import open_inputs
+from intrr_rec.training.trainer import Run
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory):
+    return tiny.make_line(tmp_path_factory.mktemp("line"))
+
+
+@pytest.fixture
+def world():
+    with join_world() as joined:
+        yield joined
+
+
+@pytest.fixture
+def make_run(line, world, tmp_path):
+    """Runs by their overrides; each further one is another model."""
+    made = []
+
+    def make(*overrides, steps=0):
+        seed = f"train.seed={len(made)}"
+        run = Run(open_inputs(tiny.recipe(seed, *overrides), **line.inputs()), tmp_path / f"run{len(made)}", world)
+        made.append(run)
+        for batch, _ in zip(run.loader.epoch(1), range(steps), strict=False):
+            run.step(batch)
+        return run
+
+    yield make
+    for run in made:
+        run.figures.close()
+
+
+def tensors(run):
+    """Every tensor of model and optimizer by name."""
+    flat = {f"model.{name}": value for name, value in run.parallel.module.state_dict().items()}
+    for parameter, state in run.parallel.optimizer.state_dict()["state"].items():
+        flat |= {f"optimizer.{parameter}.{name}": value for name, value in state.items()}
+    local = {k: v.local_shards()[0].tensor if hasattr(v, "local_shards") else v for k, v in flat.items()}
+    return {name: value.detach().clone() for name, value in local.items()}
+
+
+def assert_same(ours, others):
+    assert list(ours) == list(others)
+    assert [name for name in ours if not torch.equal(ours[name], others[name])] == []
+
+
+@pytest.mark.parametrize("sharding", ["data_parallel", "row_wise"])
+def test_model_and_optimizer_come_back_to_the_bit_and_go_on_alike(make_run, world, tmp_path, sharding):
+    run, other = (make_run(f"train.uid_sharding={sharding}", steps=steps) for steps in (3, 1))
+    save_checkpoint(tmp_path / "saved", run.parallel, world, {"epoch": 3}, with_optimizer=True)
+    before = tensors(run)
+    assert any(not torch.equal(before[name], value) for name, value in tensors(other).items())
+    assert sum(name.startswith("optimizer.") for name in before) > 20
+    assert load_checkpoint(tmp_path / "saved", other.parallel, with_optimizer=True) == {"epoch": 3}
+    assert_same(tensors(other), before)
+    batch = next(run.loader.epoch(2))
+    for each in (run, other):
+        each.step(batch)
+    assert_same(tensors(other), tensors(run))
+    assert not torch.equal(tensors(run)["model.ran.signal.weight"], before["model.ran.signal.weight"])
+
+
+def test_loads_into_an_optimizer_that_has_not_stepped(make_run, world, tmp_path):
+    run, fresh = make_run(steps=2), make_run()
+    save_checkpoint(tmp_path / "saved", run.parallel, world, {}, with_optimizer=True)
+    load_checkpoint(tmp_path / "saved", fresh.parallel, with_optimizer=True)
+    assert_same(tensors(fresh), tensors(run))
+
+
+def test_without_the_optimizer_only_the_model_is_saved(make_run, world, tmp_path):
+    run, other = make_run(steps=2), make_run(steps=1)
+    optimizer = {name: value for name, value in tensors(other).items() if name.startswith("optimizer.")}
+    save_checkpoint(tmp_path / "saved", run.parallel, world, {}, with_optimizer=False)
+    load_checkpoint(tmp_path / "saved", other.parallel, with_optimizer=False)
+    ours = {name: value for name, value in tensors(run).items() if name.startswith("model.")}
+    assert_same(tensors(other), ours | optimizer)
+
+
+def test_an_absent_checkpoint_is_named(make_run, tmp_path):
+    assert read_state(tmp_path / "nowhere") is None
+    with pytest.raises(ArtefactError, match="nowhere: holds no complete checkpoint"):
+        load_checkpoint(tmp_path / "nowhere", make_run().parallel, with_optimizer=False)
+
+
+def test_another_models_checkpoint_is_refused(make_run, world, tmp_path):
+    save_checkpoint(tmp_path / "saved", make_run().parallel, world, {}, with_optimizer=False)
+    for other in ("model.hstu.width=8", "model.hstu.layers=3"):
+        with pytest.raises(ArtefactError, match="does not fit this model or is damaged"):
+            load_checkpoint(tmp_path / "saved", make_run(other).parallel, with_optimizer=False)
+
+
+@pytest.mark.parametrize("name", [".metadata", "__0_0.distcp", "state.json"])
+@pytest.mark.parametrize("damage", ["cut short", "overwritten"])
+def test_a_damaged_file_is_refused(make_run, world, tmp_path, name, damage):
+    run = make_run()
+    save_checkpoint(tmp_path / "saved", run.parallel, world, {"epoch": 1}, with_optimizer=False)
+    whole = (tmp_path / "saved" / name).read_bytes()
+    (tmp_path / "saved" / name).write_bytes(whole[: len(whole) // 2] if damage == "cut short" else b"\0" * len(whole))
+    with pytest.raises(ArtefactError, match="damaged"):
+        load_checkpoint(tmp_path / "saved", run.parallel, with_optimizer=False)
+
+
+def fail_before_publishing(monkeypatch, error, keep_staging):
+    """The save dies with everything written but nothing swapped; a kill also leaves the staging folder behind."""
+
+    def die(*_):
+        raise error
+
+    monkeypatch.setattr(checkpoint, "swap_into_place", die)
+    if keep_staging:
+        monkeypatch.setattr(checkpoint.shutil, "rmtree", lambda *_, **__: None)
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_dying_in_the_middle_of_a_save_leaves_the_previous_checkpoint(make_run, world, tmp_path, monkeypatch, killed):
+    run = make_run(steps=1)
+    folder = tmp_path / "checkpoints"
+    save_checkpoint(folder / "last", run.parallel, world, {"epoch": 1}, with_optimizer=True)
+    before = tensors(run)
+    run.step(next(run.loader.epoch(2)))
+    with monkeypatch.context() as patch:
+        fail_before_publishing(patch, OSError("disk full"), keep_staging=killed)
+        with pytest.raises(OSError, match="disk full"):
+            save_checkpoint(folder / "last", run.parallel, world, {"epoch": 2}, with_optimizer=True)
+    assert len(list(folder.iterdir())) == (2 if killed else 1)
+    assert read_state(folder / "last") == {"epoch": 1}
+    load_checkpoint(folder / "last", run.parallel, with_optimizer=True)
+    assert_same(tensors(run), before)
+    save_checkpoint(folder / "last", run.parallel, world, {"epoch": 2}, with_optimizer=True)
+    assert read_state(folder / "last") == {"epoch": 2}
+
+
+def call_pickled(module, name, argument):
+    """A pickle that calls `module.name(argument)`; protocol 4, whose names may have dots."""
+
+    def text(words):
+        return pickle.SHORT_BINUNICODE + bytes([len(words)]) + words.encode()
+
+    return (
+        pickle.PROTO + b"\x04" + text(module) + text(name) + pickle.STACK_GLOBAL
+        + text(argument) + pickle.TUPLE1 + pickle.REDUCE + pickle.STOP
+    )  # fmt: skip
+
+
+ROUTES = [
+    ("os", "system"),
+    ("builtins", "eval"),
+    ("torch.distributed.checkpoint.filesystem", "os.system"),
+    ("torch.distributed.checkpoint.filesystem", "pickle.os.system"),
+    ("torch.distributed.checkpoint.metadata", "os.system"),
+    ("torch", "os.system"),
+    ("torch", "hub.os.system"),
+]
+
+
+@pytest.mark.parametrize(("module", "name"), ROUTES)
+def test_metadata_that_calls_a_function_is_refused_unrun(make_run, world, tmp_path, module, name):
+    run, trace = make_run(), tmp_path / "trace"
+    save_checkpoint(tmp_path / "saved", run.parallel, world, {}, with_optimizer=False)
+    command = f"open('{trace}','w')" if name == "eval" else f"touch {trace}"
+    payload = call_pickled(module, name, command)
+    with contextlib.suppress(Exception):
+        pickle.loads(payload)
+    reachable = trace.exists()  # the payload is a real one wherever the module happens to hold that name
+    trace.unlink(missing_ok=True)
+    (tmp_path / "saved" / ".metadata").write_bytes(payload)
+    with pytest.raises(ArtefactError, match="no place in checkpoint metadata"):
+        load_checkpoint(tmp_path / "saved", run.parallel, with_optimizer=False)
+    assert not trace.exists()
+    if (module, name) in ROUTES[:3]:
+        assert reachable
+
+
+class Toucher:
+    """Unpickling it creates a file."""
+
+    def __init__(self, trace):
+        self.trace = str(trace)
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.trace}",)
+
+
+def test_a_tensor_relabelled_as_an_object_is_refused_unrun(make_run, world, tmp_path):
+    """The format lets an entry be any pickled object, in a data file: ours holds tensors only."""
+    run, trace, saved = make_run(), tmp_path / "trace", tmp_path / "saved"
+    save_checkpoint(saved, run.parallel, world, {}, with_optimizer=False)
+    honest = pickle.loads((saved / ".metadata").read_bytes())
+    torch.save(Toucher(trace), saved / "evil.distcp")
+    size = (saved / "evil.distcp").stat().st_size
+    for key in honest.state_dict_metadata:
+        honest.state_dict_metadata[key] = metadata.BytesStorageMetadata()
+        honest.storage_data[metadata.MetadataIndex(key)] = filesystem._StorageInfo("evil.distcp", 0, size)
+    (saved / ".metadata").write_bytes(pickle.dumps(honest))
+    with pytest.raises(ArtefactError, match="BytesStorageMetadata has no place"):
+        load_checkpoint(saved, run.parallel, with_optimizer=False)
+    assert not trace.exists()

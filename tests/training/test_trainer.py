@@ -1,0 +1,213 @@
+"""Training in one process: it learns, stops, resumes to the same figures, and leaves results that agree with each other."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from intrr_rec.data.prepared import Dataset
+from intrr_rec.decoding.beam import beam_search
+from intrr_rec.errors import ArtefactError, ConfigError, DataError
+from intrr_rec.parallel.topology import join_world
+from intrr_rec.training import trainer
+from intrr_rec.training.inputs import open_inputs
+from intrr_rec.training.results import evaluate_run
+from intrr_rec.training.trainer import Run, train
+from tests import tiny
+
+LEARNS = ("train.learning_rate=0.01", "train.epochs=3")
+DROPOUT = ("model.hstu.dropout=0.2", "model.input_dropout=0.2", "model.ran.dropout=0.2")
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory):
+    return tiny.make_line(tmp_path_factory.mktemp("line"))
+
+
+@pytest.fixture(scope="module")
+def finished(line, tmp_path_factory):
+    """A run of three epochs with dropout, never interrupted."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    train(tiny.recipe(*LEARNS, *DROPOUT), **line.inputs(), out=out)
+    return out
+
+
+def lines(run, split=None):
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    timing = ("seconds", "users_per_second")
+    return [{k: v for k, v in r.items() if k not in timing} for r in records if split in (None, r["split"])]
+
+
+def results(run):
+    found = json.loads((run / "results.json").read_text())
+    return {key: found[key] for key in ("valid", "test", "baseline", "epochs", "best_epoch")}
+
+
+def recommendations(run):
+    return pq.read_table(run / "recommendations").sort_by("user_id").to_pylist()
+
+
+def test_learns_fifty_users_by_heart(tmp_path):
+    """The beam puts the target first at nine of ten training positions: losses, gradients and decode belong together."""
+    line = tiny.make_line(tmp_path, noise=0.0)
+    words = ("train.learning_rate=0.01", "train.weight_decay=0", "train.batch_users=100")
+    inputs = open_inputs(tiny.recipe(*words), **line.inputs())
+    with join_world() as world:
+        run = Run(inputs, tmp_path / "run", world)
+        run.parallel.module.train()
+        for epoch in range(60):
+            for batch in run.loader.epoch(epoch):
+                run.step(batch)
+        model = run.parallel.model.eval()
+        with torch.no_grad():
+            (batch,) = run.loader.epoch()
+            books = model.codebooks()
+            x_TD = model.items(batch.items_U, None, books).representation_UD[batch.slot_T]
+            state_SD = model.states(x_TD, batch.segments)[batch.scored_S]
+            items_SW, _ = beam_search(model.ran, books, run.evaluator.trie, state_SD, 10, "trie")
+        run.figures.close()
+    assert (items_SW[:, 0] == batch.target_S).double().mean() > 0.9
+
+
+def test_results_agree_with_the_figures_on_the_way(finished):
+    valid = lines(finished, "valid")
+    best = max(valid, key=lambda record: record["recall@10"])
+    found = results(finished)
+    assert found["best_epoch"] == best["epoch"] and found["epochs"] == 3
+    assert found["valid"] == {name: best[name] for name in found["valid"]}
+    train_lines = lines(finished, "train")
+    assert [(r["epoch"], r["step"]) for r in train_lines] == [(1, 4), (2, 8), (3, 12)]
+    assert train_lines[-1]["loss"] < train_lines[0]["loss"]
+    for record in train_lines:
+        assert record["loss"] == pytest.approx(record["rec_nll"] + 0.1 * record["align_nll"], rel=1e-5)
+
+
+def test_recommendations_are_one_row_a_user_and_their_hit_rate_is_the_recall(line, finished):
+    dataset = Dataset.open(line.dataset)
+    rows = recommendations(finished)
+    assert [row["user_id"] for row in rows] == dataset.user_ids().to_pylist()
+    targets = dataset.item_ids().take(dataset.test_targets).to_pylist()
+    hits = [target in row["item_ids"] for row, target in zip(rows, targets, strict=True)]
+    assert sum(hits) / len(hits) == results(finished)["test"]["recall@20"] > 0
+    first = [target == row["item_ids"][0] for row, target in zip(rows, targets, strict=True)]
+    assert sum(first) / len(first) == results(finished)["test"]["recall@1"]
+    for row in rows:
+        assert len(set(row["item_ids"])) == len(row["item_ids"]) == len(row["scores"]) == 20
+        assert row["scores"] == sorted(row["scores"], reverse=True) and row["scores"][0] <= 0
+
+
+def test_evaluate_reproduces_the_results_to_the_last_digit(finished):
+    before, rows = results(finished), recommendations(finished)
+    (finished / "results.json").unlink()
+    evaluate_run(finished, [])
+    assert results(finished) == before
+    assert recommendations(finished) == rows
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [("train.seed=1", "only evaluate"), ("model.window=9", "only evaluate"), ("evaluate.beams=3", "evaluate.beam'")],
+)
+def test_evaluate_refuses_what_would_be_another_model(finished, override, says):
+    before = (finished / "results.json").read_bytes()
+    with pytest.raises(ConfigError, match=says):
+        evaluate_run(finished, [override])
+    assert (finished / "results.json").read_bytes() == before
+
+
+def test_evaluate_needs_a_run_folder(tmp_path):
+    with pytest.raises(ArtefactError, match="not a run folder"):
+        evaluate_run(tmp_path, [])
+
+
+def test_the_same_seed_gives_the_same_run(line, finished, tmp_path):
+    train(tiny.recipe(*LEARNS, *DROPOUT), **line.inputs(), out=tmp_path / "again")
+    assert lines(tmp_path / "again") == lines(finished)
+    assert results(tmp_path / "again") == results(finished)
+
+
+def test_an_extended_run_equals_the_uninterrupted_one(line, finished, tmp_path):
+    for epochs in (1, 3):
+        train(tiny.recipe(*LEARNS, *DROPOUT, f"train.epochs={epochs}"), **line.inputs(), out=tmp_path / "run")
+    assert lines(tmp_path / "run") == lines(finished)
+    assert results(tmp_path / "run") == results(finished)
+    assert recommendations(tmp_path / "run") == recommendations(finished)
+
+
+@pytest.mark.parametrize("moment", ["step", "evaluate"])
+def test_a_run_cut_off_in_its_second_epoch_resumes_to_the_same_figures(line, finished, tmp_path, monkeypatch, moment):
+    """Cut in the middle of the epoch, and after its figures were written but before the checkpoint."""
+    owner = Run if moment == "step" else trainer.Evaluator
+    original, calls = getattr(owner, moment), []
+
+    def cut_off(self, argument):
+        calls.append(1)
+        if len(calls) == (6 if moment == "step" else 2):
+            raise KeyboardInterrupt
+        return original(self, argument)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, moment, cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny.recipe(*LEARNS, *DROPOUT), **line.inputs(), out=tmp_path / "run")
+    train(tiny.recipe(*LEARNS, *DROPOUT), **line.inputs(), out=tmp_path / "run")
+    assert lines(tmp_path / "run") == lines(finished)
+    assert results(tmp_path / "run") == results(finished)
+
+
+def test_a_folder_with_another_recipe_is_refused(line, finished):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    with pytest.raises(ConfigError, match=r"another model\.align_weight"):
+        train(tiny.recipe(*LEARNS, *DROPOUT, "model.align_weight=0.5"), **line.inputs(), out=finished)
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+def test_a_folder_of_something_else_is_refused(line, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(ArtefactError, match="not a run folder"):
+        train(tiny.recipe(), **line.inputs(), out=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_stops_after_as_many_validations_without_gain_as_patience(line, tmp_path):
+    words = ("train.learning_rate=1e-12", "train.weight_decay=0", "train.epochs=20", "train.patience=2")
+    train(tiny.recipe(*words), **line.inputs(), out=tmp_path / "run")
+    assert results(tmp_path / "run")["epochs"] == 3
+    assert results(tmp_path / "run")["best_epoch"] == 1
+    assert len(lines(tmp_path / "run", "valid")) == 3
+
+
+def test_validates_when_asked_and_after_the_last_epoch(line, tmp_path):
+    train(tiny.recipe("train.epochs=3", "train.validate_every=2"), **line.inputs(), out=tmp_path / "run")
+    assert [record["epoch"] for record in lines(tmp_path / "run", "valid")] == [2, 3]
+
+
+def test_runs_out_of_time_with_a_checkpoint_and_results(line, tmp_path):
+    words = ("train.epochs=20", "train.validate_every=5", "train.max_minutes=1e-6")
+    train(tiny.recipe(*words), **line.inputs(), out=tmp_path / "run")
+    assert results(tmp_path / "run")["epochs"] == 1
+    assert len(lines(tmp_path / "run", "valid")) == 1
+
+
+def test_semantic_ids_of_another_dataset_are_refused(line, tmp_path):
+    other = tiny.make_line(tmp_path, seed=1)
+    with pytest.raises(ArtefactError, match="was built from dataset"):
+        train(tiny.recipe(), dataset=line.dataset, semantic_ids=other.semantic_ids, vectors=None, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_content_needs_the_vectors_the_ids_came_from(line, tmp_path):
+    recipe = tiny.recipe("model.content=true")
+    with pytest.raises(ConfigError, match="--vectors"):
+        train(recipe, **{**line.inputs(), "vectors": None}, out=tmp_path / "run")
+    other = tiny.make_line(tmp_path, seed=1)
+    with pytest.raises(ArtefactError, match="not what"):
+        train(recipe, **{**line.inputs(), "vectors": other.vectors}, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_user_long_enough_to_learn_from(tmp_path):
+    line = tiny.make_line(tmp_path, longest=3)
+    with pytest.raises(DataError, match="no user has the four events"):
+        train(tiny.recipe(), **line.inputs(), out=tmp_path / "run")
