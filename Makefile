@@ -32,9 +32,8 @@ demo: $(READY)
 	    --out $(DEMO)/dataset --config configs/demo.yaml
 	$(BIN)/intrr index --dataset $(DEMO)/dataset --vectors $(DEMO)/logs/vectors --out $(DEMO)/semantic_ids \
 	    --config configs/demo.yaml
-	$(BIN)/intrr train --dataset $(DEMO)/dataset --semantic-ids $(DEMO)/semantic_ids --out $(DEMO)/run \
+	$(BIN)/intrr train --dataset $(DEMO)/dataset --semantic-ids $(DEMO)/semantic_ids --vectors $(DEMO)/logs/vectors --out $(DEMO)/run \
 	    --config configs/demo.yaml $(DEMO_OVERRIDES)
-	$(BIN)/intrr evaluate --run $(DEMO)/run
 	$(BIN)/intrr report --run $(DEMO)/run
 
 test: $(READY)

@@ -55,7 +55,7 @@ class IndexConfig(Section):
 class RanConfig(Section):
     """The Recursive-Assignment Network (IntRR section 3.2)."""
 
-    hidden: int = Field(512, ge=1, description="width of the hidden layer of each level's MLP")
+    hidden: int = Field(256, ge=1, description="width of the hidden layer of each level's MLP")
     context: Literal["previous", "cumulative"] = Field(
         "previous", description="z_<l: the previous level's z, or the sum of all"
     )
@@ -85,8 +85,8 @@ class ModelConfig(Section):
     ran: RanConfig = RanConfig()
     align_weight: float = Field(0.1, ge=0, description="lambda of IntRR Eq. 11")
     align_average: Literal["items", "positions"] = Field("items", description="what L_aln (Eq. 8) is averaged over")
-    codebook_std: float = Field(0.02, gt=0, description="initial scale of the codebooks")
-    uid_std: float = Field(0.02, gt=0, description="initial scale of the UID table")
+    codebook_std: float = Field(0.02, gt=0, description="initial scale of codewords, before the factor sqrt(D) of every lookup")
+    uid_std: float = Field(0.02, gt=0, description="initial scale of UID rows, before the same factor")
     uid_residual: bool = Field(False, description="not the paper's: E_i = sum of z_l + e_uid")
     content: bool = Field(False, description="not the paper's: a linear map of the item's vector is added to e_uid")
     input_dropout: float = Field(0.2, ge=0, lt=1, description="dropout on the items of the history")
@@ -119,7 +119,7 @@ class EvaluateConfig(Section):
     normalize: Literal["trie", "global"] = Field(
         "trie", description="softmax over the valid children of a prefix, or over all K codes"
     )
-    batch_users: int = Field(1024, ge=1)
+    batch_users: int = Field(256, ge=1, description="users a decode step; a small batch stays in the processor's cache")
 
 
 class Recipe(Section):

@@ -35,15 +35,14 @@ class HstuLayer(nn.Module):
         """`[T, D]` → `[T, D]`; each row of each segment attends to itself only, causally."""
         width = x_TD.shape[-1]
         uvqk = F.silu(self.uvqk(F.layer_norm(x_TD, (width,))))
-        u_TD, vqk_T3D = uvqk[:, :width], uvqk[:, width:]
-        mixed, start = [], 0
-        for rows, length in segments:
-            block = vqk_T3D[start : start + rows * length].view(rows, length, 3, self.heads, width // self.heads)
-            v_BHNF, q_BHNF, k_BHNF = block.permute(2, 0, 3, 1, 4).unbind(0)
+        u_TD, vqk_TD = uvqk.split((width, 3 * width), dim=1)
+        mixed = []
+        for (rows, length), block in zip(segments, vqk_TD.split([r * n for r, n in segments]), strict=True):
+            heads = block.view(rows, length, 3, self.heads, width // self.heads)
+            v_BHNF, q_BHNF, k_BHNF = heads.permute(2, 0, 3, 1, 4).unbind(0)
             scores_BHNN = torch.matmul(q_BHNF, k_BHNF.transpose(-1, -2)) + self._bias(length)
             weights_BHNN = (F.silu(scores_BHNN) / self.window).tril()
             mixed.append(torch.matmul(weights_BHNN, v_BHNF).transpose(1, 2).reshape(rows * length, width))
-            start += rows * length
         attended_TD = torch.cat(mixed) if mixed else x_TD
         gated_TD = u_TD * F.layer_norm(attended_TD, (width,))
         return x_TD + self.output(F.dropout(gated_TD, self.dropout, self.training))

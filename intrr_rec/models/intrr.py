@@ -60,14 +60,14 @@ class IntRR(nn.Module):
         self.ran = Ran(len(codes_per_level), width, config.ran)
         self.backbone = Hstu(config.hstu, config.window)
         self.content_map = nn.Linear(content_width or 0, width, bias=False) if config.content else None
+        self.content_scale = width**0.5  # as the tables' rows: content and UID start and learn alike
         self.register_buffer("codes_IL", codes_IL, persistent=False)
-        self.input_scale = width**0.5
 
     def items(self, items_U: Tensor, content_UV: Tensor | None, codebooks: Sequence[Tensor]) -> ItemSide:
         """Redistribution: E_i (Eq. 7) of each item, with the assignment it came from."""
         guidance_UD = look_up(self.uid, UID_TABLE, items_U)
         if self.content_map is not None:
-            guidance_UD = guidance_UD + self.content_map(content_UV)
+            guidance_UD = guidance_UD + self.content_map(content_UV) * self.content_scale
         mixture_UD, log_p = self.ran.redistribute(guidance_UD, codebooks)
         if self.config.uid_residual:
             mixture_UD = mixture_UD + guidance_UD
@@ -75,7 +75,7 @@ class IntRR(nn.Module):
 
     def states(self, history_TD: Tensor, segments: Segments) -> Tensor:
         """Backbone over item representations, `[T, D]` → `[T, D]` (Eq. 9)."""
-        dropped_TD = F.dropout(history_TD * self.input_scale, self.config.input_dropout, self.training)
+        dropped_TD = F.dropout(history_TD, self.config.input_dropout, self.training)
         return self.backbone(dropped_TD, segments)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

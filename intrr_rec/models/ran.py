@@ -50,9 +50,13 @@ class Ran(nn.Module):
         ]
 
     def level_logits(self, level: int, fused_BF: Tensor, codebook_KD: Tensor) -> Tensor:
-        """Scores of level `level` ≥ 1 from the sum of its projections, `[…, F]` → `[…, K]` (Eq. 4 and 5)."""
+        """Scores of level `level` ≥ 1 from the sum of its projections, `[…, F]` → `[…, K]` (Eq. 4 and 5).
+
+        V(W₂a + b) is computed as (VW₂)a + Vb: the product of the two matrices is small beside one per signal.
+        """
         hidden_BF = F.dropout(F.relu(fused_BF), self.dropout, self.training)
-        return F.linear(self.output[level - 1](hidden_BF), codebook_KD)
+        output = self.output[level - 1]
+        return F.linear(hidden_BF, codebook_KD @ output.weight, codebook_KD @ output.bias)
 
     def teacher_forced(self, x_BD: Tensor, codes_BL: Tensor, codebooks: Sequence[Tensor]) -> list[Tensor]:
         """Logits of every level given the target's codes before it (Eq. 10): L tensors `[B, K_l]`."""

@@ -3,6 +3,9 @@
 They are TorchRec modules so that a plan can shard them; nothing here knows whether it did. Lookups use one id per
 "sample" (lengths of ones), the form in which every kernel, the CPU's dense one included, returns a row per id.
 
+Rows are multiplied by √D on their way out. Drawn at a small scale and stepped by Adam, both tables would otherwise need
+thousands of steps before a softmax over codes is anything but flat; multiplied, one step moves them √D times as far.
+
 Shape suffixes: U items looked up, D width, K codes.
 """
 
@@ -29,10 +32,11 @@ def make_collection(name: str, rows: int, width: int, std: float, device: torch.
 
 
 def look_up(collection: nn.Module, name: str, ids_U: Tensor) -> Tensor:
-    """Rows of the table, `[U]` → `[U, D]`, in the order asked for; sharded or not."""
+    """Rows of the table times √D, `[U]` → `[U, D]`, in the order asked for; sharded or not."""
     lengths = torch.ones(len(ids_U), dtype=torch.int32, device=ids_U.device)
     features = KeyedJaggedTensor(keys=[name], values=ids_U, lengths=lengths)
-    return collection(features)[name].values()
+    rows_UD = collection(features)[name].values()
+    return rows_UD * rows_UD.shape[-1] ** 0.5
 
 
 class Codebooks(nn.Module):
