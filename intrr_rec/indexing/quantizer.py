@@ -1,0 +1,79 @@
+"""The small interface every indexer has, and where its vectors come from.
+
+Shape legend: I items, D width, L levels, K codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+BLOCK_ROWS = 65_536
+
+OnProgress = Callable[[str, int, int, float], None]
+"""Told (what is running, step done, steps at most, figure of merit) as a fit goes on."""
+
+
+class VectorSource(Protocol):
+    """Item vectors read in blocks, as often as wanted, never all at once.
+
+    `n_items` counts the catalogue over all ranks; `blocks` yields this rank's rows only, always in the same order, as
+    (dense item ids `[P]`, float32 vectors `[P, D]`).
+    """
+
+    n_items: int
+    width: int
+
+    def blocks(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+@dataclass(frozen=True)
+class TensorSource:
+    """Vectors of items 0 … I-1 that already lie in memory."""
+
+    x_ID: Tensor
+
+    @property
+    def n_items(self) -> int:
+        """I."""
+        return len(self.x_ID)
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.x_ID.shape[1]
+
+    def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Blocks of at most `BLOCK_ROWS` rows."""
+        ids_I = torch.arange(len(self.x_ID))
+        yield from zip(ids_I.split(BLOCK_ROWS), self.x_ID.split(BLOCK_ROWS), strict=True)
+
+
+class Quantizer(Protocol):
+    """Vectors → L codes each.
+
+    Attributes:
+        sizes: K of each level.
+        codebooks: L tables `[K_l, D']`, in the space their level quantises.
+        relative_error: after each level, Σ‖x − x̂‖² / Σ‖x‖² over the fitted vectors, in the space documented by the class.
+    """
+
+    sizes: tuple[int, ...]
+    codebooks: list[Tensor]
+    relative_error: list[float]
+
+    def fit(self, source: VectorSource, on_progress: OnProgress | None = None) -> None:
+        """Learn the codebooks; the same source, settings and seed give the same codebooks."""
+
+    def assign(self, x_ID: Tensor) -> tuple[Tensor, Tensor]:
+        """int64 `codes_IL` and squared reconstruction distances `[I]`, codebooks unchanged."""
+
+    def state(self) -> dict[str, Tensor]:
+        """All that `assign` needs, by name, for safetensors."""
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """The inverse of `state`."""
