@@ -28,7 +28,8 @@ class VectorSource(Protocol):
     n_items: int
     width: int
 
-    def blocks(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+    def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Ids and vectors of this rank, block by block."""
 
 
 @dataclass(frozen=True)
