@@ -148,15 +148,15 @@ def main() -> None:
     for category in (FutureWarning, UserWarning):
         warnings.filterwarnings("ignore", category=category, module=r"torch")
     try:
-        app(prog_name="intrr", standalone_mode=False)
+        # Typer hands back the code of a typer.Exit, and 130 for an interrupt, instead of raising them.
+        code = app(prog_name="intrr", standalone_mode=False) or 0
     except UserError as error:
         sys.exit(_complain(str(error), error.exit_code))
     except typer.TyperException as error:
         sys.exit(_complain(error.format_message(), 2))
-    except (KeyboardInterrupt, typer.Abort):
-        sys.exit(_complain("interrupted; nothing half-written was left behind", 130))
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+    if code == 130:
+        _complain("interrupted; nothing half-written was left behind", code)
+    sys.exit(code)
 
 
 def _complain(message: str, code: int) -> int:

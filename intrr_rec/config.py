@@ -85,7 +85,9 @@ class ModelConfig(Section):
     ran: RanConfig = RanConfig()
     align_weight: float = Field(0.1, ge=0, description="lambda of IntRR Eq. 11")
     align_average: Literal["items", "positions"] = Field("items", description="what L_aln (Eq. 8) is averaged over")
-    codebook_std: float = Field(0.02, gt=0, description="initial scale of codewords, before the factor sqrt(D) of every lookup")
+    codebook_std: float = Field(
+        0.02, gt=0, description="initial scale of codewords, before the factor sqrt(D) of every lookup"
+    )
     uid_std: float = Field(0.02, gt=0, description="initial scale of UID rows, before the same factor")
     uid_residual: bool = Field(False, description="not the paper's: E_i = sum of z_l + e_uid")
     content: bool = Field(False, description="not the paper's: a linear map of the item's vector is added to e_uid")

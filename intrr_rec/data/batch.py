@@ -8,7 +8,7 @@ Shape suffixes: U unique items, T token slots (padding included), S scored slots
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -41,8 +41,19 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(**{k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in moved.items()})
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        return replace(
+            self,
+            items_U=move(self.items_U),
+            slot_T=move(self.slot_T),
+            scored_S=move(self.scored_S),
+            target_S=move(self.target_S),
+            align_weight_U=move(self.align_weight_U),
+            content_UV=None if self.content_UV is None else move(self.content_UV),
+        )
 
 
 def segment_lengths(window: int) -> IntArray:

@@ -48,6 +48,7 @@ class Loader:
         order = np.arange(len(self.windows))
         if self.seed is not None:
             order = np.random.default_rng([self.seed, epoch]).permutation(order)
+
         def build(step: int) -> Batch:
             chosen = order[step * self.batch_windows : (step + 1) * self.batch_windows]
             return self.collate(self.windows.take(chosen), self.rank, self.replicas)

@@ -225,7 +225,7 @@ def literal(text: str) -> str:
 
 
 def _compression(path: Path) -> str:
-    return f"compression = '{'gzip' if path.name.lower().endswith('.gz') else 'none'}'"
+    return f"compression = '{'gzip' if path.name.lower().endswith('.gz') else 'uncompressed'}'"
 
 
 def _open_text(path: Path) -> TextIO:

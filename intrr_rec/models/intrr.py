@@ -44,6 +44,8 @@ class IntRR(nn.Module):
         device: of the tables' first rows.
     """
 
+    codes_IL: Tensor
+
     def __init__(
         self,
         config: ModelConfig,

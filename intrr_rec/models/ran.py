@@ -12,6 +12,7 @@ Shape suffixes: B signals (items or user states), D width, L levels, K codes, F 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ class Ran(nn.Module):
         V(W₂a + b) is computed as (VW₂)a + Vb: the product of the two matrices is small beside one per signal.
         """
         hidden_BF = F.dropout(F.relu(fused_BF), self.dropout, self.training)
-        output = self.output[level - 1]
+        output = cast(nn.Linear, self.output[level - 1])
         return F.linear(hidden_BF, codebook_KD @ output.weight, codebook_KD @ output.bias)
 
     def teacher_forced(self, x_BD: Tensor, codes_BL: Tensor, codebooks: Sequence[Tensor]) -> list[Tensor]:

@@ -49,6 +49,8 @@ class Codebooks(nn.Module):
         device: where the rows are first drawn.
     """
 
+    rows: Tensor
+
     def __init__(self, codes_per_level: Sequence[int], width: int, std: float, device: torch.device) -> None:
         super().__init__()
         self.codes_per_level = list(codes_per_level)

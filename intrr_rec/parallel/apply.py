@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -57,5 +58,5 @@ def parallelize(model: IntRR, world: World, config: TrainConfig) -> Parallel:
 
 def _unwrap(module: nn.Module) -> IntRR:
     while not isinstance(module, IntRR):
-        module = module.module
+        module = cast(nn.Module, module.module)
     return module

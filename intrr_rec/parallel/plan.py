@@ -33,7 +33,7 @@ def make_plan(model: nn.Module, world: World, uid_sharding: str) -> ShardingPlan
     }
     planner = EmbeddingShardingPlanner(topology=_topology(world), constraints=constraints, debug=False)
     plan = planner.collective_plan(model, [EmbeddingCollectionSharder()], dist.group.WORLD)
-    planned = {name for module in plan.plan.values() for name in module}  # type: ignore[attr-defined]
+    planned = {name for module in plan.plan.values() for name in module}
     if missing := {UID_TABLE, CODEBOOK_TABLE} - planned:
         raise RuntimeError(f"the planner dropped the tables {sorted(missing)}")
     return plan

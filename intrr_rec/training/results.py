@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from rich.console import Console
+from rich.table import Table
 
 from intrr_rec.artefact import swap_into_place, write_json
 from intrr_rec.errors import ConfigError
@@ -83,8 +85,19 @@ def write_results(run: Path, evaluator: Evaluator, state: dict[str, Any]) -> dic
     if world.is_main:
         write_json(run / RESULTS, results)
         write_json(run / INSPECTION, inspection)
+        _show(results)
     world.barrier()
     return results
+
+
+def _show(results: dict[str, Any]) -> None:
+    """The metrics as a table: test, validation, and the most-popular baseline with how many times it is beaten."""
+    baseline = results["baseline"]["metrics"]
+    table = Table("metric", "test", "valid", "most popular (test)", "test / popular", title=results["name"])
+    for name, value in results["test"].items():
+        ratio = f"{value / baseline[name]:.1f}x" if baseline[name] else "-"
+        table.add_row(name, f"{value:.4f}", f"{results['valid'][name]:.4f}", f"{baseline[name]:.4f}", ratio)
+    Console(stderr=True).print(table)
 
 
 def _write_recommendations(target: Path, inputs: Inputs, ranked: list[Ranked], world: World) -> None:

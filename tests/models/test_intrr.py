@@ -1,5 +1,7 @@
 """IntRR's losses: one causal pass equals all prefixes one by one, whatever the layout; each switch does what it says."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -82,7 +84,7 @@ def test_alignment_averages_what_it_says(events, align_average):
     model = make_model()
     losses = model(make_batch(events, align_average))
     items_E, offsets = events
-    seen = np.concatenate([items_E[a : max(a, b - 3)] for a, b in zip(offsets[:-1], offsets[1:], strict=True)])
+    seen = np.concatenate([items_E[a : max(a, b - 3)] for a, b in itertools.pairwise(offsets)])
     if align_average == "items":
         seen = np.unique(seen)
     items_U = torch.from_numpy(seen)
