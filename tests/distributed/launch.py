@@ -1,0 +1,58 @@
+"""Starts a group of real processes on this machine, as a launcher would: ranks and their meeting point by environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
+from pathlib import Path
+
+from tests.tiny import Line
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_SECONDS = 150
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """This process's environment, with one thread a rank and the checkout importable."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", **extra}
+
+
+def train_all(folder: Path, line: Line, runs: Mapping[Path, Sequence[str]], world_size: int) -> None:
+    """Train each run folder's list of overrides, one after another, with `world_size` processes.
+
+    Ranks that hang are killed and their output is shown: a stuck collective is a failure, not a stuck suite.
+    """
+    place = [str(path.absolute()) for path in astuple(line)]
+    jobs = [
+        {"line": place, "overrides": list(words), "out": str(out), "port": free_port()} for out, words in runs.items()
+    ]
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    words = [sys.executable, "-W", "ignore", "-m", "tests.distributed.worker", str(folder / "jobs.json")]
+    logs = [folder / f"rank-{rank}.log" for rank in range(world_size)]
+    ranks: list[subprocess.Popen[bytes]] = []
+    codes: list[int | None] = []
+    try:
+        for rank, log in enumerate(logs):
+            own = environment(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
+            with open(log, "w") as output:
+                ranks.append(subprocess.Popen(words, cwd=ROOT, env=own, stdout=output, stderr=subprocess.STDOUT))
+        codes += [process.wait(TIMEOUT_SECONDS) for process in ranks]
+    except subprocess.TimeoutExpired:
+        codes += [None]
+    finally:
+        for process in ranks:
+            process.kill()
+            process.wait()
+    assert codes == [0] * world_size, "\n".join(f"{log.name}:\n{log.read_text()[-3000:]}" for log in logs)

@@ -1,0 +1,137 @@
+"""Two processes train as one does, whatever the sharding and however unevenly the last step is dealt out; and a run moves
+between world sizes with model and optimizer."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from intrr_rec.data.prepared import Dataset
+from intrr_rec.data.windows import training_windows
+from intrr_rec.training.results import evaluate_run
+from intrr_rec.training.trainer import train
+from tests import tiny
+from tests.distributed.launch import ROOT, environment, free_port, train_all
+
+TOLERANCE = 1e-4
+SHARDINGS = ("data_parallel", "row_wise")
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory):
+    return tiny.make_line(tmp_path_factory.mktemp("line"))
+
+
+def words(line, sharding, epochs=2, content="false"):
+    """Without dropout, and with a last step of a single window: one of two ranks gets an empty share of it.
+
+    Adam alone would hide gradients that are off by a factor; beside a large weight decay it cannot.
+    """
+    windows = len(training_windows(Dataset.open(line.dataset).offsets, 8))
+    batch = next(n for n in range(16, windows) if windows % n == 1)
+    return (
+        f"train.uid_sharding={sharding}",
+        f"train.epochs={epochs}",
+        f"train.batch_users={batch}",
+        f"model.content={content}",
+        "model.ran.dropout=0",
+        "train.learning_rate=0.01",
+        "train.weight_decay=0.1",
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(line, tmp_path_factory):
+    """Run folders by sharding and by the world sizes of the first and the second epoch: one launch for all of them."""
+    root = tmp_path_factory.mktemp("runs")
+    found = {(s, sizes): root / f"{s}-{sizes}" for s in SHARDINGS for sizes in ("1-1", "2-2", "1-2", "2-1")}
+    for (sharding, sizes), out in found.items():
+        if sizes in ("1-1", "1-2"):
+            epochs = 2 if sizes == "1-1" else 1
+            train(tiny.recipe(*words(line, sharding, epochs)), **line.inputs(), out=out)
+    on_two = {
+        out: words(line, sharding, 1 if sizes == "2-1" else 2)
+        for (sharding, sizes), out in found.items()
+        if sizes != "1-1"
+    }
+    train_all(root, line, on_two, world_size=2)
+    for (sharding, sizes), out in found.items():
+        if sizes == "2-1":
+            train(tiny.recipe(*words(line, sharding)), **line.inputs(), out=out)
+    return found
+
+
+def figures(run):
+    """Every figure of the run but timings, by split, step and name; the test metrics too."""
+    found = {}
+    for text in (run / "metrics.jsonl").read_text().splitlines():
+        record = json.loads(text)
+        for name, value in record.items():
+            if name not in ("split", "step", "seconds", "users_per_second"):
+                found[record["split"], record["step"], name] = value
+    results = json.loads((run / "results.json").read_text())
+    return found | {("test", 0, name): value for name, value in results["test"].items()}
+
+
+def worst(ours, others):
+    """The largest relative difference of two runs' figures."""
+    assert list(ours) == list(others)
+    return max(abs(ours[key] - others[key]) / max(abs(others[key]), 1e-9) for key in ours)
+
+
+@pytest.mark.parametrize("sharding", SHARDINGS)
+@pytest.mark.parametrize("sizes", ["2-2", "1-2", "2-1"])
+def test_figures_equal_those_of_one_process(runs, sharding, sizes):
+    reference = figures(runs[sharding, "1-1"])
+    assert len(reference) > 30
+    difference = worst(figures(runs[sharding, sizes]), reference)
+    print(f"{sharding} {sizes}: {difference:.1e}")
+    assert difference < TOLERANCE
+
+
+@pytest.mark.parametrize("sharding", SHARDINGS)
+def test_two_ranks_recommend_what_one_does(runs, sharding):
+    one, two = (
+        pq.read_table(runs[sharding, sizes] / "recommendations").sort_by("user_id").to_pylist()
+        for sizes in ("1-1", "2-2")
+    )
+    assert len(list((runs[sharding, "2-2"] / "recommendations").iterdir())) == 2
+    assert [row["user_id"] for row in two] == [row["user_id"] for row in one]
+    same = np.mean([a["item_ids"] == b["item_ids"] for a, b in zip(one, two, strict=True)])
+    assert same > 0.9  # the rest are near ties
+    scores = [[row["scores"] for row in rows] for rows in (one, two)]
+    np.testing.assert_allclose(*scores, rtol=1e-3)
+
+
+@pytest.mark.parametrize("sharding", SHARDINGS)
+def test_one_process_evaluates_what_two_trained(runs, sharding):
+    before = json.loads((runs[sharding, "2-2"] / "results.json").read_text())
+    assert before["world_size"] == 2
+    after = evaluate_run(runs[sharding, "2-2"], [])
+    assert after["world_size"] == 1
+    assert after["test"] == pytest.approx(before["test"], rel=TOLERANCE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", SHARDINGS)
+def test_the_command_under_torchrun_equals_the_command_alone(line, tmp_path, sharding):
+    """The verb itself, started by the real launcher, with content vectors."""
+    overrides = [*tiny.SMALL, *words(line, sharding, content="true")]
+    verb = ["-m", "intrr_rec", "train", "--dataset", str(line.dataset), "--semantic-ids", str(line.semantic_ids)]
+    verb += ["--vectors", str(line.vectors)]
+    launchers = {
+        "one": [],
+        "two": ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())],
+    }
+    for name, launcher in launchers.items():
+        subprocess.run(
+            [sys.executable, *launcher, *verb, "--out", str(tmp_path / name), *overrides],
+            cwd=ROOT,
+            env=environment(),
+            check=True,
+            timeout=150,
+        )
+    assert worst(figures(tmp_path / "two"), figures(tmp_path / "one")) < TOLERANCE
