@@ -1,9 +1,11 @@
 """The semantic ids artefact: every item's code path, the codebooks they come from, the prefix trie and its quality.
 
 Files: `codes.parquet` (item: dense id, item_id: the user's own id, codes: fixed-size list of int32), `codebooks.safetensors`
-(residual levels only), `trie.safetensors`, `quality.json`, `manifest.json`.
+(residual levels only), `trie.safetensors`, `quality.json`, `manifest.json`. An extended artefact (version 2 and later) has
+in `codes.parquet` the version each item came with (`since`), and beside it `retired.parquet` (item_id, codes, since: items
+that left; their paths stay taken) and `drift.json`.
 
-Shape legend: I items, L levels (the de-duplication level is the last), D vector width, K codes of a level.
+Shape legend: I items, R retired items, L levels (the de-duplication level is the last), D vector width, K codes of a level.
 """
 
 from __future__ import annotations
@@ -28,6 +30,42 @@ from intrr_rec.errors import ArtefactError
 
 KIND = "semantic ids"
 CODES, CODEBOOKS, TRIE, QUALITY = "codes.parquet", "codebooks.safetensors", "trie.safetensors", "quality.json"
+RETIRED, DRIFT = "retired.parquet", "drift.json"
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Published ids.
+
+    Attributes:
+        item_ids: the user's own ids, int64 or string.
+        codes_IL: int64 paths, the de-duplication digit last.
+        since_I: int64, the version that published each.
+    """
+
+    item_ids: pa.Array
+    codes_IL: Tensor
+    since_I: Tensor
+
+    def __len__(self) -> int:
+        return len(self.codes_IL)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What an extended artefact has beyond a fresh one.
+
+    Attributes:
+        version: 2 for the first extension.
+        since_I: the version each live item's id was published in.
+        retired: items no longer in the catalogue, whose paths are never given to another.
+        drift: what `measure_drift` found.
+    """
+
+    version: int
+    since_I: Tensor
+    retired: Paths
+    drift: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -41,6 +79,9 @@ class SemanticIds:
         codebooks: L - 1 tables `[K, D]`, one a residual level.
         trie: the prefix trie over `codes_IL`.
         quality: what `measure_quality` found.
+        since_I: the version each item's id was published in.
+        retired: items that left the catalogue; not in the trie.
+        drift: what `measure_drift` found when this version was made; None in a fresh artefact.
     """
 
     path: Path
@@ -51,6 +92,14 @@ class SemanticIds:
     codebooks: tuple[Tensor, ...]
     trie: PrefixTrie
     quality: dict[str, Any]
+    since_I: Tensor
+    retired: Paths
+    drift: dict[str, Any] | None
+
+    @property
+    def version(self) -> int:
+        """1 for a fresh artefact, one more with every extension."""
+        return self.manifest.config.get("version", 1)
 
     @property
     def n_items(self) -> int:
@@ -73,12 +122,15 @@ class SemanticIds:
         quality: Mapping[str, Any],
         config: Mapping[str, Any],
         parents: Mapping[str, str],
+        growth: Growth | None = None,
     ) -> Manifest:
         """Build the trie and publish the artefact at `out`; equal arguments give equal bytes.
 
         Args:
-            config: kept in the manifest, with `codes_per_level` added.
-            parents: content hashes of the "dataset" and the "vectors" the codes were made from.
+            config: kept in the manifest, with `codes_per_level` and `version` added.
+            parents: content hashes of the "dataset" and the "vectors" the codes were made from, and for an extension that
+                of the "semantic ids" it extends.
+            growth: given by an extension.
 
         Raises:
             DataError: a code out of range or two items on one path.
@@ -86,14 +138,17 @@ class SemanticIds:
         """
         trie = PrefixTrie.build(codes_IL, codes_per_level)
         n_items, n_levels = codes_IL.shape
-        flat = pa.array(codes_IL.to(torch.int32).numpy().reshape(-1))
-        columns = {
-            "item": pa.array(range(n_items), pa.int64()),
-            "item_id": item_ids,
-            "codes": pa.FixedSizeListArray.from_arrays(flat, n_levels),
-        }
-        settings = {**config, "codes_per_level": list(codes_per_level)}
+        columns = {"item": pa.array(np.arange(n_items)), "item_id": item_ids, "codes": _lists(codes_IL)}
+        version = growth.version if growth else 1
+        settings = {**config, "codes_per_level": list(codes_per_level), "version": version}
         with artefact.writing(out, KIND, settings) as draft:
+            if growth:
+                columns["since"] = pa.array(growth.since_I.numpy())
+                gone = growth.retired
+                retired = {"item_id": gone.item_ids, "codes": _lists(gone.codes_IL), "since": gone.since_I.numpy()}
+                pq.write_table(pa.table(retired), draft.path / RETIRED)
+                artefact.write_json(draft.path / DRIFT, dict(growth.drift))
+                draft.counts["retired"] = len(gone)
             pq.write_table(pa.table(columns), draft.path / CODES)
             named = {f"level.{level}": codebook_KD.contiguous() for level, codebook_KD in enumerate(codebooks)}
             (draft.path / CODEBOOKS).write_bytes(save(named))
@@ -113,18 +168,21 @@ class SemanticIds:
         path = Path(path)
         manifest = artefact.read(path, KIND)
         table = pq.read_table(path / CODES)
-        codes = table["codes"].combine_chunks()
-        codes_IL = torch.from_numpy(codes.flatten().to_numpy().astype(np.int64)).reshape(len(table), -1)
+        since = table["since"] if "since" in table.column_names else np.ones(len(table), np.int64)
+        drift = path / DRIFT
         named = load_file(path / CODEBOOKS)
         opened = cls(
             path=path,
             manifest=manifest,
-            codes_IL=codes_IL,
+            codes_IL=_codes(table),
             item_ids=table["item_id"],
             codes_per_level=tuple(manifest.config["codes_per_level"]),
             codebooks=tuple(named[f"level.{level}"] for level in range(len(named))),
             trie=PrefixTrie.from_tensors(load_file(path / TRIE)),
             quality=json.loads((path / QUALITY).read_text(encoding="utf-8")),
+            since_I=torch.tensor(np.asarray(since)),
+            retired=_read_retired(path / RETIRED, table),
+            drift=json.loads(drift.read_text(encoding="utf-8")) if drift.exists() else None,
         )
         opened._require_consistent(table["item"].to_numpy().tolist())
         return opened
@@ -150,3 +208,20 @@ class SemanticIds:
             and len(leaves) == self.trie.nodes(self.trie.levels) == len(self.codes_IL)
             and torch.equal(self.codes_IL[leaves, -1], self.trie.child_codes[-1].long())
         )
+
+
+def _lists(codes_IL: Tensor) -> pa.Array:
+    flat = pa.array(codes_IL.to(torch.int32).numpy().reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, codes_IL.shape[1])
+
+
+def _codes(table: pa.Table) -> Tensor:
+    column = table["codes"].combine_chunks()
+    flat = column.flatten().to_numpy().astype(np.int64)
+    return torch.from_numpy(flat).reshape(len(table), column.type.list_size)
+
+
+def _read_retired(path: Path, live: pa.Table) -> Paths:
+    table = pq.read_table(path) if path.exists() else live.slice(0, 0).append_column("since", pa.array([], pa.int64()))
+    since_R = torch.tensor(table["since"].to_numpy())
+    return Paths(table["item_id"].combine_chunks(), _codes(table), since_R)
