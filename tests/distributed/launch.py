@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -39,20 +40,22 @@ def train_all(folder: Path, line: Line, runs: Mapping[Path, Sequence[str]], worl
         {"line": place, "overrides": list(words), "out": str(out), "port": free_port()} for out, words in runs.items()
     ]
     (folder / "jobs.json").write_text(json.dumps(jobs))
-    words = [sys.executable, "-W", "ignore", "-m", "tests.distributed.worker", str(folder / "jobs.json")]
-    logs = [folder / f"rank-{rank}.log" for rank in range(world_size)]
-    ranks: list[subprocess.Popen[bytes]] = []
-    codes: list[int | None] = []
+    words = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "tests.distributed.worker",
+        str(folder / "jobs.json"),
+        str(world_size),
+    ]
+    with open(folder / "ranks.log", "w") as log:
+        group = subprocess.Popen(
+            words, cwd=ROOT, env=environment(), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
     try:
-        for rank, log in enumerate(logs):
-            own = environment(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
-            with open(log, "w") as output:
-                ranks.append(subprocess.Popen(words, cwd=ROOT, env=own, stdout=output, stderr=subprocess.STDOUT))
-        codes += [process.wait(TIMEOUT_SECONDS) for process in ranks]
+        code = group.wait(TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
-        codes += [None]
-    finally:
-        for process in ranks:
-            process.kill()
-            process.wait()
-    assert codes == [0] * world_size, "\n".join(f"{log.name}:\n{log.read_text()[-3000:]}" for log in logs)
+        os.killpg(group.pid, signal.SIGKILL)
+        code = group.wait()
+    assert code == 0, (folder / "ranks.log").read_text()[-5000:]

@@ -116,6 +116,7 @@ def test_one_process_evaluates_what_two_trained(runs, sharding):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("sharding", SHARDINGS)
 def test_the_command_under_torchrun_equals_the_command_alone(line, tmp_path, sharding):
     """The verb itself, started by the real launcher, with content vectors."""
@@ -132,6 +133,6 @@ def test_the_command_under_torchrun_equals_the_command_alone(line, tmp_path, sha
             cwd=ROOT,
             env=environment(),
             check=True,
-            timeout=150,
+            timeout=250,
         )
     assert worst(figures(tmp_path / "two"), figures(tmp_path / "one")) < TOLERANCE

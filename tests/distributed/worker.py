@@ -1,6 +1,10 @@
-"""One rank of a small group: trains the runs named in a JSON file, one after another, so that imports are paid for once."""
+"""A small group of ranks: each trains the runs named in a JSON file, one after another.
+
+Ranks are forked after the imports and before anything has run, so that a group costs the imports of one process.
+"""
 
 import json
+import multiprocessing
 import os
 import sys
 from pathlib import Path
@@ -9,12 +13,24 @@ from intrr_rec.training.trainer import train
 from tests import tiny
 
 
-def main(jobs_file: str) -> None:
-    for job in json.loads(Path(jobs_file).read_text()):
+def run_rank(jobs: list[dict], rank: int, world_size: int) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
+    for job in jobs:
         os.environ["MASTER_PORT"] = str(job["port"])
         line = tiny.Line(*(Path(path) for path in job["line"]))
         train(tiny.recipe(*job["overrides"]), **line.inputs(), out=Path(job["out"]))
 
 
+def main(jobs_file: str, world_size: int) -> int:
+    fork = multiprocessing.get_context("fork")
+    jobs = json.loads(Path(jobs_file).read_text())
+    ranks = [fork.Process(target=run_rank, args=(jobs, rank, world_size)) for rank in range(world_size)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    return sum(process.exitcode != 0 for process in ranks)
+
+
 if __name__ == "__main__":
-    main(sys.argv[1])
+    sys.exit(main(sys.argv[1], int(sys.argv[2])))
