@@ -25,8 +25,13 @@ class VectorSource(Protocol):
     (dense item ids `[P]`, float32 vectors `[P, D]`).
     """
 
-    n_items: int
-    width: int
+    @property
+    def n_items(self) -> int:
+        """I."""
+
+    @property
+    def width(self) -> int:
+        """D."""
 
     def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Ids and vectors of this rank, block by block."""
@@ -72,6 +77,15 @@ class Quantizer(Protocol):
 
     def assign(self, x_ID: Tensor) -> tuple[Tensor, Tensor]:
         """int64 `codes_IL` and squared reconstruction distances `[I]`, codebooks unchanged."""
+
+    def level_input(self, x_ID: Tensor, codes_Il: Tensor) -> Tensor:
+        """`[I, D']` that level l is given once the l levels before it chose `codes_Il`: what its codebook is compared to."""
+
+    def distances(self, x_ID: Tensor, codes_IL: Tensor) -> Tensor:
+        """`[I, 1 + L]` under any codes: squared norm, then squared reconstruction distance after each level.
+
+        Column sums over the first one's are `relative_error`.
+        """
 
     def state(self) -> dict[str, Tensor]:
         """All that `assign` needs, by name, for safetensors."""

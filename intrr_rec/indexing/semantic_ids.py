@@ -1,7 +1,8 @@
 """The semantic ids artefact: every item's code path, the codebooks they come from, the prefix trie and its quality.
 
 Files: `codes.parquet` (item: dense id, item_id: the user's own id, codes: fixed-size list of int32), `codebooks.safetensors`
-(residual levels only), `trie.safetensors`, `quality.json`, `manifest.json`. An extended artefact (version 2 and later) has
+(residual levels only), `quantizer.safetensors` (all that codes for further items need), `settings.json` (how they were made:
+method, seed, order rule), `trie.safetensors`, `quality.json`, `manifest.json`. An extended artefact (version 2 and later) has
 in `codes.parquet` the version each item came with (`since`), and beside it `retired.parquet` (item_id, codes, since: items
 that left; their paths stay taken) and `drift.json`.
 
@@ -29,6 +30,7 @@ from intrr_rec.decoding.trie import PrefixTrie
 from intrr_rec.errors import ArtefactError
 
 KIND = "semantic ids"
+SETTINGS, QUANTIZER = "settings.json", "quantizer.safetensors"
 CODES, CODEBOOKS, TRIE, QUALITY = "codes.parquet", "codebooks.safetensors", "trie.safetensors", "quality.json"
 RETIRED, DRIFT = "retired.parquet", "drift.json"
 
@@ -118,6 +120,7 @@ class SemanticIds:
         codes_IL: Tensor,
         codes_per_level: Sequence[int],
         codebooks: Sequence[Tensor],
+        quantizer: Mapping[str, Tensor],
         item_ids: pa.ChunkedArray,
         quality: Mapping[str, Any],
         config: Mapping[str, Any],
@@ -152,6 +155,8 @@ class SemanticIds:
             pq.write_table(pa.table(columns), draft.path / CODES)
             named = {f"level.{level}": codebook_KD.contiguous() for level, codebook_KD in enumerate(codebooks)}
             (draft.path / CODEBOOKS).write_bytes(save(named))
+            (draft.path / QUANTIZER).write_bytes(save({name: t.contiguous() for name, t in quantizer.items()}))
+            artefact.write_json(draft.path / SETTINGS, settings)
             (draft.path / TRIE).write_bytes(save(trie.tensors()))
             artefact.write_json(draft.path / QUALITY, dict(quality))
             draft.counts |= {"items": n_items, "levels": n_levels}

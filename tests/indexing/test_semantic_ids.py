@@ -18,6 +18,7 @@ PIECES = {
     "codes_IL": CODES_IL,
     "codes_per_level": (2, 4, 8),
     "codebooks": (torch.arange(6.0).reshape(2, 3), torch.ones(4, 3)),
+    "quantizer": {"codebook.0": torch.arange(6.0).reshape(2, 3)},
     "item_ids": pa.chunked_array([["a", "b"], ["c", "d"]]),
     "quality": {"relative_error": 0.125},
     "config": {"seed": 7},
