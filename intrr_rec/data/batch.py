@@ -1,9 +1,9 @@
-"""One step's input: jagged histories, unique items and their inverse index, computed where the data is read.
+"""One step's input: packed histories, unique items and their inverse index, computed where the data is read.
 
-Histories are laid out as *segments*: users of similar length form one `[rows, length]` block, short rows padded at their
-end. With causal attention a padding slot comes after every real one, so it changes nothing and needs no mask.
+Histories are packed end to end into blocks of N slots, none cut in two, so that next to nothing is padding and attention
+is one product over equal blocks. Attention is causal and stays within an owner: what shares a block changes nothing.
 
-Shape suffixes: U unique items, T token slots (padding included), S scored slots, V width of content vectors.
+Shape suffixes: M windows, U unique items, C blocks, N slots of a block, T = C·N slots, S scored slots, V width of content.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch import Tensor
 
 from intrr_rec.data.windows import IntArray, Windows
 
-Segments = tuple[tuple[int, int], ...]
-
 
 @dataclass
 class Batch:
     """Input of one forward pass.
 
+    `slot_T` says which of `items_U` each slot holds, `owner_CN` whose history it belongs to (-1: padding, which holds some
+    item of the batch). `scored_S` are the slots to predict from, `target_S` and `user_S` what follows there and for whom.
     `target_weight` is the weight of each scored slot in L_rec and `align_weight_U` that of each item in L_aln. Both are
     computed over the whole step, all replicas included, and multiplied by their number: averaging the gradients of the
     replicas then gives the step's mean, however the users were dealt out.
@@ -31,13 +31,13 @@ class Batch:
 
     items_U: Tensor
     slot_T: Tensor
-    segments: Segments
+    owner_CN: Tensor
     scored_S: Tensor
     target_S: Tensor
     target_weight: float
     align_weight_U: Tensor
     content_UV: Tensor | None
-    users: NDArray[np.int64]
+    user_S: IntArray
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
@@ -49,6 +49,7 @@ class Batch:
             self,
             items_U=move(self.items_U),
             slot_T=move(self.slot_T),
+            owner_CN=move(self.owner_CN),
             scored_S=move(self.scored_S),
             target_S=move(self.target_S),
             align_weight_U=move(self.align_weight_U),
@@ -56,12 +57,28 @@ class Batch:
         )
 
 
-def segment_lengths(window: int) -> IntArray:
-    """Padded lengths in use: every length up to 6, then steps of about a fifth, up to the window."""
-    lengths = list(range(1, min(6, window) + 1))
-    while lengths[-1] < window:
-        lengths.append(min(window, -(-lengths[-1] * 6 // 5)))
-    return np.array(lengths, dtype=np.int64)
+def pack(length_M: IntArray, capacity: int) -> tuple[IntArray, IntArray, int]:
+    """Best-fit decreasing bin packing.
+
+    Args:
+        length_M: each at most `capacity`.
+
+    Returns:
+        Block and offset in it of each window, and the number of blocks.
+    """
+    block_M, offset_M = np.zeros_like(length_M), np.zeros_like(length_M)
+    with_room: list[list[int]] = [[] for _ in range(capacity + 1)]
+    n_blocks = 0
+    for window in np.argsort(-length_M, kind="stable").tolist():
+        length = int(length_M[window])
+        room = next((free for free in range(length, capacity + 1) if with_room[free]), None)
+        if room is None:
+            room, block, n_blocks = capacity, n_blocks, n_blocks + 1
+        else:
+            block = with_room[room].pop()
+        block_M[window], offset_M[window] = block, capacity - room
+        with_room[room - length].append(block)
+    return block_M, offset_M, n_blocks
 
 
 class Collator:
@@ -79,9 +96,7 @@ class Collator:
         self, items_E: IntArray, window: int, content_IV: NDArray[np.float32] | None, align_average: str
     ) -> None:
         self.items_E = items_E
-        self.padded_length = np.zeros(window + 1, dtype=np.int64)
-        edges = segment_lengths(window)
-        self.padded_length[1:] = edges[np.searchsorted(edges, np.arange(1, window + 1))]
+        self.window = window
         self.content_IV = content_IV
         self.align_average = align_average
 
@@ -93,40 +108,39 @@ class Collator:
         """
         own = np.arange(rank, len(windows), replicas)
         local = windows.take(own if len(own) else np.zeros(1, dtype=np.int64))
-        local = local.take(np.argsort(local.length_M, kind="stable"))
-        event_T, real_T, scored_T, segments = self._lay_out(local)
+        event_T, owner_T, scored_T = self._lay_out(local)
+        counted_T = owner_T >= 0
         if not len(own):
-            real_T, scored_T = np.zeros_like(real_T), np.zeros_like(scored_T)
+            scored_T[:] = counted_T[:] = False
         items_U, inverse_T = np.unique(self.items_E[event_T], return_inverse=True)
+        inverse_T = inverse_T.reshape(-1)
         scored_S = np.flatnonzero(scored_T)
         return Batch(
             items_U=torch.from_numpy(items_U),
-            slot_T=torch.from_numpy(inverse_T.reshape(-1)),
-            segments=segments,
+            slot_T=torch.from_numpy(inverse_T),
+            owner_CN=torch.from_numpy(owner_T.reshape(-1, self.window)),
             scored_S=torch.from_numpy(scored_S),
             target_S=torch.from_numpy(self.items_E[event_T[scored_S] + 1]),
             target_weight=replicas / max(1, windows.n_targets),
-            align_weight_U=torch.from_numpy(self._align_weights(windows, items_U, inverse_T[real_T], replicas)),
+            align_weight_U=torch.from_numpy(self._align_weights(windows, items_U, inverse_T[counted_T], replicas)),
             content_UV=None if self.content_IV is None else torch.from_numpy(self.content_IV[items_U]),
-            users=local.user_M[: len(own)],
+            user_S=local.user_M[owner_T[scored_S]],
         )
 
-    def _lay_out(self, windows: Windows) -> tuple[IntArray, NDArray[np.bool_], NDArray[np.bool_], Segments]:
-        events, real, scored, segments = [], [], [], []
-        padded = self.padded_length[windows.length_M]
-        for length in np.unique(padded):
-            rows = np.flatnonzero(padded == length)
-            position = np.arange(length)[None, :]
-            own = windows.length_M[rows][:, None]
-            is_real = position < own
-            events.append((windows.start_M[rows][:, None] + np.minimum(position, own - 1)).reshape(-1))
-            real.append(is_real.reshape(-1))
-            scored.append((is_real & (position >= windows.first_scored_M[rows][:, None])).reshape(-1))
-            segments.append((len(rows), int(length)))
-        if not events:
-            nothing = np.zeros(0, dtype=np.int64)
-            return nothing, nothing.astype(bool), nothing.astype(bool), ()
-        return np.concatenate(events), np.concatenate(real), np.concatenate(scored), tuple(segments)
+    def _lay_out(self, windows: Windows) -> tuple[IntArray, IntArray, NDArray[np.bool_]]:
+        """Event, owner and whether scored, of every slot; a padding slot repeats the first event."""
+        block_M, offset_M, n_blocks = pack(windows.length_M, self.window)
+        owner = np.repeat(np.arange(len(windows)), windows.length_M)
+        position = np.arange(len(owner)) - np.repeat(np.cumsum(windows.length_M) - windows.length_M, windows.length_M)
+        slot = block_M[owner] * self.window + offset_M[owner] + position
+        slots = n_blocks * self.window
+        event_T = np.full(slots, windows.start_M[0])
+        owner_T = np.full(slots, -1)
+        scored_T = np.zeros(slots, dtype=np.bool_)
+        event_T[slot] = windows.start_M[owner] + position
+        owner_T[slot] = owner
+        scored_T[slot] = position >= windows.first_scored_M[owner]
+        return event_T, owner_T, scored_T
 
     def _align_weights(
         self, windows: Windows, items_U: IntArray, real_inverse: IntArray, replicas: int

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from intrr_rec.config import ModelConfig
-from intrr_rec.data.batch import Batch, Segments
+from intrr_rec.data.batch import Batch
 from intrr_rec.models.hstu import Hstu
 from intrr_rec.models.losses import level_nll
 from intrr_rec.models.ran import Ran
@@ -75,10 +75,10 @@ class IntRR(nn.Module):
             mixture_UD = mixture_UD + guidance_UD
         return ItemSide(mixture_UD, log_p)
 
-    def states(self, history_TD: Tensor, segments: Segments) -> Tensor:
+    def states(self, history_TD: Tensor, owner_CN: Tensor) -> Tensor:
         """Backbone over item representations, `[T, D]` → `[T, D]` (Eq. 9)."""
         dropped_TD = F.dropout(history_TD, self.config.input_dropout, self.training)
-        return self.backbone(dropped_TD, segments)
+        return self.backbone(dropped_TD, owner_CN)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The step's losses, to be averaged over replicas.
@@ -90,7 +90,7 @@ class IntRR(nn.Module):
         codebooks = self.codebooks()
         items = self.items(batch.items_U, batch.content_UV, codebooks)
         history_TD = F.embedding(batch.slot_T, items.representation_UD)
-        state_SD = self.states(history_TD, batch.segments)[batch.scored_S]
+        state_SD = self.states(history_TD, batch.owner_CN)[batch.scored_S]
         target_SL = self.codes_IL[batch.target_S]
         logits = self.ran.teacher_forced(state_SD, target_SL, codebooks)
         rec_L = level_nll(logits, target_SL).sum(0) * batch.target_weight

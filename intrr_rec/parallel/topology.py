@@ -42,7 +42,7 @@ class World:
     def gather_rows(self, rows_ND: Tensor) -> Tensor:
         """Rows of all ranks, rank after rank, `[N, D]` → `[size·N, D]`; N is the same on every rank."""
         gathered = rows_ND.new_empty(self.size * len(rows_ND), *rows_ND.shape[1:])
-        dist.all_gather_into_tensor(gathered, rows_ND.contiguous())
+        dist.all_gather_single(gathered, rows_ND.contiguous())
         return gathered
 
     def barrier(self) -> None:

@@ -75,15 +75,15 @@ class Evaluator:
             windows, self.collate, settings.batch_users, seed=None, rank=self.world.rank, replicas=self.world.size
         )
         for batch in loader.epoch():
-            if not len(batch.users):
+            if not len(batch.user_S):
                 continue
             moved = batch.to(self.world.device)
             history_TD = F.embedding(moved.items_U[moved.slot_T], catalogue_ID)
-            state_BD = self.model.states(history_TD, moved.segments)[moved.scored_S]
+            state_BD = self.model.states(history_TD, moved.owner_CN)[moved.scored_S]
             items_BW, scores_BW = beam_search(
                 self.model.ran, codebooks, self.trie, state_BD, settings.beam, settings.normalize
             )
-            yield Ranked(batch.users, items_BW, scores_BW, moved.target_S)
+            yield Ranked(batch.user_S, items_BW, scores_BW, moved.target_S)
         self.model.train(was_training)
 
     def catalogue(self, codebooks: tuple[Tensor, ...]) -> Tensor:

@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from intrr_rec.config import ModelConfig
-from intrr_rec.data.batch import Collator, segment_lengths
+from intrr_rec.data.batch import Collator, pack
 from intrr_rec.data.windows import evaluation_windows, training_windows
 from intrr_rec.models.intrr import IntRR
 
@@ -18,16 +18,6 @@ WINDOW = 9
 def make_events(lengths, seed=0):
     items_E = np.random.default_rng(seed).integers(0, N_ITEMS, sum(lengths))
     return items_E, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-
-
-def slots(batch):
-    """The dense item of every slot as a list of rows, padding included."""
-    flat, rows, start = batch.items_U[batch.slot_T], [], 0
-    for n, length in batch.segments:
-        rows += flat[start : start + n * length].view(n, length).tolist()
-        start += n * length
-    assert start == len(flat)
-    return rows
 
 
 @given(st.lists(st.integers(3, 30), min_size=1, max_size=12), st.integers(2, 12), st.integers(1, 3))
@@ -41,45 +31,50 @@ def test_layout_holds_every_history_and_target(lengths, window, replicas):
     for rank in range(replicas):
         batch = collate(windows, rank, replicas)
         assert len(batch.items_U) == len(np.unique(batch.items_U))
-        assert len(batch.scored_S) == len(batch.target_S)
-        dealt += batch.users.tolist()
-        if not len(batch.users):
+        local = windows.take(np.arange(rank, len(windows), replicas))
+        dealt += np.unique(batch.user_S).tolist()
+        if not len(local):
             assert not len(batch.target_S) and not batch.align_weight_U.any()
             continue
-        rows = slots(batch)
-        local = windows.take(np.arange(rank, len(windows), replicas))
-        local = local.take(np.argsort(local.length_M, kind="stable"))
-        for m, row in enumerate(rows):
+        item_CN = batch.items_U[batch.slot_T].view(batch.owner_CN.shape)
+        scored_CN = torch.zeros(item_CN.numel(), dtype=torch.bool)
+        scored_CN[batch.scored_S] = True
+        scored_CN = scored_CN.view(item_CN.shape)
+        target_of = dict(zip(batch.scored_S.tolist(), batch.target_S.tolist(), strict=True))
+        for m in range(len(local)):
             start, length = local.start_M[m], local.length_M[m]
-            assert row[:length] == items_E[start : start + length].tolist()
-            assert length <= len(row) <= window and set(row[length:]) <= {row[length - 1]}
-        padded = [len(row) for row in rows]
-        begins = np.cumsum([0, *padded])[:-1]
-        expected = [
-            (b + p, items_E[s + p + 1])
-            for b, s, n, f in zip(begins, local.start_M, local.length_M, local.first_scored_M, strict=True)
-            for p in range(f, n)
-        ]
-        assert list(zip(batch.scored_S.tolist(), batch.target_S.tolist(), strict=True)) == expected
+            block, slot = (batch.owner_CN == m).nonzero(as_tuple=True)
+            assert len(block.unique()) == 1 and slot.diff().eq(1).all()
+            assert item_CN[block, slot].tolist() == items_E[start : start + length].tolist()
+            assert scored_CN[block, slot].tolist() == [p >= local.first_scored_M[m] for p in range(length)]
+            for position in range(local.first_scored_M[m], length):
+                target = target_of[int(block[0] * window + slot[position])]
+                assert target == items_E[start + position + 1]
+        assert not scored_CN[batch.owner_CN < 0].any()
         targets += batch.target_S.tolist()
-    assert sorted(dealt) == sorted(windows.user_M.tolist())
+    assert sorted(set(dealt)) == sorted(set(windows.user_M.tolist()))
     assert len(targets) == windows.n_targets
 
 
-def test_segment_lengths_pad_little_and_never_past_the_window():
-    for window in (2, 5, 6, 7, 30, 200):
-        lengths = segment_lengths(window)
-        assert lengths[-1] == window and (np.diff(lengths) > 0).all()
-        padded = lengths[np.searchsorted(lengths, np.arange(1, window + 1))]
-        assert (padded <= np.arange(1, window + 1) * 1.2 + 1).all()
+@given(st.lists(st.integers(1, 30), max_size=200), st.integers(30, 40))
+def test_packing_overlaps_nothing_and_wastes_little(lengths, capacity):
+    length_M = np.array(lengths, dtype=np.int64)
+    block_M, offset_M, n_blocks = pack(length_M, capacity)
+    used = np.zeros((n_blocks, capacity), dtype=int)
+    for length, block, offset in zip(lengths, block_M, offset_M, strict=True):
+        assert offset + length <= capacity
+        used[block, offset : offset + length] += 1
+    assert used.max(initial=0) <= 1 and used.sum() == sum(lengths)
+    # Best-fit decreasing never needs more than 11/9 of the optimum, plus one.
+    assert n_blocks <= 11 / 9 * -(-sum(lengths) // capacity) + 1 or max(lengths) > capacity // 3
 
 
 def test_users_of_an_evaluation_batch_stand_beside_their_own_target():
     items_E, offsets = make_events([3, 12, 4, 9, 3, 7])
     windows = evaluation_windows(offsets, WINDOW, "test")
     batch = Collator(items_E, WINDOW, None, "items")(windows.take(np.array([4, 1, 0, 3, 2, 5])))
-    assert batch.target_S.tolist() == items_E[offsets[batch.users + 1] - 1].tolist()
-    assert sorted(batch.users.tolist()) == list(range(6))
+    assert batch.target_S.tolist() == items_E[offsets[batch.user_S + 1] - 1].tolist()
+    assert sorted(batch.user_S.tolist()) == list(range(6))
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +111,7 @@ def test_an_empty_share_has_no_loss_and_reaches_every_parameter(model):
     items_E, offsets = make_events([6])
     content_IV = np.zeros((N_ITEMS, 3), np.float32)
     batch = Collator(items_E, WINDOW, content_IV, "items")(training_windows(offsets, WINDOW), 1, 2)
-    assert (len(batch.users), len(batch.scored_S), float(batch.align_weight_U.sum())) == (0, 0, 0.0)
+    assert (len(batch.user_S), len(batch.scored_S), float(batch.align_weight_U.sum())) == (0, 0, 0.0)
     losses = model(batch)
     assert losses["loss"] == 0
     gradients = torch.autograd.grad(losses["loss"], list(model.parameters()), allow_unused=True)

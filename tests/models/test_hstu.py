@@ -20,6 +20,11 @@ def hstu():
     return model
 
 
+def alone(length):
+    """One history, a block of its own."""
+    return torch.zeros(1, length, dtype=torch.int64)
+
+
 def dense_reference(model, x_ND):
     """One sequence, one head and one pair of positions at a time."""
     n, f = len(x_ND), WIDTH // HEADS
@@ -42,35 +47,32 @@ def dense_reference(model, x_ND):
 @pytest.mark.parametrize("length", [1, 2, 7, WINDOW])
 def test_equals_the_dense_reference(hstu, length):
     x_ND = torch.randn(length, WIDTH)
-    torch.testing.assert_close(hstu(x_ND, ((1, length),)), dense_reference(hstu, x_ND), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(hstu(x_ND, alone(length)), dense_reference(hstu, x_ND), rtol=1e-4, atol=1e-5)
 
 
 def test_a_later_item_leaves_earlier_states_unchanged(hstu):
     x_ND = torch.randn(WINDOW, WIDTH)
-    before = hstu(x_ND, ((1, WINDOW),))
+    before = hstu(x_ND, alone(WINDOW))
     changed = x_ND.clone()
     changed[6] = torch.randn(WIDTH)  # not + 1, which layer norm would undo
-    after = hstu(changed, ((1, WINDOW),))
+    after = hstu(changed, alone(WINDOW))
     torch.testing.assert_close(after[:6], before[:6], rtol=0, atol=0)
     assert ((after[6:] - before[6:]).abs().amax(1) > 1e-4).all()
 
 
-def test_rows_of_segments_and_their_padding_do_not_touch_one_another(hstu):
-    alone = [torch.randn(n, WIDTH) for n in (3, 3, 5, 4)]
-    padding = torch.full((1, WIDTH), 7.0)
-    states_TD = hstu(torch.cat([*alone, padding]), ((2, 3), (2, 5)))
-    for x_ND, start in zip(alone, (0, 3, 6, 11), strict=True):
-        own = hstu(x_ND, ((1, len(x_ND)),))
+def test_histories_packed_into_blocks_do_not_touch_one_another(hstu):
+    histories = [torch.randn(n, WIDTH) for n in (3, 3, 4, 5)]
+    padding = torch.full((5, WIDTH), 7.0)
+    owner_CN = torch.tensor([[0, 0, 0, 1, 1, 1, 2, 2, 2, 2], [3, 3, 3, 3, 3, -1, -1, -1, -1, -1]])
+    states_TD = hstu(torch.cat([*histories, padding]), owner_CN)
+    for x_ND, start in zip(histories, (0, 3, 6, 10), strict=True):
+        own = hstu(x_ND, alone(len(x_ND)))
         torch.testing.assert_close(states_TD[start : start + len(x_ND)], own, rtol=1e-5, atol=1e-5)
-
-
-def test_no_users_no_states(hstu):
-    assert hstu(torch.zeros(0, WIDTH), ()).shape == (0, WIDTH)
 
 
 def test_dropout_acts_in_training_only():
     torch.manual_seed(0)
     model, x_ND = Hstu(HstuConfig(layers=1, width=WIDTH, heads=HEADS, dropout=0.5), WINDOW), torch.randn(4, WIDTH)
-    assert not torch.equal(model(x_ND, ((1, 4),)), model(x_ND, ((1, 4),)))
+    assert not torch.equal(model(x_ND, alone(4)), model(x_ND, alone(4)))
     model.eval()
-    assert torch.equal(model(x_ND, ((1, 4),)), model(x_ND, ((1, 4),)))
+    assert torch.equal(model(x_ND, alone(4)), model(x_ND, alone(4)))

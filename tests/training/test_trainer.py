@@ -64,7 +64,7 @@ def test_learns_fifty_users_by_heart(tmp_path):
             (batch,) = run.loader.epoch()
             books = model.codebooks()
             x_TD = model.items(batch.items_U, None, books).representation_UD[batch.slot_T]
-            state_SD = model.states(x_TD, batch.segments)[batch.scored_S]
+            state_SD = model.states(x_TD, batch.owner_CN)[batch.scored_S]
             items_SW, _ = beam_search(model.ran, books, run.evaluator.trie, state_SD, 10, "trie")
         run.figures.close()
     assert (items_SW[:, 0] == batch.target_S).double().mean() > 0.9
