@@ -36,6 +36,10 @@ def save_checkpoint(
     token = [uuid.uuid4().hex[:8] if world.is_main else ""]
     dist.broadcast_object_list(token, device=world.device)
     staging = path.with_name(f".{path.name}.tmp-{token[0]}")
+    if world.is_main:
+        for stale in path.parent.glob(f".{path.name}.tmp-*"):  # of a job that was killed while saving
+            shutil.rmtree(stale, ignore_errors=True)
+    world.barrier()
     try:
         dcp.save(_tensors(parallel, with_optimizer), storage_writer=dcp.FileSystemWriter(staging, sync_files=True))
         if world.is_main:

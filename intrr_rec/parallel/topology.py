@@ -61,7 +61,8 @@ def join_world() -> Iterator[World]:
     else:
         device = torch.device("cpu")
         # Spinning threads of two ranks on the same cores slow each other tenfold: each rank gets its share and no more.
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
     backend = "nccl" if device.type == "cuda" else "gloo"
     if "RANK" in os.environ:
         dist.init_process_group(backend, timeout=TIMEOUT)

@@ -75,8 +75,6 @@ class Evaluator:
             windows, self.collate, settings.batch_users, seed=None, rank=self.world.rank, replicas=self.world.size
         )
         for batch in loader.epoch():
-            if not len(batch.user_S):
-                continue
             moved = batch.to(self.world.device)
             history_TD = F.embedding(moved.items_U[moved.slot_T], catalogue_ID)
             state_BD = self.model.states(history_TD, moved.owner_CN)[moved.scored_S]
