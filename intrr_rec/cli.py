@@ -72,13 +72,39 @@ def index(
     dataset: DatasetDir,
     vectors: Annotated[Path, typer.Option("--vectors", help="Parquet with item_id and embedding (fixed-size list).")],
     out: Out,
+    extend: Annotated[
+        Path | None,
+        typer.Option("--extend", help="Version to extend: its codebooks and published ids stay, new items get ids."),
+    ] = None,
     config: Config = None,
     overrides: Overrides = None,
 ) -> None:
-    """Item vectors → semantic ids artefact: RK-Means, de-duplication digit, prefix trie, quality report (Stage 1)."""
+    """Item vectors → semantic ids artefact: codebooks, de-duplication digit, prefix trie, quality figures (Stage 1)."""
+    settings = _recipe(config, overrides).index
+    if extend:
+        from intrr_rec.indexing.extend import extend_semantic_ids
+
+        extend_semantic_ids(extend, dataset, vectors, out, settings)
+        return
     from intrr_rec.indexing.build import build_semantic_ids
 
-    build_semantic_ids(dataset, vectors, out, _recipe(config, overrides).index)
+    build_semantic_ids(dataset, vectors, out, settings)
+
+
+@app.command("inspect-ids")
+def inspect_ids(
+    semantic_ids: SemanticIdsDir,
+    dataset: DatasetDir,
+    item: Annotated[
+        str | None, typer.Option("--item", help="An item's own id: whom it shares each prefix with.")
+    ] = None,
+    prefix: Annotated[str | None, typer.Option("--prefix", help="Codes such as 12,7: what lies below them.")] = None,
+    show: Annotated[int, typer.Option(min=0, help="Titles shown in one place.")] = 5,
+) -> None:
+    """Show the titles that share an item's prefixes, level by level, or those below a prefix."""
+    from intrr_rec.indexing.inspect import print_ids
+
+    print_ids(semantic_ids, dataset, item=item, prefix=prefix, show=show)
 
 
 @app.command()

@@ -79,6 +79,32 @@ class BalanceConfig(Section):
     iterations: int = Field(50, ge=1, description="Sinkhorn iterations a level, at most")
 
 
+class GateConfig(Section):
+    """Floors below which Semantic IDs are not published; null takes one away. Set to catch collapse, not to grade."""
+
+    min_spread: float | None = Field(
+        1e-3, ge=0, le=1, description="1 - ‖mean of the unit vectors‖²: below, all vectors all but coincide"
+    )
+    min_usage: float | None = Field(0.5, ge=0, le=1, description="share of a level's codes in use")
+    min_entropy_ratio: float | None = Field(0.6, ge=0, le=1, description="entropy of a level's codes over ln K")
+    max_collision_rate: float | None = Field(
+        0.9, ge=0, le=1, description="share of items whose residual path is not theirs alone"
+    )
+    min_distinct_rate: float | None = Field(0.15, ge=0, le=1, description="distinct residual paths over items")
+
+
+class DriftConfig(Section):
+    """When an extension says that a re-index is due; null takes a limit away."""
+
+    max_error_ratio: float | None = Field(
+        1.25, gt=0, description="relative reconstruction error of added items over that of the fit"
+    )
+    max_beyond: float | None = Field(
+        0.05, ge=0, le=1, description="share of added items farther than the fit's 99th percentile"
+    )
+    min_items: int = Field(100, ge=1, description="fewer items are not judged")
+
+
 class IndexConfig(Section):
     """Item vectors → Semantic IDs (Stage 1)."""
 
@@ -103,6 +129,11 @@ class IndexConfig(Section):
         "digit", description="what comes before the digit: nothing, or items that collide move within the last level"
     )
     dedup_codes: int = Field(128, ge=2, description="size of the de-duplication level: items that may share one prefix")
+    category_column: str | None = Field(
+        None, description="of the item table, for category purity; null takes `categories` or `category`, if there"
+    )
+    gate: GateConfig = GateConfig()
+    drift: DriftConfig = DriftConfig()
     seed: int = 0
 
     @field_validator("codes", mode="before")

@@ -8,6 +8,7 @@ Shape suffixes: E events, U users, I items.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,9 +96,11 @@ class Dataset:
         """The user's own user ids (int64 or string), at the position of their dense id; sorted."""
         return pq.read_table(self.path / USERS, columns=["user_id"])["user_id"]
 
-    def titles(self) -> list[str]:
-        """What to call each item: its `title`, else its `text`, else its own id."""
+    def titles(self, items: Sequence[int] | None = None) -> list[str]:
+        """What to call each item, or each of `items` (dense ids): its `title`, else its `text`, else its own id."""
         present = pq.read_schema(self.path / ITEMS).names
         wanted = [name for name in ("title", "text", "item_id") if name in present]
         table = pq.read_table(self.path / ITEMS, columns=wanted)
+        if items is not None:
+            table = table.take(pa.array(items, pa.int64()))
         return [str(next(v for v in row if v is not None)) for row in zip(*(c.to_pylist() for c in table), strict=True)]

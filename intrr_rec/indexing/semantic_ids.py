@@ -113,6 +113,16 @@ class SemanticIds:
         """L, the de-duplication level included."""
         return len(self.codes_per_level)
 
+    def quantizer_state(self) -> dict[str, Tensor]:
+        """What the quantizer needs to give further items codes.
+
+        Raises:
+            ArtefactError: the artefact was made before that was kept.
+        """
+        if QUANTIZER not in self.manifest.files:
+            raise ArtefactError(f"{self.path}: holds no {QUANTIZER}, so it cannot be extended; build it again")
+        return load_file(self.path / QUANTIZER)
+
     @staticmethod
     def write(
         out: Path | str,

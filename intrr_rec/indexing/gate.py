@@ -1,0 +1,54 @@
+"""The quality gate: Semantic IDs below a floor are not published."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from intrr_rec.config import GateConfig
+from intrr_rec.errors import ConfigError
+
+
+def require_quality(quality: Mapping[str, Any], gate: GateConfig) -> None:
+    """Let good Semantic IDs pass.
+
+    Args:
+        quality: what `measure_quality` and `content_quality` found.
+
+    Raises:
+        ConfigError: one line naming every figure that fell short, its floor, and how to mend it or lower the floor.
+    """
+    faults = list(_faults(quality, gate))
+    if faults:
+        raise ConfigError(
+            f"index.gate: the semantic ids were not published: {'; '.join(said for _, said in faults)}; mend the vectors or "
+            "settings as said, or lower the floor (null takes it away): "
+            + " ".join(dict.fromkeys(f"index.gate.{key}=null" for key, _ in faults))
+        )
+
+
+def _faults(quality: Mapping[str, Any], gate: GateConfig) -> Iterator[tuple[str, str]]:
+    """(key of the floor, words) for each figure on the wrong side of its floor."""
+    if gate.min_spread is not None and quality["spread"] < gate.min_spread:
+        yield (
+            "min_spread",
+            f"spread of the vectors {quality['spread']:.2g} < {gate.min_spread:g} (they all but coincide: look at what was "
+            "embedded)",
+        )
+    for number, level in enumerate(quality["levels"], start=1):
+        for figure, key, mend in (
+            ("usage", "min_usage", "codes lie dead: lower index.codes or restart dead ones"),
+            ("entropy_ratio", "min_entropy_ratio", "a few codes take most items: look for repeated vectors"),
+        ):
+            floor = getattr(gate, key)
+            if floor is not None and level[figure] < floor:
+                yield key, f"{figure} of level {number} {level[figure]:.3f} < {floor:g} ({mend})"
+    collisions = quality["collisions"]
+    mend = "raise index.codes or index.levels, or look for repeated vectors"
+    if gate.max_collision_rate is not None and collisions["rate"] > gate.max_collision_rate:
+        yield "max_collision_rate", f"collision rate {collisions['rate']:.3f} > {gate.max_collision_rate:g} ({mend})"
+    if gate.min_distinct_rate is not None and collisions["distinct_rate"] < gate.min_distinct_rate:
+        yield (
+            "min_distinct_rate",
+            f"distinct rate {collisions['distinct_rate']:.3f} < {gate.min_distinct_rate:g} ({mend})",
+        )
