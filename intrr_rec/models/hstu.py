@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from intrr_rec.config import HstuConfig
+from intrr_rec.models.dropout import dropout
 
 
 class HstuLayer(nn.Module):
@@ -41,7 +42,7 @@ class HstuLayer(nn.Module):
         attended_CHNF = torch.matmul(F.silu(scores_CHNN) * weight_CNN[:, None], v_CHNF)
         attended_TD = attended_CHNF.transpose(1, 2).reshape(-1, width)
         gated_TD = u_TD * F.layer_norm(attended_TD, (width,))
-        return x_TD + self.output(F.dropout(gated_TD, self.dropout, self.training))
+        return x_TD + self.output(dropout(gated_TD, self.dropout, self.training))
 
     def _bias(self, slots: int) -> Tensor:
         position = torch.arange(slots, device=self.position_bias.device)

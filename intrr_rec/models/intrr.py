@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from intrr_rec.config import ModelConfig
 from intrr_rec.data.batch import Batch
+from intrr_rec.models.dropout import dropout
 from intrr_rec.models.hstu import Hstu
 from intrr_rec.models.losses import level_nll
 from intrr_rec.models.ran import Ran
@@ -77,7 +78,7 @@ class IntRR(nn.Module):
 
     def states(self, history_TD: Tensor, owner_CN: Tensor) -> Tensor:
         """Backbone over item representations, `[T, D]` → `[T, D]` (Eq. 9)."""
-        dropped_TD = F.dropout(history_TD, self.config.input_dropout, self.training)
+        dropped_TD = dropout(history_TD, self.config.input_dropout, self.training)
         return self.backbone(dropped_TD, owner_CN)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from intrr_rec.config import RanConfig
+from intrr_rec.models.dropout import dropout
 
 
 class Ran(nn.Module):
@@ -55,7 +56,7 @@ class Ran(nn.Module):
 
         V(W₂a + b) is computed as (VW₂)a + Vb: the product of the two matrices is small beside one per signal.
         """
-        hidden_BF = F.dropout(F.relu(fused_BF), self.dropout, self.training)
+        hidden_BF = dropout(F.relu(fused_BF), self.dropout, self.training)
         output = cast(nn.Linear, self.output[level - 1])
         return F.linear(hidden_BF, codebook_KD @ output.weight, codebook_KD @ output.bias)
 
