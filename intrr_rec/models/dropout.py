@@ -18,7 +18,7 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
         p: in [0, 1).
         training: False returns `x` as it is.
     """
-    dropped = round(256 * p)
+    dropped = min(255, round(256 * p))
     if not training or not dropped:
         return x
     words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device).random_(-(2**63), None)
