@@ -183,11 +183,24 @@ class HstuConfig(Section):
         return self
 
 
+class T5Config(Section):
+    """The causal T5 stack."""
+
+    layers: int = Field(4, ge=1)
+    width: int = Field(256, ge=1, description="D: width of tokens, UID embeddings and codebooks")
+    heads: int = Field(6, ge=1)
+    head_width: int = Field(64, ge=1)
+    feed_forward: int = Field(1024, ge=1)
+    dropout: float = Field(0.15, ge=0, lt=1)
+
+
 class ModelConfig(Section):
     """IntRR (Stage 2). `content` and `uid_residual` go beyond the paper."""
 
     window: int = Field(30, ge=2, description="N: items of history the backbone sees")
+    backbone: Literal["hstu", "t5"] = Field("hstu", description="which of the two sections below is used")
     hstu: HstuConfig = HstuConfig()
+    t5: T5Config = T5Config()
     ran: RanConfig = RanConfig()
     align_weight: float = Field(0.1, ge=0, description="lambda of IntRR Eq. 11")
     align_average: Literal["items", "positions"] = Field("items", description="what L_aln (Eq. 8) is averaged over")
@@ -198,6 +211,11 @@ class ModelConfig(Section):
     uid_residual: bool = Field(False, description="not the paper's: E_i = sum of z_l + e_uid")
     content: bool = Field(False, description="not the paper's: a linear map of the item's vector is added to e_uid")
     input_dropout: float = Field(0.2, ge=0, lt=1, description="dropout on the items of the history")
+
+    @property
+    def width(self) -> int:
+        """D, the width of the backbone in use."""
+        return self.hstu.width if self.backbone == "hstu" else self.t5.width
 
 
 class TrainConfig(Section):

@@ -23,6 +23,7 @@ from intrr_rec.models.dropout import dropout
 from intrr_rec.models.hstu import Hstu
 from intrr_rec.models.losses import level_nll
 from intrr_rec.models.ran import Ran
+from intrr_rec.models.t5 import T5
 from intrr_rec.models.tables import UID_TABLE, Codebooks, look_up, make_collection
 
 
@@ -56,12 +57,12 @@ class IntRR(nn.Module):
         device: torch.device,
     ) -> None:
         super().__init__()
-        width = config.hstu.width
+        width = config.width
         self.config = config
         self.uid = make_collection(UID_TABLE, len(codes_IL), width, config.uid_std, device)
         self.codebooks = Codebooks(codes_per_level, width, config.codebook_std, device)
         self.ran = Ran(len(codes_per_level), width, config.ran)
-        self.backbone = Hstu(config.hstu, config.window)
+        self.backbone = Hstu(config.hstu, config.window) if config.backbone == "hstu" else T5(config.t5)
         self.content_map = nn.Linear(content_width or 0, width, bias=False) if config.content else None
         self.content_scale = width**0.5  # as the tables' rows: content and UID start and learn alike
         self.register_buffer("codes_IL", codes_IL, persistent=False)
