@@ -2,11 +2,14 @@
 
 An artefact is data files plus `manifest.json`, written last. It is built in a temporary sibling folder, synced to disk
 and swapped into place in one system call, so a reader (or a crash) sees the old artefact or the new one, never a mixture.
+What a killed writer leaves is such a sibling; the next writer of the same artefact clears it away.
 """
 
 from __future__ import annotations
 
 import ctypes
+import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -78,7 +81,8 @@ def writing(target: Path | str, kind: str, config: Mapping[str, Any]) -> Iterato
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ArtefactError(f"{target}: cannot be written ({error.strerror}); choose another --out") from None
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.tmp-", dir=target.parent))
+    _clear_stale(target)
+    staging, lock = _make_staging(target)
     try:
         draft = Draft(staging)
         yield draft
@@ -93,6 +97,7 @@ def writing(target: Path | str, kind: str, config: Mapping[str, Any]) -> Iterato
         swap_into_place(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        os.close(lock)
 
 
 def read(path: Path | str, kind: str) -> Manifest:
@@ -169,6 +174,42 @@ def swap_into_place(staging: Path, target: Path) -> None:
         os.rename(staging, target)
         shutil.rmtree(retired, ignore_errors=True)
     _sync(target.parent)
+
+
+def _make_staging(target: Path) -> tuple[Path, int]:
+    """A new folder beside `target`, and the descriptor whose lock says that its writer lives."""
+    while True:
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.tmp-", dir=target.parent))
+        try:
+            lock = os.open(staging, os.O_RDONLY)
+        except FileNotFoundError:  # taken for stale by another writer, before it was locked
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # likewise
+            os.close(lock)
+            continue
+        except OSError:
+            pass  # a file system without locks: there nobody takes anything for stale
+        if staging.exists():
+            return staging, lock
+        os.close(lock)
+
+
+def _clear_stale(target: Path) -> None:
+    """Remove the staging folders of `target` whose writers are dead: nobody holds their lock."""
+    for folder in target.parent.glob(f".{glob.escape(target.name)}.tmp-*"):
+        try:
+            lock = os.open(folder, os.O_RDONLY)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        except OSError:
+            pass  # its writer lives, or the file system cannot tell
+        finally:
+            os.close(lock)
 
 
 def _exchange(a: Path, b: Path) -> bool:

@@ -135,8 +135,38 @@ def test_kill_9_in_mid_write_leaves_the_old_one(tmp_path: Path) -> None:
     kill(writer)
     artefact.read(target, "dataset")
     assert (target / "data.txt").read_text() == "old"
+    assert len(siblings(target)) == 2
     build(target, "new")
     assert (target / "data.txt").read_text() == "new"
+    assert siblings(target) == ["dataset"], "the next writer clears what the killed one left"
+
+
+def test_a_writer_leaves_a_living_one_alone(tmp_path: Path) -> None:
+    target = tmp_path / "dataset"
+    (tmp_path / ".dataset.tmp-file").write_text("not a folder of ours")
+    with artefact.writing(target, "dataset", {}) as draft:
+        (draft.path / "data.txt").write_text("outer")
+        build(target, "inner")
+        assert (target / "data.txt").read_text() == "inner" and draft.path.is_dir()
+    assert (target / "data.txt").read_text() == "outer"
+    artefact.read(target, "dataset")
+    assert siblings(target) == [".dataset.tmp-file", "dataset"]
+
+
+@pytest.mark.parametrize("refusal", [OSError("no locks here"), None])
+def test_a_file_system_without_locks_only_keeps_what_is_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: OSError | None
+) -> None:
+    target = tmp_path / "dataset"
+    (tmp_path / ".dataset.tmp-stale").mkdir()
+
+    def flock(*_: object) -> None:
+        if refusal:
+            raise refusal
+
+    monkeypatch.setattr(artefact.fcntl, "flock", flock)
+    build(target, "new")
+    assert siblings(target) == ([".dataset.tmp-stale"] if refusal else []) + ["dataset"]
 
 
 @pytest.mark.slow

@@ -135,7 +135,7 @@ def _find(ids: SemanticIds, item: str) -> int:
     values = known.to_pylist()  # sorted, as a dataset's ids are: the neighbours in that order are the likeliest meant
     spot = bisect.bisect_left(values, own)
     near = values[max(0, spot - _NEAREST // 2 - 1) : spot + _NEAREST // 2 + 1]
-    raise DataError(f"--item: {ids.path} has no item {item!r}; the nearest ids are {', '.join(map(str, near))}")
+    raise DataError(f"--item: {ids.path} has no item {own!r}; the nearest ids are {', '.join(map(str, near))}")
 
 
 def _fits(own: Any) -> bool:
