@@ -165,6 +165,10 @@ class RanConfig(Section):
     context: Literal["previous", "cumulative"] = Field(
         "previous", description="z_<l: the previous level's z, or the sum of all"
     )
+    assignment: Literal["soft", "straight_through"] = Field(
+        "soft", description="z_l: mixture of codewords (Eq. 6), or the likeliest codeword with the mixture's gradient"
+    )
+    similarity: Literal["dot", "scaled"] = Field("dot", description="h V^T (Eq. 5), or the same divided by sqrt(D)")
     dropout: float = Field(0.0, ge=0, lt=1)
 
 
@@ -202,12 +206,23 @@ class ModelConfig(Section):
     hstu: HstuConfig = HstuConfig()
     t5: T5Config = T5Config()
     ran: RanConfig = RanConfig()
+    shared_ran: bool = Field(True, description="one RAN and one set of codebooks for items and users, or one each")
+    item_side: Literal["redistribution", "lookup"] = Field(
+        "redistribution", description="E_i: redistributed by the UID, or the sum of the codewords of the item's Semantic ID"
+    )
+    user_side: Literal["teacher_forcing", "soft"] = Field(
+        "teacher_forcing", description="what a level sees in training: the target's codewords (Eq. 10), or its own mixtures"
+    )
     align_weight: float = Field(0.1, ge=0, description="lambda of IntRR Eq. 11")
     align_average: Literal["items", "positions"] = Field("items", description="what L_aln (Eq. 8) is averaged over")
+    codebook_init: Literal["random", "stage1"] = Field(
+        "random", description="codewords drawn at random, or Stage 1's centroids on their principal axes"
+    )
     codebook_std: float = Field(
         0.02, gt=0, description="initial scale of codewords, before the factor sqrt(D) of every lookup"
     )
     uid_std: float = Field(0.02, gt=0, description="initial scale of UID rows, before the same factor")
+    uid_width: int | None = Field(None, ge=1, description="width of UID rows where they are mapped to D; null: D, unmapped")
     uid_residual: bool = Field(False, description="not the paper's: E_i = sum of z_l + e_uid")
     content: bool = Field(False, description="not the paper's: a linear map of the item's vector is added to e_uid")
     input_dropout: float = Field(0.2, ge=0, lt=1, description="dropout on the items of the history")

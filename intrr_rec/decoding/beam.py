@@ -42,7 +42,7 @@ def beam_search(
     chosen: list[Tensor] = []
     for level, codebook_KD in enumerate(codebooks):
         if level == 0:
-            logits_BWK = F.linear(x_BD, codebook_KD)[:, None]
+            logits_BWK = ran.first_logits(x_BD, codebook_KD)[:, None]
         else:
             seen = chosen if ran.cumulative else chosen[-1:]
             context = sum(F.embedding(code, table) for code, table in zip(seen, tables[level - 1], strict=True))

@@ -24,7 +24,7 @@ from intrr_rec.models.hstu import Hstu
 from intrr_rec.models.losses import level_nll
 from intrr_rec.models.ran import Ran
 from intrr_rec.models.t5 import T5
-from intrr_rec.models.tables import UID_TABLE, Codebooks, look_up, make_collection
+from intrr_rec.models.tables import CODEBOOK_TABLE, ITEM_CODEBOOK_TABLE, UID_TABLE, Codebooks, look_up, make_collection
 
 
 @dataclass
@@ -57,22 +57,42 @@ class IntRR(nn.Module):
         device: torch.device,
     ) -> None:
         super().__init__()
-        width = config.width
+        width, uid_width = config.width, config.uid_width or config.width
         self.config = config
-        self.uid = make_collection(UID_TABLE, len(codes_IL), width, config.uid_std, device)
-        self.codebooks = Codebooks(codes_per_level, width, config.codebook_std, device)
+        self.uid = make_collection(UID_TABLE, len(codes_IL), uid_width, config.uid_std, device)
+        self.uid_map = nn.Linear(uid_width, width, bias=False) if config.uid_width else None
+        self.codebooks = Codebooks(CODEBOOK_TABLE, codes_per_level, width, config.codebook_std, device)
         self.ran = Ran(len(codes_per_level), width, config.ran)
+        self.item_codebooks, self.item_ran = None, None
+        if not config.shared_ran:
+            self.item_codebooks = Codebooks(ITEM_CODEBOOK_TABLE, codes_per_level, width, config.codebook_std, device)
+            self.item_ran = Ran(len(codes_per_level), width, config.ran)
         self.backbone = Hstu(config.hstu, config.window) if config.backbone == "hstu" else T5(config.t5)
         self.content_map = nn.Linear(content_width or 0, width, bias=False) if config.content else None
         self.content_scale = width**0.5  # as the tables' rows: content and UID start and learn alike
         self.register_buffer("codes_IL", codes_IL, persistent=False)
 
     def items(self, items_U: Tensor, content_UV: Tensor | None, codebooks: Sequence[Tensor]) -> ItemSide:
-        """Redistribution: E_i (Eq. 7) of each item, with the assignment it came from."""
+        """E_i (Eq. 7) of each item, with the assignment it came from (Eq. 4-6).
+
+        Args:
+            items_U: dense item ids.
+            content_UV: their vectors, where `content` is on.
+            codebooks: what `self.codebooks()` gave; a RAN of the item side's own brings its own.
+        """
         guidance_UD = look_up(self.uid, UID_TABLE, items_U)
+        if self.uid_map is not None:
+            guidance_UD = self.uid_map(guidance_UD)
         if self.content_map is not None:
             guidance_UD = guidance_UD + self.content_map(content_UV) * self.content_scale
-        mixture_UD, log_p = self.ran.redistribute(guidance_UD, codebooks)
+        ran = self.item_ran or self.ran
+        codebooks = self.item_codebooks() if self.item_codebooks is not None else codebooks
+        if self.config.item_side == "redistribution":
+            mixture_UD, log_p = ran.redistribute(guidance_UD, codebooks)
+        else:
+            codes_UL = self.codes_IL[items_U]
+            mixture_UD = torch.stack([F.embedding(codes_UL[:, i], book) for i, book in enumerate(codebooks)]).sum(0)
+            log_p = [F.log_softmax(level, dim=-1) for level in ran.teacher_forced(guidance_UD, codes_UL, codebooks)]
         if self.config.uid_residual:
             mixture_UD = mixture_UD + guidance_UD
         return ItemSide(mixture_UD, log_p)
@@ -94,7 +114,10 @@ class IntRR(nn.Module):
         history_TD = F.embedding(batch.slot_T, items.representation_UD)
         state_SD = self.states(history_TD, batch.owner_CN)[batch.scored_S]
         target_SL = self.codes_IL[batch.target_S]
-        logits = self.ran.teacher_forced(state_SD, target_SL, codebooks)
+        if self.config.user_side == "teacher_forcing":
+            logits = self.ran.teacher_forced(state_SD, target_SL, codebooks)
+        else:
+            logits = self.ran.redistribute(state_SD, codebooks)[1]
         rec_L = level_nll(logits, target_SL).sum(0) * batch.target_weight
         align_L = batch.align_weight_U @ level_nll(items.log_p, self.codes_IL[batch.items_U])
         return {

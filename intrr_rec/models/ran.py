@@ -27,7 +27,7 @@ class Ran(nn.Module):
     Args:
         levels: L, the de-duplication level included.
         width: D of signals and codewords.
-        config: hidden width, context (previous level or sum of all before), dropout.
+        config: hidden width, context (previous level or sum of all before), assignment, similarity, dropout.
     """
 
     def __init__(self, levels: int, width: int, config: RanConfig) -> None:
@@ -35,6 +35,8 @@ class Ran(nn.Module):
         self.levels = levels
         self.hidden = config.hidden
         self.cumulative = config.context == "cumulative"
+        self.straight_through = config.assignment == "straight_through"
+        self.scale = width**-0.5 if config.similarity == "scaled" else 1.0
         self.dropout = config.dropout
         self.signal = nn.Linear(width, (levels - 1) * config.hidden)
         self.context = nn.ModuleList(nn.Linear(width, config.hidden, bias=False) for _ in range(levels - 1))
@@ -51,19 +53,23 @@ class Ran(nn.Module):
             for level, projection in enumerate(self.context)
         ]
 
+    def first_logits(self, x_BD: Tensor, codebook_KD: Tensor) -> Tensor:
+        """Scores of the first level, `[B, D]` → `[B, K]` (Eq. 5 with h_1 = x)."""
+        return F.linear(x_BD, codebook_KD * self.scale)
+
     def level_logits(self, level: int, fused_BF: Tensor, codebook_KD: Tensor) -> Tensor:
         """Scores of level `level` ≥ 1 from the sum of its projections, `[…, F]` → `[…, K]` (Eq. 4 and 5).
 
         V(W₂a + b) is computed as (VW₂)a + Vb: the product of the two matrices is small beside one per signal.
         """
         hidden_BF = dropout(F.relu(fused_BF), self.dropout, self.training)
-        output = cast(nn.Linear, self.output[level - 1])
-        return F.linear(hidden_BF, codebook_KD @ output.weight, codebook_KD @ output.bias)
+        output, scaled_KD = cast(nn.Linear, self.output[level - 1]), codebook_KD * self.scale
+        return F.linear(hidden_BF, scaled_KD @ output.weight, scaled_KD @ output.bias)
 
     def teacher_forced(self, x_BD: Tensor, codes_BL: Tensor, codebooks: Sequence[Tensor]) -> list[Tensor]:
         """Logits of every level given the target's codes before it (Eq. 10): L tensors `[B, K_l]`."""
         signal, tables = self.project_signal(x_BD), self.context_tables(codebooks)
-        logits = [F.linear(x_BD, codebooks[0])]
+        logits = [self.first_logits(x_BD, codebooks[0])]
         for level in range(1, self.levels):
             seen = list(self._visible(range(level)))
             context = sum(F.embedding(codes_BL[:, j], table) for j, table in zip(seen, tables[level - 1], strict=True))
@@ -77,16 +83,23 @@ class Ran(nn.Module):
             The sum of z_l over levels `[B, D]` (Eq. 7), and log p_l of each level, L tensors `[B, K_l]`.
         """
         signal = self.project_signal(x_BD)
-        log_p = [F.log_softmax(F.linear(x_BD, codebooks[0]), dim=-1)]
-        z_BD = log_p[0].exp() @ codebooks[0]
+        log_p = [F.log_softmax(self.first_logits(x_BD, codebooks[0]), dim=-1)]
+        z_BD = self._aggregate(log_p[0], codebooks[0])
         total_BD = z_BD
         for level in range(1, self.levels):
             context_BD = total_BD if self.cumulative else z_BD
             fused_BF = signal[level - 1] + self.context[level - 1](context_BD)
             log_p.append(F.log_softmax(self.level_logits(level, fused_BF, codebooks[level]), dim=-1))
-            z_BD = log_p[level].exp() @ codebooks[level]
+            z_BD = self._aggregate(log_p[level], codebooks[level])
             total_BD = total_BD + z_BD
         return total_BD, log_p
+
+    def _aggregate(self, log_p_BK: Tensor, codebook_KD: Tensor) -> Tensor:
+        """z_l (Eq. 6); straight-through: the likeliest codeword, differentiated as if it were the mixture."""
+        mixture_BD = log_p_BK.exp() @ codebook_KD
+        if not self.straight_through:
+            return mixture_BD
+        return mixture_BD + (codebook_KD[log_p_BK.argmax(-1)] - mixture_BD).detach()
 
     def _visible(self, before: Sequence) -> Sequence:
         return before if self.cumulative else before[-1:]

@@ -6,13 +6,14 @@ import psutil
 import torch
 import torch.distributed as dist
 from torch import nn
+from torchrec import EmbeddingCollection
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
 from torchrec.distributed.planner.types import HardwareConfig, KernelConfig, TopologyFactory, TrainerConfig
 from torchrec.distributed.types import ShardingPlan, ShardingType
 
-from intrr_rec.models.tables import CODEBOOK_TABLE, UID_TABLE
+from intrr_rec.models.tables import UID_TABLE
 from intrr_rec.parallel.topology import World
 
 
@@ -25,16 +26,18 @@ def make_plan(model: nn.Module, world: World, uid_sharding: str) -> ShardingPlan
         RuntimeError: the planner left out a table.
     """
     kernel = EmbeddingComputeKernel.DENSE if uid_sharding == "data_parallel" else EmbeddingComputeKernel.FUSED
-    constraints = {
-        UID_TABLE: ParameterConstraints(sharding_types=[uid_sharding], compute_kernels=[kernel.value]),
-        CODEBOOK_TABLE: ParameterConstraints(
-            sharding_types=[ShardingType.DATA_PARALLEL.value], compute_kernels=[EmbeddingComputeKernel.DENSE.value]
-        ),
+    replicated = ParameterConstraints(
+        sharding_types=[ShardingType.DATA_PARALLEL.value], compute_kernels=[EmbeddingComputeKernel.DENSE.value]
+    )
+    tables = {
+        config.name for m in model.modules() if isinstance(m, EmbeddingCollection) for config in m.embedding_configs()
     }
+    constraints = dict.fromkeys(tables, replicated)
+    constraints[UID_TABLE] = ParameterConstraints(sharding_types=[uid_sharding], compute_kernels=[kernel.value])
     planner = EmbeddingShardingPlanner(topology=_topology(world), constraints=constraints, debug=False)
     plan = planner.collective_plan(model, [EmbeddingCollectionSharder()], dist.group.WORLD)
     planned = {name for module in plan.plan.values() for name in module}
-    if missing := {UID_TABLE, CODEBOOK_TABLE} - planned:
+    if missing := tables - planned:
         raise RuntimeError(f"the planner dropped the tables {sorted(missing)}")
     return plan
 

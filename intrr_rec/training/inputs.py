@@ -36,7 +36,11 @@ class Inputs:
         torch.manual_seed(self.recipe.train.seed)
         width = None if self.content_IV is None else self.content_IV.shape[1]
         ids = self.semantic_ids
-        return IntRR(self.recipe.model, ids.codes_IL, ids.codes_per_level, width, device).to(device)
+        model = IntRR(self.recipe.model, ids.codes_IL, ids.codes_per_level, width, device).to(device)
+        if self.recipe.model.codebook_init == "stage1":
+            for codebooks in filter(None, (model.codebooks, model.item_codebooks)):
+                codebooks.start_from(ids.codebooks)
+        return model
 
     def collator(self) -> Collator:
         """Builds this run's batches."""
