@@ -10,7 +10,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -65,6 +65,30 @@ def prepare(
     from intrr_rec.data.ingest import prepare_dataset
 
     prepare_dataset(interactions, items, out, _recipe(config, overrides).prepare)
+
+
+@app.command()
+def embed(
+    dataset: DatasetDir,
+    out: Out,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="sentence-transformers folder or hub name; all-MiniLM-L6-v2 if left out."),
+    ] = None,
+    text_column: Annotated[str, typer.Option(help="Column of the item table; without text there, the title.")] = "text",
+    batch: Annotated[int, typer.Option(min=1, help="Texts encoded together.")] = 16,
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"], typer.Option(help="auto: bf16 where the processor computes it natively.")
+    ] = "auto",
+    shard_rows: Annotated[int, typer.Option(min=1, help="Items a file, and what a killed job may lose.")] = 8_192,
+    storage: Annotated[Literal["float16", "float32"], typer.Option(help="Type of the vectors on disk.")] = "float16",
+) -> None:
+    """Item texts → vectors artefact, by a sentence encoder; goes on where a killed run of the same job stopped."""
+    from intrr_rec.indexing.embed import EmbedSettings, embed_dataset
+    from intrr_rec.indexing.encoder import DEFAULT_MODEL, SentenceEncoder
+
+    encoder = SentenceEncoder(model or DEFAULT_MODEL, precision)
+    embed_dataset(dataset, out, encoder, EmbedSettings(text_column, batch, shard_rows, storage))
 
 
 @app.command()

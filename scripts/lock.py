@@ -1,4 +1,4 @@
-"""Resolve pyproject.toml into requirements/common.txt and requirements/cuda-libraries.txt.
+"""Resolve pyproject.toml into requirements/{common,cuda-libraries,embed}.txt.
 
 Needs the `uv` command (`pip install uv`). Run from the repository root after changing a dependency, then look at the diff:
 
@@ -18,6 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 COMMON = ROOT / "requirements" / "common.txt"
 LIBRARIES = ROOT / "requirements" / "cuda-libraries.txt"
+EMBED = ROOT / "requirements" / "embed.txt"
 TRIPLE = ("torch==", "torchrec==", "fbgemm-gpu==")
 CUDA_LIBRARIES = ("cuda-", "nvidia-", "triton==")
 # What `environments` in pyproject.toml already promises, and what requires-python already says.
@@ -28,19 +29,29 @@ HEADER = "# Written by scripts/lock.py from pyproject.toml; installed with `pip 
 
 
 def main() -> None:
-    """Write both locks."""
+    """Write the three locks."""
+    base = _resolve([COMMON, LIBRARIES])
+    extended = _resolve([COMMON, LIBRARIES, EMBED], "--extra", "embed")
+    moved = [line for line in base if line not in extended]
+    if moved:
+        raise SystemExit(f"the extra 'embed' would change what is locked without it: {', '.join(moved)}")
+    libraries = [line for line in base if line.startswith(CUDA_LIBRARIES)]
+    common = [line for line in base if not line.startswith(CUDA_LIBRARIES + TRIPLE)]
+    COMMON.write_text(HEADER + "\n".join(common) + "\n")
+    LIBRARIES.write_text(HEADER + "\n".join(libraries) + "\n")
+    EMBED.write_text(HEADER + "\n".join(line for line in extended if line not in base) + "\n")
+
+
+def _resolve(locked: list[Path], *extras: str) -> list[str]:
+    """The lines of a new lock that keeps what `locked` pins wherever it may."""
     with tempfile.TemporaryDirectory() as scratch:
         pins = Path(scratch, "triple.in")
         pins.write_text("torch==2.13.0\ntorchrec==1.8.0\nfbgemm-gpu==1.8.0\n")
         resolved = Path(scratch, "resolved.txt")
-        resolved.write_text("".join(path.read_text() for path in (COMMON, LIBRARIES) if path.exists()))
+        resolved.write_text("".join(path.read_text() for path in locked if path.exists()))
         words = "uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 --no-header --no-annotate"
-        subprocess.run([*words.split(), pins, "--quiet", "--output-file", resolved], cwd=ROOT, check=True)
-        lines = [_plain(line) for line in resolved.read_text().splitlines()]
-    libraries = [line for line in lines if line.startswith(CUDA_LIBRARIES)]
-    common = [line for line in lines if not line.startswith(CUDA_LIBRARIES + TRIPLE)]
-    COMMON.write_text(HEADER + "\n".join(common) + "\n")
-    LIBRARIES.write_text(HEADER + "\n".join(libraries) + "\n")
+        subprocess.run([*words.split(), *extras, pins, "--quiet", "--output-file", resolved], cwd=ROOT, check=True)
+        return [_plain(line) for line in resolved.read_text().splitlines()]
 
 
 def _plain(line: str) -> str:

@@ -1,0 +1,286 @@
+"""Item texts → vectors artefact (`intrr embed`), shard by shard, so that a killed job goes on where it stopped.
+
+Finished shards lie beside the target in a folder named after the job: dataset, encoder and settings. The artefact is made
+of them at the very end, so there is the old one or the new one, and a job that was interrupted gives the same bytes as one
+that was not.
+
+Shape suffixes: R rows of a shard, B texts of a batch, D width of a vector.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fcntl
+import glob
+import hashlib
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from intrr_rec import artefact
+from intrr_rec.artefact import Manifest, write_json
+from intrr_rec.data import prepared
+from intrr_rec.errors import ArtefactError, DataError
+from intrr_rec.indexing.encoder import Encoder
+
+log = logging.getLogger(__name__)
+
+KIND = "vectors"
+JOB = "job.json"
+FALLBACK = "title"
+Storage = Literal["float16", "float32"]
+
+
+@dataclass(frozen=True)
+class EmbedSettings:
+    """How to embed; all of it is kept in the manifest.
+
+    Attributes:
+        text_column: column of the item table; an item without text there is embedded by its `title`.
+        batch: texts a batch.
+        shard_rows: items a shard: the work that a killed job may lose.
+        storage: type of the vectors on disk.
+    """
+
+    text_column: str = "text"
+    batch: int = 16
+    shard_rows: int = 8_192
+    storage: Storage = "float16"
+
+
+def embed_dataset(dataset: Path, out: Path, encoder: Encoder, settings: EmbedSettings = EmbedSettings()) -> Manifest:
+    """Embed the text of every item of a dataset, in the order of its item table.
+
+    Raises:
+        ArtefactError: `dataset` is no dataset, `out` holds something else, or another process is at the same job.
+        DataError: no such column, an item without any text, or a vector that cannot be stored.
+    """
+    source = artefact.read(dataset, prepared.KIND)
+    items = Path(dataset) / prepared.ITEMS
+    template = _check_texts(items, settings.text_column)
+    config = {
+        **asdict(settings),
+        "encoder": encoder.name,
+        "dimension": encoder.width,
+        "template": template,
+        "identity": encoder.identity,
+    }
+    job = {"dataset": source.content_hash, **{key: value for key, value in config.items() if key != "encoder"}}
+    total = source.counts["items"]
+    # The draft is opened first: a target that may not be written is known before hours of work.
+    with _staging(Path(out), job) as staging, artefact.writing(out, KIND, config) as draft, _progress(total) as advance:
+        shards = []
+        for number, table in enumerate(_shards(items, template, settings.shard_rows)):
+            shard = staging / f"part-{number:05d}.parquet"
+            if _rows(shard) == table.num_rows:
+                advance(table.num_rows, False)
+            else:
+                write_shard(shard, _embed_shard(table, encoder, settings, lambda rows: advance(rows, True)))
+            shards.append(shard)
+        for shard in shards:
+            _link(shard, draft.path / shard.name)
+        draft.counts.update(items=total, dimension=encoder.width)
+        draft.parents["dataset"] = source.content_hash
+    log.info("%s: %d vectors of %d values by %s", out, total, encoder.width, encoder.name)
+    return artefact.read(out, KIND)
+
+
+def _check_texts(items: Path, column: str) -> list[str]:
+    """The columns a text is taken from, the first that has one; refuses an item without any before work begins."""
+    schema = pq.read_schema(items)
+    if column not in schema.names:
+        free = [name for name in schema.names if name not in ("item", "item_id", "first_seen")]
+        if not free:
+            raise DataError(f"{items}: holds no item texts; run `intrr prepare` with --items and the item table")
+        near = difflib.get_close_matches(column, free, n=1, cutoff=0.0)[0]
+        raise DataError(f"{items}: no column '{column}'; it has {', '.join(free)}; did you mean --text-column {near}?")
+    columns = [column, *([FALLBACK] if FALLBACK in schema.names and column != FALLBACK else [])]
+    if not _is_text(schema.field(column).type):
+        raise DataError(f"{items}: column '{column}' has type {schema.field(column).type}; texts must be strings")
+    columns = [name for name in columns if _is_text(schema.field(name).type)]
+    first: Any = None
+    empty = fallen = 0
+    for batch in pq.ParquetFile(items).iter_batches(columns=["item_id", *columns]):
+        blank = [_blank(batch[name]) for name in columns]
+        nothing = blank[0] if len(blank) == 1 else pc.and_(*blank)
+        fallen += pc.sum(blank[0]).as_py() or 0
+        count = pc.sum(nothing).as_py() or 0
+        if count and not empty:
+            first = batch["item_id"].filter(nothing)[0].as_py()
+        empty += count
+    if empty:
+        raise DataError(
+            f"{items}: column '{column}', item {first!r}: has no text{' and no title' if len(columns) > 1 else ''} "
+            f"({empty} such items); fill it in the item table and run `intrr prepare` again, or name another --text-column"
+        )
+    if fallen:
+        log.warning("%s: %d items have no '%s': their title is embedded instead", items, fallen, column)
+    return columns
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _blank(column: pa.Array) -> pa.Array:
+    """True where a text is null, empty or only white space."""
+    return pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(_strings(column))), 0).fill_null(True)
+
+
+def _strings(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    return column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
+
+
+def _shards(items: Path, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
+    """Tables (item_id, text) of exactly `rows` items, the last one of fewer."""
+    pending: list[pa.Table] = []
+    held = 0
+    for batch in pq.ParquetFile(items).iter_batches(columns=["item_id", *columns]):
+        text = _strings(batch[columns[0]])
+        for name in columns[1:]:
+            text = pc.if_else(_blank(text), _strings(batch[name]), text)
+        pending.append(pa.table({"item_id": batch["item_id"], "text": text}))
+        held += batch.num_rows
+        while held >= rows:
+            table = pa.concat_tables(pending)
+            yield table.slice(0, rows)
+            pending, held = [table.slice(rows)], held - rows
+    if held:
+        yield pa.concat_tables(pending)
+
+
+def _embed_shard(
+    table: pa.Table, encoder: Encoder, settings: EmbedSettings, advance: Callable[[int], None]
+) -> pa.Table:
+    """Encode texts of similar length together; rows stay in the table's order."""
+    texts = table["text"].to_pylist()
+    order_R = np.argsort(-encoder.lengths(texts), kind="stable")  # longest first: too large a batch fails at once
+    vectors_RD = np.empty((len(texts), encoder.width), np.dtype(settings.storage))
+    for start in range(0, len(texts), settings.batch):
+        rows_B = order_R[start : start + settings.batch]
+        with np.errstate(over="ignore"):
+            vectors_RD[rows_B] = encoder.encode([texts[row] for row in rows_B])
+        advance(len(rows_B))
+    bad_R = np.flatnonzero(~np.isfinite(vectors_RD).all(axis=1))
+    if len(bad_R):
+        item = table["item_id"][int(bad_R[0])].as_py()
+        raise DataError(
+            f"{encoder.name}: the vector of item {item!r} does not fit {settings.storage} or is not finite; try "
+            f"--storage float32 or --precision fp32"
+        )
+    return vectors_table(table["item_id"], vectors_RD)
+
+
+def vectors_table(item_ids: pa.ChunkedArray | pa.Array, vectors_RD: NDArray[np.floating[Any]]) -> pa.Table:
+    """A shard of a vectors artefact: item_id, embedding (fixed-size list of the array's own type)."""
+    flat = pa.array(np.ascontiguousarray(vectors_RD).reshape(-1))
+    return pa.table({"item_id": item_ids, "embedding": pa.FixedSizeListArray.from_arrays(flat, vectors_RD.shape[1])})
+
+
+def write_shard(path: Path, table: pa.Table) -> None:
+    """Write a shard under a temporary name, sync, rename: a name that is there is a whole shard."""
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "wb") as handle:
+        # Compressing the low bits of floats costs time and saves little.
+        codecs = {"item_id": "zstd", "embedding.list.element": "none"}
+        pq.write_table(table, handle, compression=codecs, use_dictionary=False)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(partial, path)
+    _sync(path.parent)
+
+
+def _rows(shard: Path) -> int | None:
+    """Rows of a finished shard; None where there is none that can be read."""
+    try:
+        return int(pq.read_metadata(shard).num_rows)
+    except (OSError, pa.ArrowException):
+        return None
+
+
+def _link(shard: Path, target: Path) -> None:
+    """Hard link, so that the shard stays resumable until the artefact is published; copy where links are not to be had."""
+    try:
+        os.link(shard, target)
+    except OSError:
+        shutil.copy2(shard, target)
+
+
+@contextmanager
+def _staging(out: Path, job: Mapping[str, Any]) -> Iterator[Path]:
+    """The folder of this job's finished shards, held by one process at a time, removed once the block ends well."""
+    out = out.absolute()
+    identity = hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
+    staging = out.with_name(f".{out.name}.embed-{identity[:16]}")
+    others = [path.name for path in out.parent.glob(f".{glob.escape(out.name)}.embed-*") if path != staging]
+    if others:
+        log.warning("%s: unfinished work of other settings lies in %s; remove it if not wanted", out.parent, others[0])
+    try:
+        staging.mkdir(parents=True, exist_ok=True)
+        lock = open(staging / ".lock", "w")  # noqa: SIM115  (held to the end of the block, freed by the system if killed)
+    except OSError as error:
+        raise ArtefactError(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ArtefactError(f"{out}: another process is at the same job; wait for it or stop it") from None
+        if not (staging / JOB).is_file():
+            write_json(staging / JOB, job)
+        elif finished := len(list(staging.glob("part-*.parquet"))):
+            log.info("%s: going on after %d finished shards", out, finished)
+        ended = False
+        try:
+            yield staging
+            ended = True
+        finally:
+            if ended or not any(staging.glob("part-*.parquet")):
+                shutil.rmtree(staging)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int, bool], None]]:
+    """A bar on a terminal, a log line every ten seconds elsewhere; yields what is told (items done, newly or not)."""
+    if sys.stderr.isatty():
+        columns = [*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn()]
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task("embed", total=total)
+            yield lambda rows, new: bar.advance(task, rows)
+        return
+    started = spoke = time.monotonic()
+    done = encoded = 0
+
+    def advance(rows: int, new: bool) -> None:
+        nonlocal done, encoded, spoke
+        done, encoded = done + rows, encoded + rows * new
+        if encoded and time.monotonic() - spoke > 10:
+            spoke = time.monotonic()
+            rate = encoded / (spoke - started)
+            log.info("embed: %d of %d items, %.0f a second, %.0f s left", done, total, rate, (total - done) / rate)
+
+    yield advance
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
