@@ -1,12 +1,14 @@
-"""Item content vectors: Parquet columns `item_id` and `embedding`, read into the order of a dataset's dense ids.
+"""Item content vectors: Parquet columns `item_id` and `embedding`, checked, in the dense ids of a dataset.
 
-Shape suffixes: I items, R rows of the file(s), D width.
+Shape suffixes: I items, R rows of the file(s), P rows of a block, D width.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,39 +25,70 @@ log = logging.getLogger(__name__)
 _BATCH_ROWS = 1 << 14
 
 
-def read_vectors(path: Path | str, dataset: Dataset) -> np.ndarray:
-    """Read the vectors of a dataset's items, float32 [I, D]; row `i` belongs to dense id `i`.
+class VectorTable:
+    """A Parquet file, or a folder of Parquet shards, with one vector an item; read in blocks, never whole.
 
-    Args:
-        path: a Parquet file, or a folder of Parquet shards, with `item_id` (the dataset's own item ids) and `embedding`
-            (list or fixed-size list of float16, float32 or float64). Vectors of other items are ignored.
-        dataset: names the items and their order.
+    The columns are `item_id` (the dataset's own item ids) and `column` (list or fixed-size list of float16, float32 or
+    float64). Vectors of other items are ignored. Without a dataset the dense id of a row is its place in the files.
 
     Raises:
-        DataError: a missing column, ids of the wrong type, a null, repeated or absent item, vectors of unequal
-            dimension, or a value that is not finite.
+        DataError: a missing column, ids of the wrong type, a null, repeated or absent item; and, as blocks are read, vectors
+            of unequal dimension or a value that is not finite.
     """
-    files = _files(path)
-    known = dataset.item_ids()
-    ids_of = [_ids(file, known.type) for file in files]
-    dense_R = pc.index_in(pa.chunked_array(ids_of, known.type), value_set=known.combine_chunks())
-    dense_R = dense_R.combine_chunks().fill_null(-1).to_numpy()
-    _check_items(Path(path), files, ids_of, dense_R, known)
-    vectors_ID: np.ndarray | None = None
-    start = 0
-    for file, ids in zip(files, ids_of, strict=True):
-        for first, vectors_RD in _vectors(file, ids, None if vectors_ID is None else vectors_ID.shape[1]):
-            if vectors_ID is None:
-                vectors_ID = np.empty((dataset.n_items, vectors_RD.shape[1]), np.float32)
-            if vectors_RD.shape[1] != vectors_ID.shape[1]:
-                raise _unequal(file, first + 1, vectors_RD.shape[1], vectors_ID.shape[1])
-            rows_R = dense_R[start + first : start + first + len(vectors_RD)]
-            vectors_ID[rows_R[rows_R >= 0]] = vectors_RD[rows_R >= 0]
-        start += len(ids)
-    assert vectors_ID is not None
-    ignored = int((dense_R < 0).sum())
-    if ignored:
-        log.info("%s: %d vectors belong to no item of %s: ignored", path, ignored, dataset.path)
+
+    def __init__(self, path: Path | str, dataset: Dataset | None = None, column: str = "embedding") -> None:
+        self.path = Path(path)
+        self._column = column
+        self.files = _files(path)
+        self._rows = [_row_groups(file, column) for file in self.files]
+        n_rows = sum(map(sum, self._rows))
+        self.n_items = n_rows if dataset is None else dataset.n_items
+        self._dense_R: np.ndarray | None = None
+        if dataset is not None:
+            self._dense_R = _dense_ids(self.path, self.files, dataset.item_ids())
+        elif not n_rows:
+            raise DataError(f"{path}: holds no vectors; embed the items first")
+        ignored = n_rows - self.n_items
+        if ignored and dataset is not None:
+            log.info("%s: %d vectors belong to no item of %s: ignored", path, ignored, dataset.path)
+
+    @cached_property
+    def width(self) -> int:
+        """D: the length of the first vector."""
+        part = next(part for part, rows in enumerate(self._rows) if any(rows))
+        _, vectors_PD = next(
+            _vectors(self.files[part], range(len(self._rows[part])), self._rows[part], None, self._column)
+        )
+        return vectors_PD.shape[1]
+
+    def blocks(self, rank: int = 0, size: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(dense ids int64 `[P]`, float32 vectors `[P, D]`) of the row groups `rank`, `rank + size`, …; always the same."""
+        row = number = 0
+        for file, rows in zip(self.files, self._rows, strict=True):
+            groups = [group for group in range(len(rows)) if (number + group) % size == rank]
+            for first, vectors_PD in _vectors(file, groups, rows, self.width, self._column):
+                ids_P = self._ids(row + first, len(vectors_PD))
+                ours_P = ids_P >= 0
+                yield (ids_P, vectors_PD) if ours_P.all() else (ids_P[ours_P], vectors_PD[ours_P])
+            number += len(rows)
+            row += sum(rows)
+
+    def _ids(self, first: int, count: int) -> np.ndarray:
+        if self._dense_R is None:
+            return np.arange(first, first + count)
+        return self._dense_R[first : first + count].astype(np.int64)
+
+
+def read_vectors(path: Path | str, dataset: Dataset) -> np.ndarray:
+    """All vectors of a dataset's items at once, float32 [I, D]; row `i` belongs to dense id `i`.
+
+    Raises:
+        DataError: as `VectorTable`.
+    """
+    table = VectorTable(path, dataset)
+    vectors_ID = np.empty((table.n_items, table.width), np.float32)
+    for ids_P, vectors_PD in table.blocks():
+        vectors_ID[ids_P] = vectors_PD
     return vectors_ID
 
 
@@ -71,16 +104,28 @@ def _files(path: Path | str) -> list[Path]:
     return files
 
 
-def _ids(file: Path, type_: pa.DataType) -> pa.Array:
-    """The file's item ids, checked and cast to the dataset's type."""
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
     try:
-        names = pq.read_schema(file).names
-        for column in ("item_id", "embedding"):
-            if column not in names:
-                raise DataError(f"{file}: no column '{column}'; it has {', '.join(names)}; rename the one you mean")
-        ids = pq.read_table(file, columns=["item_id"])["item_id"]
+        yield
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{file}: cannot be read as parquet ({error}); write the file again") from None
+
+
+def _row_groups(file: Path, embedding: str) -> list[int]:
+    """Rows of each row group of a file that has the two columns."""
+    with _readable(file), pq.ParquetFile(file) as parquet:
+        names = parquet.schema_arrow.names
+        for column in ("item_id", embedding):
+            if column not in names:
+                raise DataError(f"{file}: no column '{column}'; it has {', '.join(names)}; rename the one you mean")
+        return [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+
+
+def _ids(file: Path, type_: pa.DataType) -> pa.Array:
+    """The file's item ids, checked and cast to the dataset's type."""
+    with _readable(file):
+        ids = pq.read_table(file, columns=["item_id"])["item_id"]
     wanted = "string" if pa.types.is_string(type_) else "integer"
     value_type = ids.type.value_type if pa.types.is_dictionary(ids.type) else ids.type
     is_string = pa.types.is_string(value_type) or pa.types.is_large_string(value_type)
@@ -92,6 +137,19 @@ def _ids(file: Path, type_: pa.DataType) -> pa.Array:
         row = int(np.flatnonzero(ids.is_null().to_numpy())[0]) + 1
         raise DataError(f"{file}: column 'item_id', row {row}: the id is missing; fill it in or remove the row")
     return ids.cast(type_).combine_chunks()
+
+
+def _dense_ids(path: Path, files: Sequence[Path], known: pa.ChunkedArray) -> np.ndarray | None:
+    """Dense id of every row, -1 for items that are not the dataset's; None where row `i` is item `i` throughout."""
+    ids_of = [_ids(file, known.type) for file in files]
+    if pa.chunked_array(ids_of, known.type).equals(known):
+        return None
+    value_set = known.combine_chunks()
+    dense_R = np.concatenate(
+        [pc.index_in(ids, value_set=value_set).fill_null(-1).to_numpy(zero_copy_only=False) for ids in ids_of]
+    )
+    _check_items(path, files, ids_of, dense_R, known)
+    return dense_R
 
 
 def _check_items(
@@ -116,49 +174,51 @@ def _check_items(
         )
 
 
-def _vectors(file: Path, ids: pa.Array, width: int | None) -> Iterator[tuple[int, np.ndarray]]:
-    """(first row, float32 [R, D]) batches of a file's embeddings, checked. `width`: D where it is known already."""
-    first = 0
-    try:
-        for batch in pq.ParquetFile(file).iter_batches(_BATCH_ROWS, columns=["embedding"]):
-            vectors_RD = _batch(file, first, ids, batch.column(0), width)
-            yield first, vectors_RD
-            first, width = first + len(vectors_RD), vectors_RD.shape[1]
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file}: cannot be read as parquet ({error}); write the file again") from None
+def _vectors(
+    file: Path, groups: Sequence[int], rows: Sequence[int], width: int | None, embedding: str
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(first row in the file, float32 [P, D]) blocks of the row groups. `width`: D where it is known already."""
+    with _readable(file), pq.ParquetFile(file) as parquet:
+        for group in groups:
+            first = sum(rows[:group])
+            for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=[group], columns=[embedding]):
+                vectors_PD = _block(file, first, batch.column(0), width, embedding)
+                yield first, vectors_PD
+                first, width = first + len(vectors_PD), vectors_PD.shape[1]
 
 
-def _batch(file: Path, first: int, ids: pa.Array, column: pa.Array, width: int | None) -> np.ndarray:
+def _block(file: Path, first: int, column: pa.Array, width: int | None, name: str) -> np.ndarray:
     kind = column.type
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     if not (is_list and pa.types.is_floating(kind.value_type)):
         raise DataError(
-            f"{file}: column 'embedding' has type {kind}; write a fixed-size list of float16, float32 or float64"
+            f"{file}: column '{name}' has type {kind}; write a fixed-size list of float16, float32 or float64"
         )
     if column.null_count:
         row = first + int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
-        raise DataError(f"{file}: column 'embedding', row {row + 1}, item {ids[row].as_py()!r}: the vector is missing")
-    lengths_R = pc.list_value_length(column).to_numpy()
-    width = int(lengths_R[0]) if width is None else width
-    unequal_R = np.flatnonzero(lengths_R != width)
-    if len(unequal_R):
-        raise _unequal(file, first + int(unequal_R[0]) + 1, int(lengths_R[unequal_R[0]]), width)
+        raise DataError(f"{file}: column '{name}', row {row + 1}, item {_item(file, row)!r}: the vector is missing")
+    lengths_P = pc.list_value_length(column).to_numpy()
+    width = int(lengths_P[0]) if width is None else width
+    unequal_P = np.flatnonzero(lengths_P != width)
+    if len(unequal_P):
+        raise DataError(
+            f"{file}: column '{name}', row {first + int(unequal_P[0]) + 1}: has {lengths_P[unequal_P[0]]} values where "
+            f"the rows before have {width}; all vectors need one dimension"
+        )
     # A null inside a vector turns into NaN here, and is refused with it.
     values = column.flatten().to_numpy(zero_copy_only=False)
-    with np.errstate(over="ignore"):
-        vectors_RD = values.astype(np.float32, copy=False).reshape(len(column), width)
-    bad_R = np.flatnonzero(~np.isfinite(vectors_RD).all(axis=1))
-    if len(bad_R):
-        row = first + int(bad_R[0])
-        value = vectors_RD[bad_R[0]][~np.isfinite(vectors_RD[bad_R[0]])][0]
+    with np.errstate(over="ignore", invalid="ignore"):
+        vectors_PD = values.astype(np.float32, copy=False).reshape(len(column), width)
+        finite = np.isfinite(vectors_PD.sum())  # one pass that misses nothing; what it suspects is looked at closely
+    bad_P = np.flatnonzero([] if finite else ~np.isfinite(vectors_PD).all(axis=1))
+    if len(bad_P):
+        row = first + int(bad_P[0])
+        value = vectors_PD[bad_P[0]][~np.isfinite(vectors_PD[bad_P[0]])][0]
         raise DataError(
-            f"{file}: column 'embedding', row {row + 1}, item {ids[row].as_py()!r}: holds {value}; embed the item again"
+            f"{file}: column '{name}', row {row + 1}, item {_item(file, row)!r}: holds {value}; embed the item again"
         )
-    return vectors_RD
+    return vectors_PD
 
 
-def _unequal(file: Path, row: int, width: int, expected: int) -> DataError:
-    return DataError(
-        f"{file}: column 'embedding', row {row}: has {width} values where the rows before have {expected}; "
-        f"all vectors need one dimension"
-    )
+def _item(file: Path, row: int) -> int | str:
+    return pq.read_table(file, columns=["item_id"])["item_id"][row].as_py()

@@ -1,6 +1,6 @@
 """What residual quantisers share: each level quantises what the levels before it left unexplained.
 
-Shape legend: I items, D width, L levels, l levels so far, K codes.
+Shape legend: I items, P items of a block, D width, L levels, l levels so far, K codes.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from intrr_rec.indexing.kmeans import assign
+from intrr_rec.indexing.exact import row_sums, unit_rows
+from intrr_rec.indexing.kmeans import BLOCK, Nearest
 
 
 class ResidualQuantizer:
@@ -35,15 +35,20 @@ class ResidualQuantizer:
 
     def assign(self, x_ID: Tensor) -> tuple[Tensor, Tensor]:
         """Nearest codeword at every level: int64 `codes_IL`, and `distances_I` as `relative_error` means them."""
-        codes = []
-        input_ID, scale_I = self._first(x_ID)
-        distances_I = input_ID.square().sum(1)
-        for codebook_KD in self.codebooks:
-            codes_I, level_distances_I = assign(input_ID, codebook_KD)
-            codes.append(codes_I)
-            distances_I = scale_I.square() * level_distances_I
-            input_ID, scale_I = self._next(input_ID - codebook_KD[codes_I], scale_I)
-        return torch.stack(codes, 1), distances_I
+        nearest = [Nearest(codebook_KD) for codebook_KD in self.codebooks]
+        codes_IL = torch.empty(len(x_ID), len(nearest), dtype=torch.int64, device=x_ID.device)
+        distances_I = torch.empty(len(x_ID), dtype=x_ID.dtype, device=x_ID.device)
+        for start in range(0, len(x_ID), BLOCK):
+            # All levels of a block while it lies in cache.
+            input_PD, scale_P = self._first(x_ID[start : start + BLOCK])
+            for level, find in enumerate(nearest):
+                codes_P = find(input_PD)
+                codes_IL[start : start + BLOCK, level] = codes_P
+                left_PD = input_PD - find.centroids_KD.index_select(0, codes_P)
+                if level + 1 < len(nearest):
+                    input_PD, scale_P = self._next(left_PD, scale_P)
+            distances_I[start : start + BLOCK] = scale_P.square() * row_sums(left_PD.square())
+        return codes_IL, distances_I
 
     def level_input(self, x_ID: Tensor, codes_Il: Tensor) -> Tensor:
         """`[I, D]` that level l is given once the levels before it chose `codes_Il`."""
@@ -55,10 +60,10 @@ class ResidualQuantizer:
     def distances(self, x_ID: Tensor, codes_IL: Tensor) -> Tensor:
         """`[I, 1 + L]` under any codes: the squared norm of x, then the squared distance left after each level."""
         input_ID, scale_I = self._first(x_ID)
-        columns = [input_ID.square().sum(1)]
+        columns = [row_sums(input_ID.square())]
         for codes_I, codebook_KD in zip(codes_IL.unbind(1), self.codebooks, strict=True):
             left_ID = input_ID - codebook_KD[codes_I]
-            columns.append(scale_I.square() * left_ID.square().sum(1))
+            columns.append(scale_I.square() * row_sums(left_ID.square()))
             input_ID, scale_I = self._next(left_ID, scale_I)
         return torch.stack(columns, 1)
 
@@ -73,10 +78,11 @@ class ResidualQuantizer:
     def _first(self, x_ID: Tensor) -> tuple[Tensor, Tensor]:
         """The first level's input, and the length one unit of it stands for: 1."""
         unit_I = x_ID.new_ones(len(x_ID))
-        return (normalize(x_ID, dim=1) if self.normalize else x_ID), unit_I
+        return (unit_rows(x_ID)[0] if self.normalize else x_ID), unit_I
 
     def _next(self, left_ID: Tensor, scale_I: Tensor) -> tuple[Tensor, Tensor]:
         """A later level's input, and the length one unit of it stands for in the first level's input."""
         if not self.normalize:
             return left_ID, scale_I
-        return normalize(left_ID, dim=1), scale_I * left_ID.norm(dim=1)
+        unit_ID, lengths_I = unit_rows(left_ID)
+        return unit_ID, scale_I * lengths_I

@@ -163,7 +163,7 @@ def test_foreign_items_make_a_reindex_due(grown, tmp_path, capsys):
     spread[100:, 0] -= 6
     near = make_catalogue(tmp_path / "near", range(100), spread[:100])
     far = make_catalogue(tmp_path / "far", range(130), spread.astype(np.float32))
-    build_semantic_ids(*near, tmp_path / "v1", CONFIG)
+    build_semantic_ids(*near, tmp_path / "v1", CONFIG.model_copy(update={"dedup_codes": 64}))
     extend_semantic_ids(tmp_path / "v1", *far, tmp_path / "v2", IndexConfig(drift=CONFIG.drift))
     drift = SemanticIds.open(tmp_path / "v2").drift
     added = drift["groups"]["added"]

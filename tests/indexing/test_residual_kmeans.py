@@ -3,14 +3,17 @@
 import pytest
 import torch
 
+from intrr_rec.indexing import residual_kmeans
+from intrr_rec.indexing.quantizer import TensorSource
 from intrr_rec.indexing.residual_kmeans import ResidualKMeans
 
 VECTORS = torch.randn(400, 12, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.5, 3, 400)[:, None]
 
 
 def fitted(normalize, levels=3, seed=0, vectors=VECTORS):
-    quantizer = ResidualKMeans(levels, 8, normalize=normalize, iterations=30, tolerance=1e-4, seed=seed)
-    return quantizer.fit(vectors)
+    quantizer = ResidualKMeans((8,) * levels, normalize=normalize, iterations=30, tolerance=1e-4, seed=seed)
+    quantizer.fit(TensorSource(vectors))
+    return quantizer
 
 
 def test_plain_distance_is_that_of_the_sum_of_centroids():
@@ -73,6 +76,28 @@ def test_zero_vector_stays_finite():
 
 def test_progress_hears_every_level_in_turn():
     heard = []
-    quantizer = ResidualKMeans(3, 8, normalize=True, iterations=5, tolerance=0.0, seed=0)
-    quantizer.fit(VECTORS, lambda level, inertia: heard.append(level))
-    assert sorted(set(heard)) == [0, 1, 2] and heard == sorted(heard)
+    quantizer = ResidualKMeans((8,) * 3, normalize=True, iterations=5, tolerance=0.0, seed=0)
+    quantizer.fit(TensorSource(VECTORS), lambda what, step, steps, inertia: heard.append((what, step)))
+    assert [what for what, step in heard if step == 1] == [f"RK-Means level {level}/3" for level in (1, 2, 3)]
+    assert max(step for _, step in heard) <= 5
+
+
+def test_levels_may_differ_in_size():
+    quantizer = ResidualKMeans((16, 4), normalize=True, iterations=5, tolerance=0.0, seed=0)
+    quantizer.fit(TensorSource(VECTORS))
+    assert [len(codebook) for codebook in quantizer.codebooks] == [16, 4]
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("batch", [None, 100])
+def test_inputs_kept_in_memory_or_computed_anew_are_the_same_bits(monkeypatch, normalize, batch):
+    def fit():
+        quantizer = ResidualKMeans((8, 8, 8), normalize=normalize, iterations=5, tolerance=0.0, seed=0, batch=batch)
+        quantizer.fit(TensorSource(VECTORS))
+        return quantizer
+
+    kept = fit()
+    monkeypatch.setattr(residual_kmeans, "KEPT_BYTES", 0)
+    streamed = fit()
+    assert all(torch.equal(a, b) for a, b in zip(kept.codebooks, streamed.codebooks, strict=True))
+    assert kept.relative_error == streamed.relative_error
