@@ -16,7 +16,7 @@ import typer
 
 from intrr_rec import __version__
 from intrr_rec.config import Recipe, load_recipe
-from intrr_rec.errors import UserError
+from intrr_rec.errors import ConfigError, UserError
 
 app = typer.Typer(
     help="Generative recommendation with IntRR: raw logs → Semantic IDs → sharded training → trie-constrained decoding.",
@@ -91,6 +91,26 @@ def embed(
     embed_dataset(dataset, out, encoder, EmbedSettings(text_column, batch, shard_rows, storage))
 
 
+@app.command("concat-vectors")
+def concat_vectors(
+    dataset: DatasetDir,
+    vectors: Annotated[
+        list[str],
+        typer.Option("--vectors", help="NAME=PATH[:COLUMN]: Parquet, a folder of shards, or .npy; repeatable."),
+    ],
+    out: Out,
+    weight: Annotated[
+        list[str] | None, typer.Option("--weight", help="NAME=NUMBER, 1 if left out; repeatable.")
+    ] = None,
+    storage: Annotated[Literal["float16", "float32"], typer.Option(help="Type of the vectors on disk.")] = "float16",
+) -> None:
+    """Several vectors an item (text, image, behaviour) → one vectors artefact: each L2-normalised, weighed, concatenated."""
+    from intrr_rec.indexing.concat import concat_vectors as run
+    from intrr_rec.indexing.concat import parse_parts
+
+    run(dataset, out, parse_parts(vectors, weight or ()), storage)
+
+
 @app.command()
 def index(
     dataset: DatasetDir,
@@ -155,11 +175,24 @@ def evaluate(run: RunDir, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def report(run: RunDir) -> None:
-    """Write the run's self-contained report.html."""
-    from intrr_rec.reporting.report import write_report
+def report(
+    run: Annotated[Path | None, typer.Option("--run", help="Run folder written by `intrr train`.")] = None,
+    semantic_ids: Annotated[
+        Path | None, typer.Option("--semantic-ids", help="Artefact written by `intrr index`.")
+    ] = None,
+    dataset: Annotated[Path | None, typer.Option("--dataset", help="The dataset these Semantic IDs are for.")] = None,
+) -> None:
+    """Write the self-contained page of a run, in it, or of Semantic IDs, beside them."""
+    if run and not semantic_ids and not dataset:
+        from intrr_rec.reporting.report import write_report
 
-    typer.echo(write_report(run))
+        typer.echo(write_report(run))
+    elif semantic_ids and dataset and not run:
+        from intrr_rec.reporting.index_report import write_index_report
+
+        typer.echo(write_index_report(semantic_ids, dataset))
+    else:
+        raise ConfigError("report: give either --run DIR, or --semantic-ids DIR and --dataset DIR")
 
 
 bench = typer.Typer(help="Measure this machine with the project's own benchmarks.", no_args_is_help=True)

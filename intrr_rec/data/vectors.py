@@ -100,7 +100,9 @@ def vectors_hash(path: Path | str) -> str:
 def _files(path: Path | str) -> list[Path]:
     files = table_files(Path(path))
     if files[0].suffix.lower() != ".parquet":
-        raise DataError(f"{files[0]}: vectors are read from Parquet; give a .parquet file or a folder of them")
+        raise DataError(
+            f"{files[0]}: vectors are read from Parquet; give a .parquet file or a folder of them; `intrr concat-vectors` reads .npy"
+        )
     return files
 
 
