@@ -198,9 +198,21 @@ class T5Config(Section):
     dropout: float = Field(0.15, ge=0, lt=1)
 
 
+class SasrecConfig(Section):
+    """SASRec with sampled softmax, the dense baseline."""
+
+    layers: int = Field(2, ge=1)
+    width: int = Field(128, ge=1)
+    heads: int = Field(2, ge=1)
+    dropout: float = Field(0.5, ge=0, lt=1)
+    negatives: int = Field(4096, ge=1, description="uniformly drawn negatives a step, shared by its targets")
+
+
 class ModelConfig(Section):
     """IntRR (Stage 2). `content` and `uid_residual` go beyond the paper."""
 
+    kind: Literal["intrr", "sasrec"] = Field("intrr", description="sasrec: the dense baseline; reads window, uid_std, sasrec")
+    sasrec: SasrecConfig = SasrecConfig()
     window: int = Field(30, ge=2, description="N: items of history the backbone sees")
     backbone: Literal["hstu", "t5"] = Field("hstu", description="which of the two sections below is used")
     hstu: HstuConfig = HstuConfig()

@@ -23,6 +23,7 @@ from intrr_rec.models.dropout import dropout
 from intrr_rec.models.hstu import Hstu
 from intrr_rec.models.losses import level_nll
 from intrr_rec.models.ran import Ran
+from intrr_rec.models.recommender import Recommender
 from intrr_rec.models.t5 import T5
 from intrr_rec.models.tables import CODEBOOK_TABLE, ITEM_CODEBOOK_TABLE, UID_TABLE, Codebooks, look_up, make_collection
 
@@ -35,7 +36,7 @@ class ItemSide:
     log_p: list[Tensor]
 
 
-class IntRR(nn.Module):
+class IntRR(Recommender):
     """The model of Stage 2.
 
     Args:
@@ -96,6 +97,10 @@ class IntRR(nn.Module):
         if self.config.uid_residual:
             mixture_UD = mixture_UD + guidance_UD
         return ItemSide(mixture_UD, log_p)
+
+    def represent(self, items_U: Tensor, content_UV: Tensor | None) -> Tensor:
+        """E_i of each item, `[U, D]`."""
+        return self.items(items_U, content_UV, self.codebooks()).representation_UD
 
     def states(self, history_TD: Tensor, owner_CN: Tensor) -> Tensor:
         """Backbone over item representations, `[T, D]` → `[T, D]` (Eq. 9)."""

@@ -16,7 +16,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from intrr_rec.config import TrainConfig
-from intrr_rec.models.intrr import IntRR
+from intrr_rec.models.recommender import Recommender
 from intrr_rec.parallel.plan import make_plan
 from intrr_rec.parallel.topology import World
 
@@ -33,12 +33,12 @@ class Parallel:
     """
 
     module: DistributedModelParallel
-    model: IntRR
+    model: Recommender
     optimizer: CombinedOptimizer
     plan: ShardingPlan
 
 
-def parallelize(model: IntRR, world: World, config: TrainConfig) -> Parallel:
+def parallelize(model: Recommender, world: World, config: TrainConfig) -> Parallel:
     """Shard and replicate `model` over the world; Adam on what is replicated, row-wise Adagrad on a sharded UID table."""
     if config.uid_sharding != "data_parallel":
         # On CPU the fused kernels know SGD and Adagrad only, so a sharded table means row-wise Adagrad.
@@ -56,7 +56,7 @@ def parallelize(model: IntRR, world: World, config: TrainConfig) -> Parallel:
     return Parallel(module, _unwrap(module), CombinedOptimizer([module.fused_optimizer, dense]), plan)
 
 
-def _unwrap(module: nn.Module) -> IntRR:
-    while not isinstance(module, IntRR):
+def _unwrap(module: nn.Module) -> Recommender:
+    while not isinstance(module, Recommender):
         module = cast(nn.Module, module.module)
     return module

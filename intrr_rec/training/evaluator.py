@@ -17,8 +17,8 @@ from torch import Tensor
 
 from intrr_rec.data.loader import Loader
 from intrr_rec.data.windows import evaluation_windows
-from intrr_rec.decoding.beam import beam_search
-from intrr_rec.models.intrr import IntRR
+from intrr_rec.decoding.decode import decode
+from intrr_rec.models.recommender import Recommender
 from intrr_rec.parallel.topology import World
 from intrr_rec.training.inputs import Inputs
 from intrr_rec.training.metrics import NAMES, RECALL_AT, as_means, metric_sums
@@ -46,7 +46,7 @@ class Evaluator:
         world: this rank among its peers.
     """
 
-    def __init__(self, model: IntRR, inputs: Inputs, world: World) -> None:
+    def __init__(self, model: Recommender, inputs: Inputs, world: World) -> None:
         self.model = model
         self.inputs = inputs
         self.world = world
@@ -68,8 +68,7 @@ class Evaluator:
         settings = self.inputs.recipe.evaluate
         was_training = self.model.training
         self.model.eval()
-        codebooks = self.model.codebooks()
-        catalogue_ID = self.catalogue(codebooks)
+        catalogue_ID = self.catalogue()
         windows = evaluation_windows(self.inputs.dataset.offsets, self.inputs.recipe.model.window, split)
         loader = Loader(
             windows, self.collate, settings.batch_users, seed=None, rank=self.world.rank, replicas=self.world.size
@@ -78,14 +77,12 @@ class Evaluator:
             moved = batch.to(self.world.device)
             history_TD = F.embedding(moved.items_U[moved.slot_T], catalogue_ID)
             state_BD = self.model.states(history_TD, moved.owner_CN)[moved.scored_S]
-            items_BW, scores_BW = beam_search(
-                self.model.ran, codebooks, self.trie, state_BD, settings.beam, settings.normalize
-            )
+            items_BW, scores_BW = decode(self.model, state_BD, catalogue_ID, self.trie, settings)
             yield Ranked(batch.user_S, items_BW, scores_BW, moved.target_S)
         self.model.train(was_training)
 
-    def catalogue(self, codebooks: tuple[Tensor, ...]) -> Tensor:
-        """E_i of every item, `[I, D]`: each rank redistributes its share, then all are gathered."""
+    def catalogue(self) -> Tensor:
+        """The token of every item, `[I, D]`: each rank makes its share, then all are gathered."""
         n_items = self.inputs.dataset.n_items
         share = -(-n_items // self.world.size)
         own = torch.arange(self.world.rank * share, (self.world.rank + 1) * share).clamp(max=n_items - 1)
@@ -93,7 +90,7 @@ class Evaluator:
         parts = []
         for ids_U in own.split(CATALOGUE_CHUNK):
             content_UV = None if content_IV is None else torch.from_numpy(content_IV[ids_U]).to(self.world.device)
-            parts.append(self.model.items(ids_U.to(self.world.device), content_UV, codebooks).representation_UD)
+            parts.append(self.model.represent(ids_U.to(self.world.device), content_UV))
         return self.world.gather_rows(torch.cat(parts))[:n_items]
 
 

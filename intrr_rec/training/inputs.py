@@ -19,6 +19,8 @@ from intrr_rec.data.vectors import read_vectors, vectors_hash
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.indexing.semantic_ids import SemanticIds
 from intrr_rec.models.intrr import IntRR
+from intrr_rec.models.recommender import Recommender
+from intrr_rec.models.sasrec import SASRec
 from intrr_rec.training.run_dir import CONFIG, INPUTS
 
 
@@ -31,13 +33,15 @@ class Inputs:
     semantic_ids: SemanticIds
     content_IV: NDArray[np.float32] | None
 
-    def model(self, device: torch.device) -> IntRR:
+    def model(self, device: torch.device) -> Recommender:
         """A freshly initialised model; equal seeds give equal models on every rank."""
         torch.manual_seed(self.recipe.train.seed)
+        config, ids = self.recipe.model, self.semantic_ids
+        if config.kind == "sasrec":
+            return SASRec(config.sasrec, ids.n_items, config.window, config.uid_std, device).to(device)
         width = None if self.content_IV is None else self.content_IV.shape[1]
-        ids = self.semantic_ids
-        model = IntRR(self.recipe.model, ids.codes_IL, ids.codes_per_level, width, device).to(device)
-        if self.recipe.model.codebook_init == "stage1":
+        model = IntRR(config, ids.codes_IL, ids.codes_per_level, width, device).to(device)
+        if config.codebook_init == "stage1":
             for codebooks in filter(None, (model.codebooks, model.item_codebooks)):
                 codebooks.start_from(ids.codebooks)
         return model

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from intrr_rec.artefact import swap_into_place, write_json
 from intrr_rec.errors import ConfigError
+from intrr_rec.models.intrr import IntRR
 from intrr_rec.parallel.apply import parallelize
 from intrr_rec.parallel.checkpoint import load_checkpoint
 from intrr_rec.parallel.topology import World, join_world
@@ -133,6 +134,8 @@ def _write_recommendations(target: Path, inputs: Inputs, ranked: list[Ranked], w
 def _redistribution(evaluator: Evaluator) -> list[dict[str, Any]]:
     """Two often-seen items of one path up to the last level (or as far as any two agree), with p_l of each level."""
     inputs, model, device = evaluator.inputs, evaluator.model, evaluator.world.device
+    if not isinstance(model, IntRR):
+        return []
     pair = _siblings(inputs)
     content_IV = inputs.content_IV
     content_UV = None if content_IV is None else torch.from_numpy(content_IV[pair]).to(device)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from intrr_rec.data.prepared import Dataset
-from intrr_rec.decoding.beam import beam_search
+from intrr_rec.decoding.decode import decode
 from intrr_rec.errors import ArtefactError, ConfigError, DataError
 from intrr_rec.parallel.topology import join_world
 from intrr_rec.training import trainer
@@ -48,26 +48,40 @@ def recommendations(run):
     return pq.read_table(run / "recommendations").sort_by("user_id").to_pylist()
 
 
-def test_learns_fifty_users_by_heart(tmp_path):
-    """The beam puts the target first at nine of ten training positions: losses, gradients and decode belong together."""
+@pytest.mark.parametrize(
+    ("epochs", "words"),
+    [
+        (120, ["train.learning_rate=0.01"]),
+        (
+            80,
+            [
+                "train.learning_rate=0.003",
+                "model.backbone=t5",
+                "model.t5={layers: 2, width: 32, heads: 2, head_width: 16, feed_forward: 64, dropout: 0}",
+            ],
+        ),
+        (40, ["train.learning_rate=0.003", "model.kind=sasrec", "model.sasrec.dropout=0", "model.sasrec.width=32"]),
+    ],
+    ids=["hstu", "t5", "sasrec"],
+)
+def test_learns_fifty_users_by_heart(tmp_path, epochs, words):
+    """The decode puts the target first at nearly all training positions: loss, gradients and decode belong together."""
     line = tiny.make_line(tmp_path, noise=0.0)
-    words = ("train.learning_rate=0.01", "train.weight_decay=0", "train.batch_users=100")
-    inputs = open_inputs(tiny.recipe(*words), **line.inputs())
+    inputs = open_inputs(tiny.recipe(*words, "train.weight_decay=0", "train.batch_users=100"), **line.inputs())
     with join_world() as world:
         run = Run(inputs, tmp_path / "run", world)
         run.parallel.module.train()
-        for epoch in range(60):
+        for epoch in range(epochs):
             for batch in run.loader.epoch(epoch):
                 run.step(batch)
         model = run.parallel.model.eval()
         with torch.no_grad():
             (batch,) = run.loader.epoch()
-            books = model.codebooks()
-            x_TD = model.items(batch.items_U, None, books).representation_UD[batch.slot_T]
+            x_TD = model.represent(batch.items_U, batch.content_UV)[batch.slot_T]
             state_SD = model.states(x_TD, batch.owner_CN)[batch.scored_S]
-            items_SW, _ = beam_search(model.ran, books, run.evaluator.trie, state_SD, 10, "trie")
+            items_SW, _ = decode(model, state_SD, run.evaluator.catalogue(), run.evaluator.trie, inputs.recipe.evaluate)
         run.figures.close()
-    assert (items_SW[:, 0] == batch.target_S).double().mean() > 0.9
+    assert (items_SW[:, 0] == batch.target_S).double().mean() > 0.95
 
 
 def test_results_agree_with_the_figures_on_the_way(finished):
