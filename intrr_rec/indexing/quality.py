@@ -1,7 +1,8 @@
 """How good Semantic IDs are: use of the codes, collisions before the de-duplication digit, reconstruction, and whether items
 that are alike share a prefix.
 
-Shape legend: I items, L residual levels, K codes of a level, D width, Q queries, N neighbours of a query, P items of a block.
+Shape legend: I items, L residual levels, K codes of a level, D width, Q queries, N neighbours of a query, P items of a
+block, H queries with a new neighbour in it.
 """
 
 from __future__ import annotations
@@ -207,10 +208,13 @@ def nearest_neighbours(source: VectorSource, query_Q: Tensor, n_neighbours: int)
             score_QP = queries_QD @ normalize(x_PD, dim=1).T
             own_P = (place_I[item_P] >= 0).nonzero().squeeze(1)
             score_QP[place_I[item_P[own_P]], own_P] = -math.inf
-            top_score, top_place = score_QP.topk(min(n_neighbours, len(item_P)))
-            joined, joined_items = torch.cat([best_QN, top_score], 1), torch.cat([found_QN, item_P[top_place]], 1)
-            best_QN, kept_QN = joined.topk(n_neighbours)
-            found_QN = joined_items.gather(1, kept_QN)
+            # Later blocks hold a new neighbour for ever fewer queries; only those are sorted.
+            hot_H = (score_QP.amax(1) > best_QN[:, -1]).nonzero().squeeze(1)
+            top_score, top_place = score_QP[hot_H].topk(min(n_neighbours, len(item_P)))
+            joined_score = torch.cat([best_QN[hot_H], top_score], 1)
+            joined_items = torch.cat([found_QN[hot_H], item_P[top_place]], 1)
+            best_QN[hot_H], kept = joined_score.topk(n_neighbours)
+            found_QN[hot_H] = joined_items.gather(1, kept)
     return found_QN
 
 

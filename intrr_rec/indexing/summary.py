@@ -34,6 +34,7 @@ def show_quality(quality: Mapping[str, Any], out: Path) -> None:
         f"{collisions['distinct_paths']:,} distinct paths ({collisions['distinct_rate']:.1%} of items); "
         f"{collisions['rate']:.1%} of items share one, {collisions['largest']} at most → {out}"
     )
+    console.print(f"pictures: intrr report --semantic-ids {out} --dataset DIR", style="dim")
 
 
 def _levels(purity: Sequence[Mapping[str, float]]) -> str:

@@ -12,20 +12,19 @@ from __future__ import annotations
 import json
 import math
 import re
-import shlex
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from intrr_rec.artefact import write_text
 from intrr_rec.errors import ArtefactError
 from intrr_rec.reporting import plots
+from intrr_rec.reporting.page import Figure, Quality, read_record, read_text, render, shell_word, usage_figures
 
+_MEND = "evaluate the run again to rewrite it"
 _MAX_EXAMPLES = 12
 _MAX_SHARING = 6
 _HEADLINE = ("recall@10", "ndcg@10")
@@ -49,36 +48,6 @@ class Baseline(BaseModel):
 
     name: str
     metrics: Metrics
-
-
-class Level(BaseModel):
-    """How one residual level uses its codes; fields as in `indexing.quality.level_quality`."""
-
-    codes: int
-    used: int | None = None
-    dead: int | None = None
-    entropy_ratio: float | None = None
-    perplexity: float | None = None
-    gini: float | None = None
-    relative_error: float | None = None
-    counts: list[int] = []
-
-
-class Collisions(BaseModel):
-    """Items on one path before the de-duplication digit; fields as in `indexing.quality.collision_quality`."""
-
-    distinct_paths: int | None = None
-    distinct_rate: float | None = None
-    rate: float | None = None
-    largest: int | None = None
-    histogram: dict[int, int] = {}
-
-
-class Quality(BaseModel):
-    """quality.json of the semantic-ids artefact, as far as the page shows it."""
-
-    levels: list[Level] = []
-    collisions: Collisions = Collisions()
 
 
 class Results(BaseModel):
@@ -140,14 +109,6 @@ class Inspection(BaseModel):
     examples: list[Example] = []
 
 
-@dataclass(frozen=True)
-class Figure:
-    """An SVG fragment (see plots.py) and the words under it."""
-
-    svg: str
-    caption: str
-
-
 def write_report(run: Path) -> Path:
     """Write `run/report.html` from the files in the run folder and return its path.
 
@@ -156,37 +117,30 @@ def write_report(run: Path) -> Path:
     """
     run = Path(run)
     if not run.is_dir():
-        raise ArtefactError(f"{run}: no such run folder; train first with `intrr train --out {_word(run)}`")
-    config = _text(run / "config.yaml")
+        raise ArtefactError(f"{run}: no such run folder; train first with `intrr train --out {shell_word(run)}`")
+    config = read_text(run / "config.yaml")
     if config is None:
         raise ArtefactError(f"{run}: has no config.yaml, so it is not a run folder; give the --out of `intrr train`")
     lines = _metric_lines(run / "metrics.jsonl")
-    results = _record(run / "results.json", Results)
-    inspection = _record(run / "inspection.json", Inspection)
+    results = read_record(run / "results.json", Results, _MEND)
+    inspection = read_record(run / "inspection.json", Inspection, _MEND)
     quality = results.semantic_ids if results else None
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": _number, "duration": _duration, "path": _path, "percent": _percent}
-    page = environment.get_template("report.html.j2").render(
+    page = render(
+        "report.html.j2",
         name=(results and results.name) or run.resolve().name,
-        run=_word(run),
+        run=shell_word(run),
         results=results,
         headline=_headline(results),
         table=_metric_table(results),
         training=_training_figures(lines, results.best_epoch if results else None),
         quality=quality,
-        usage=_usage_figures(quality),
+        usage=usage_figures(quality),
         redistribution=_redistribution_figures(inspection),
         sharing=list(zip(_letters(), inspection.redistribution, strict=False)) if inspection else [],
         examples=inspection.examples[:_MAX_EXAMPLES] if inspection else [],
         examples_total=len(inspection.examples) if inspection else 0,
-        plan=_text(run / "plan.txt"),
+        plan=read_text(run / "plan.txt"),
         config=config,
     )
     target = run / "report.html"
@@ -285,21 +239,6 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def _usage_figures(quality: Quality | None) -> list[Figure]:
-    if quality is None:
-        return []
-    figures = []
-    for number, level in enumerate(quality.levels, start=1):
-        if level.counts:
-            ratio = "" if level.entropy_ratio is None else f"entropy {level.entropy_ratio:.1%} of the maximum, "
-            dead = sum(count == 0 for count in level.counts)
-            caption = f"Level {number}: {ratio}{dead} dead of {level.codes} codes"
-            figures.append(Figure(plots.usage(level.counts, level=number), caption))
-    if histogram := quality.collisions.histogram:
-        figures.append(Figure(plots.collisions(histogram), "Paths by the number of items they hold"))
-    return figures
-
-
 def _redistribution_figures(inspection: Inspection | None) -> list[Figure]:
     if inspection is None:
         return []
@@ -327,7 +266,7 @@ def _metric_lines(path: Path) -> list[dict[str, Any]]:
         ArtefactError: a finished line is not a JSON object with "step" and "split".
     """
     lines = []
-    for number, text in enumerate((_text(path) or "").splitlines(keepends=True), start=1):
+    for number, text in enumerate((read_text(path) or "").splitlines(keepends=True), start=1):
         if not text.endswith("\n") or not text.strip():
             continue
         try:
@@ -338,54 +277,3 @@ def _metric_lines(path: Path) -> list[dict[str, Any]]:
             raise ArtefactError(f"{path}: line {number} is no object with 'step' and 'split'; remove that line")
         lines.append(line)
     return lines
-
-
-Record = TypeVar("Record", bound=BaseModel)
-
-
-def _record(path: Path, kind: type[Record]) -> Record | None:
-    text = _text(path)
-    if text is None:
-        return None
-    try:
-        return kind.model_validate(json.loads(text))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "top level"
-        raise ArtefactError(f"{path}: '{where}': {first['msg']}; evaluate the run again to rewrite it") from None
-    except ValueError as error:
-        raise ArtefactError(f"{path}: is not JSON ({error}); evaluate the run again to rewrite it") from None
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArtefactError(f"{path}: cannot be read ({error}); mend or remove it") from None
-
-
-def _word(path: Path) -> str:
-    return shlex.quote(str(path))
-
-
-def _number(value: float | None, digits: int = 4) -> str:
-    """A count with thousands apart, a real number with `digits` decimals, a dash for nothing."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-def _path(sid: list[int]) -> str:
-    return " · ".join(str(code) for code in sid)

@@ -12,7 +12,7 @@ import pytest
 from intrr_rec.indexing.semantic_ids import SemanticIds
 from tests.indexing.catalogue import make_catalogue
 
-TRIES = 8
+TRIES = 6
 SETTINGS = ["index.levels=2", "index.codes=24", "index.dedup_codes=64"]
 
 
