@@ -120,6 +120,9 @@ class IndexConfig(Section):
     tolerance: float = Field(
         1e-5, ge=0, description="stop a level once the relative gain of an iteration falls below this"
     )
+    batch: int | None = Field(
+        None, ge=1, description="vectors an iteration of rk_means, drawn anew each time (10⁷ items and more); null: all"
+    )
     training: CodebookTraining = CodebookTraining()
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     collaborative: CollaborativeConfig = CollaborativeConfig()

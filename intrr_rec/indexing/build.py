@@ -15,35 +15,47 @@ from torch import Tensor
 from intrr_rec.artefact import Manifest
 from intrr_rec.config import IndexConfig
 from intrr_rec.data.prepared import Dataset
-from intrr_rec.data.vectors import read_vectors, vectors_hash
+from intrr_rec.data.vectors import vectors_hash
 from intrr_rec.indexing.categories import read_categories
 from intrr_rec.indexing.collisions import ORDER_RULE, dedup_digits
+from intrr_rec.indexing.exact import ALONE, Peers, padded_gather
 from intrr_rec.indexing.gate import require_quality
-from intrr_rec.indexing.methods import make_quantizer
+from intrr_rec.indexing.methods import fits_together, make_quantizer
 from intrr_rec.indexing.quality import assess
-from intrr_rec.indexing.quantizer import OnProgress, Quantizer, TensorSource, VectorSource
+from intrr_rec.indexing.quantizer import OnProgress, Quantizer, VectorSource
 from intrr_rec.indexing.semantic_ids import SemanticIds
+from intrr_rec.indexing.source import ParquetSource
 from intrr_rec.indexing.summary import show_quality
+from intrr_rec.parallel.topology import join_world
 
 log = logging.getLogger(__name__)
 
 
-def build_semantic_ids(dataset_dir: Path, vectors_path: Path, out: Path, config: IndexConfig) -> Manifest:
+def build_semantic_ids(dataset_dir: Path, vectors_path: Path, out: Path, config: IndexConfig) -> Manifest | None:
     """Fit the indexer on the items' vectors, tell colliding items apart, publish the artefact, show its quality.
 
-    The same inputs, settings, machine and number of threads give the same bytes.
+    Alone or under torchrun, where every rank reads its share of the vectors and the main one writes; the others return
+    None. The same inputs, settings and machine give the same bytes, on any number of ranks where `fits_together`.
 
     Raises:
         DataError, ArtefactError: unusable dataset or vectors.
         ConfigError: more codes than distinct points, more colliding items than de-duplication digits, or Semantic IDs below
             a floor of `index.gate`.
     """
-    dataset = Dataset.open(dataset_dir)
-    source = TensorSource(torch.from_numpy(read_vectors(vectors_path, dataset)))
-    quantizer = make_quantizer(config, source.width)
-    with _progress() as on_progress:
-        quantizer.fit(source, on_progress)
-    codes_IL = assign_all(quantizer, source)
+    with join_world() as world:
+        dataset = Dataset.open(dataset_dir)
+        together = fits_together(config)
+        if not (together or world.is_main):
+            return None
+        peers = world if together else ALONE
+        source = ParquetSource(vectors_path, dataset, peers)
+        quantizer = make_quantizer(config, source.width, peers)
+        with _progress(peers) as on_progress:
+            quantizer.fit(source, on_progress)
+        codes_IL = assign_all(quantizer, source, peers)
+        if not world.is_main:
+            return None
+    source = ParquetSource(vectors_path, dataset)
     quality, _ = assess(quantizer, source, codes_IL, read_categories(dataset, config.category_column), config.seed)
     require_quality(quality, config.gate)
     digits_I = dedup_digits(codes_IL, config.dedup_codes)
@@ -62,19 +74,22 @@ def build_semantic_ids(dataset_dir: Path, vectors_path: Path, out: Path, config:
     return manifest
 
 
-def assign_all(quantizer: Quantizer, source: VectorSource) -> Tensor:
-    """int64 `codes_IL` of all items of a source that holds them all, in dense item order."""
-    codes_IL = torch.empty(source.n_items, len(quantizer.sizes), dtype=torch.int64)
+def assign_all(quantizer: Quantizer, source: VectorSource, peers: Peers = ALONE) -> Tensor:
+    """int64 `codes_IL` of all items, in dense item order, on every rank, each of which assigns its share."""
+    ids, codes = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, len(quantizer.sizes), dtype=torch.int32)]
     for ids_P, x_PD in source.blocks():
-        codes_IL[ids_P] = quantizer.assign(x_PD)[0]
+        ids.append(ids_P)
+        codes.append(quantizer.assign(x_PD)[0].cpu().int())
+    codes_IL = torch.empty(source.n_items, len(quantizer.sizes), dtype=torch.int64)
+    codes_IL[padded_gather(torch.cat(ids), peers)] = padded_gather(torch.cat(codes), peers).long()
     return codes_IL
 
 
 @contextmanager
-def _progress() -> Iterator[OnProgress]:
+def _progress(peers: Peers) -> Iterator[OnProgress]:
     """A bar for each thing that runs on a terminal; elsewhere a log line at its first step and at every tenth of it."""
     console = Console(stderr=True)
-    if console.is_terminal:
+    if console.is_terminal and peers.rank == 0:
         with Progress(console=console) as bar:
             tasks: dict[str, TaskID] = {}
 

@@ -253,10 +253,10 @@ class _Fit:
         for ids_I, x_ID in source.blocks():
             codes_I, distances_I = assign(x_ID, centroids_KD)
             off_I = distances_I > tiny
-            block = [distances_I[off_I], ids_I[off_I], codes_I[off_I], x_ID[off_I]]
+            block = [distances_I[off_I], ids_I.to(x_ID.device)[off_I], codes_I[off_I], x_ID[off_I]]
             kept = _top(block if kept is None else [torch.cat(pair) for pair in zip(kept, block, strict=True)], most)
         if kept is None:  # a rank without vectors
-            none_I = torch.empty(0, dtype=torch.int64)
+            none_I = torch.empty(0, dtype=torch.int64, device=centroids_KD.device)
             kept = [centroids_KD.new_empty(0), none_I, none_I, centroids_KD.new_empty(0, source.width)]
         _, _, codes_M, x_MD = _top([padded_gather(column, self.peers) for column in kept], most)
         return x_MD, codes_M
@@ -282,7 +282,8 @@ def _draw(source: VectorSource, parts: int, rows: int, key: int) -> tuple[list[R
     columns: list[tuple[Tensor, Tensor, Tensor]] = []
     for ids_I, x_ID in source.blocks():
         largest = max(largest, float(x_ID.abs().max()))
-        part_I = torch.bucketize(hash_ids(ids_I, key), edges, right=True)
+        ids_I = ids_I.to(x_ID.device)
+        part_I = torch.bucketize(hash_ids(ids_I, key), edges.to(x_ID.device), right=True)
         kept = part_I < parts
         columns.append((part_I[kept], ids_I[kept], x_ID[kept]))
     if not columns:

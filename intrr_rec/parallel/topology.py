@@ -35,15 +35,16 @@ class World:
 
     def sum(self, values: Tensor) -> Tensor:
         """Elementwise sum over ranks, on every rank."""
-        total = values.clone()
+        total = values.to(self.device, copy=True)
         dist.all_reduce(total)
-        return total
+        return total.to(values.device)
 
     def gather_rows(self, rows_ND: Tensor) -> Tensor:
         """Rows of all ranks, rank after rank, `[N, D]` → `[size·N, D]`; N is the same on every rank."""
-        gathered = rows_ND.new_empty(self.size * len(rows_ND), *rows_ND.shape[1:])
-        dist.all_gather_single(gathered, rows_ND.contiguous())
-        return gathered
+        mine_ND = rows_ND.to(self.device).contiguous()
+        gathered = mine_ND.new_empty(self.size * len(mine_ND), *mine_ND.shape[1:])
+        dist.all_gather_single(gathered, mine_ND)
+        return gathered.to(rows_ND.device)
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
