@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +37,9 @@ from intrr_rec import artefact
 from intrr_rec.artefact import Manifest, write_json
 from intrr_rec.data import prepared
 from intrr_rec.errors import ArtefactError, DataError
-from intrr_rec.indexing.encoder import Encoder
+
+if TYPE_CHECKING:  # for its type alone: precomputed vectors need no torch
+    from intrr_rec.indexing.encoder import Encoder
 
 log = logging.getLogger(__name__)
 

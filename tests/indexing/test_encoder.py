@@ -100,6 +100,7 @@ def test_a_model_that_is_nowhere_is_one_line(monkeypatch: pytest.MonkeyPatch, tm
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # four processes that import and load the real model
 def test_embed_killed_at_random_points_ends_in_the_same_bytes(tmp_path: Path) -> None:
     generate_logs(tmp_path / "logs", n_users=60, n_items=150, seed=0)
     logs = tmp_path / "logs"
