@@ -41,7 +41,7 @@ class PrepareConfig(Section):
 class CodebookTraining(Section):
     """How `residual_vq`, `vq_vae` and `rq_vae` learn their codebooks (van den Oord et al. 2017; Lee et al. 2022)."""
 
-    epochs: int = Field(60, ge=1)
+    epochs: int = Field(40, ge=1)
     batch_items: int = Field(1024, ge=2, description="vectors a step")
     learning_rate: float = Field(1e-3, gt=0, description="Adam's")
     commitment: float = Field(0.25, ge=0, description="beta: how strongly the encoder is held to its code")
@@ -59,7 +59,7 @@ class AutoencoderConfig(Section):
     hidden: tuple[PositiveInt, ...] = Field((512, 256, 128), description="widths between the vector and the latent")
     batch_norm: bool = Field(True, description="standardise every dimension of the vectors first")
     normalize_levels: bool = Field(False, description="L2-normalise what each level quantises, as in RK-Means")
-    warmup_epochs: int = Field(0, ge=0, description="epochs without quantisation before codebooks are initialised")
+    warmup_epochs: int = Field(10, ge=0, description="epochs without quantisation before codebooks are initialised")
 
 
 class CollaborativeConfig(Section):
@@ -72,11 +72,12 @@ class CollaborativeConfig(Section):
 
 
 class BalanceConfig(Section):
-    """Not the paper's: `assignment: balanced`, a price on every code so that all are used about equally."""
+    """Not the paper's: `assignment: balanced`, a price on every code too many items want."""
 
-    strength: float = Field(1.0, gt=0, le=1, description="share of the price that is charged; 1 balances fully")
+    slack: float = Field(0.25, ge=0, description="a code may take this share more than an even share of the items")
+    rounds: int = Field(5, ge=1, description="times prices are set and codewords moved to the mean of their items")
     temperature: float = Field(0.05, gt=0, description="of Sinkhorn's plan, in units of a level's mean distance")
-    iterations: int = Field(50, ge=1, description="Sinkhorn iterations a level, at most")
+    iterations: int = Field(100, ge=1, description="Sinkhorn iterations a round, at most")
 
 
 class GateConfig(Section):
@@ -214,7 +215,9 @@ class SasrecConfig(Section):
 class ModelConfig(Section):
     """IntRR (Stage 2). `content` and `uid_residual` go beyond the paper."""
 
-    kind: Literal["intrr", "sasrec"] = Field("intrr", description="sasrec: the dense baseline; reads window, uid_std, sasrec")
+    kind: Literal["intrr", "sasrec"] = Field(
+        "intrr", description="sasrec: the dense baseline; reads window, uid_std, sasrec"
+    )
     sasrec: SasrecConfig = SasrecConfig()
     window: int = Field(30, ge=2, description="N: items of history the backbone sees")
     backbone: Literal["hstu", "t5"] = Field("hstu", description="which of the two sections below is used")
@@ -223,10 +226,12 @@ class ModelConfig(Section):
     ran: RanConfig = RanConfig()
     shared_ran: bool = Field(True, description="one RAN and one set of codebooks for items and users, or one each")
     item_side: Literal["redistribution", "lookup"] = Field(
-        "redistribution", description="E_i: redistributed by the UID, or the sum of the codewords of the item's Semantic ID"
+        "redistribution",
+        description="E_i: redistributed by the UID, or the sum of the codewords of the item's Semantic ID",
     )
     user_side: Literal["teacher_forcing", "soft"] = Field(
-        "teacher_forcing", description="what a level sees in training: the target's codewords (Eq. 10), or its own mixtures"
+        "teacher_forcing",
+        description="what a level sees in training: the target's codewords (Eq. 10), or its own mixtures",
     )
     align_weight: float = Field(0.1, ge=0, description="lambda of IntRR Eq. 11")
     align_average: Literal["items", "positions"] = Field("items", description="what L_aln (Eq. 8) is averaged over")
@@ -237,7 +242,9 @@ class ModelConfig(Section):
         0.02, gt=0, description="initial scale of codewords, before the factor sqrt(D) of every lookup"
     )
     uid_std: float = Field(0.02, gt=0, description="initial scale of UID rows, before the same factor")
-    uid_width: int | None = Field(None, ge=1, description="width of UID rows where they are mapped to D; null: D, unmapped")
+    uid_width: int | None = Field(
+        None, ge=1, description="width of UID rows where they are mapped to D; null: D, unmapped"
+    )
     uid_residual: bool = Field(False, description="not the paper's: E_i = sum of z_l + e_uid")
     content: bool = Field(False, description="not the paper's: a linear map of the item's vector is added to e_uid")
     input_dropout: float = Field(0.2, ge=0, lt=1, description="dropout on the items of the history")

@@ -98,6 +98,17 @@ def test_a_malformed_override_is_refused(override: str, says: str) -> None:
         load_recipe(overrides=[override])
 
 
+@pytest.mark.parametrize("codes", ["abc", "1", "3.5", "true", "[]", "[4, 1, 8]", "[4, 4]", "[4, 4, 4, 4]", "{4: 5}"])
+def test_codes_are_one_size_or_one_size_a_level(codes: str) -> None:
+    with pytest.raises(ConfigError, match=r"command line: 'index(\.codes)?': .*(a level|levels)"):
+        load_recipe(overrides=[f"index.codes={codes}"])
+
+
+def test_one_size_stands_for_all_levels() -> None:
+    assert load_recipe(overrides=["index.codes=9", "index.levels=2"]).index.sizes == (9, 9)
+    assert load_recipe(overrides=["index.codes=[4, 8, 16]"]).index.sizes == (4, 8, 16)
+
+
 def test_an_override_may_not_descend_into_a_value(tmp_path: Path) -> None:
     path = write(tmp_path / "r.yaml", "train: {epochs: 3}\n")
     with pytest.raises(ConfigError, match="descends into 'epochs'"):

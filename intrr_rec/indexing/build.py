@@ -17,7 +17,8 @@ from intrr_rec.config import IndexConfig
 from intrr_rec.data.prepared import Dataset
 from intrr_rec.data.vectors import vectors_hash
 from intrr_rec.indexing.categories import read_categories
-from intrr_rec.indexing.collisions import ORDER_RULE, dedup_digits
+from intrr_rec.indexing.collaborative import collaborative_vectors
+from intrr_rec.indexing.collisions import costs_from, dedup_digits, order_rule, resolve_collisions
 from intrr_rec.indexing.exact import ALONE, Peers, padded_gather
 from intrr_rec.indexing.gate import require_quality
 from intrr_rec.indexing.methods import fits_together, make_quantizer
@@ -49,13 +50,17 @@ def build_semantic_ids(dataset_dir: Path, vectors_path: Path, out: Path, config:
             return None
         peers = world if together else ALONE
         source = ParquetSource(vectors_path, dataset, peers)
-        quantizer = make_quantizer(config, source.width, peers)
+        wish = config.collaborative
+        collaborative_IC = collaborative_vectors(dataset, wish.width, config.seed) if wish.weight else None
+        quantizer = make_quantizer(config, source.width, collaborative_IC, peers)
         with _progress(peers) as on_progress:
             quantizer.fit(source, on_progress)
         codes_IL = assign_all(quantizer, source, peers)
         if not world.is_main:
             return None
     source = ParquetSource(vectors_path, dataset)
+    costs_of = costs_from(quantizer, source, codes_IL)
+    codes_IL = resolve_collisions(codes_IL, config.collisions, config.sizes[-1], costs_of)
     quality, _ = assess(quantizer, source, codes_IL, read_categories(dataset, config.category_column), config.seed)
     require_quality(quality, config.gate)
     digits_I = dedup_digits(codes_IL, config.dedup_codes)
@@ -67,7 +72,7 @@ def build_semantic_ids(dataset_dir: Path, vectors_path: Path, out: Path, config:
         quantizer=quantizer.state(),
         item_ids=dataset.item_ids(),
         quality=quality,
-        config={**config.model_dump(mode="json"), "order_rule": ORDER_RULE, "width": source.width},
+        config={**config.model_dump(mode="json"), "order_rule": order_rule(config.collisions), "width": source.width},
         parents={"dataset": dataset.manifest.content_hash, "vectors": vectors_hash(vectors_path)},
     )
     show_quality(quality, out)

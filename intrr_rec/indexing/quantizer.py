@@ -12,7 +12,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from intrr_rec.errors import ConfigError
+
 BLOCK_ROWS = 65_536
+SAMPLE_ROWS = 65_536
 
 OnProgress = Callable[[str, int, int, float], None]
 """Told (what is running, step done, steps at most, figure of merit) as a fit goes on."""
@@ -64,13 +67,15 @@ class Quantizer(Protocol):
 
     Attributes:
         sizes: K of each level.
-        codebooks: L tables `[K_l, D']`, in the space their level quantises.
         relative_error: after each level, Σ‖x − x̂‖² / Σ‖x‖² over the fitted vectors, in the space documented by the class.
     """
 
     sizes: tuple[int, ...]
-    codebooks: list[Tensor]
     relative_error: list[float]
+
+    @property
+    def codebooks(self) -> list[Tensor]:
+        """L tables `[K_l, D']`, in the space their level quantises."""
 
     def fit(self, source: VectorSource, on_progress: OnProgress | None = None) -> None:
         """Learn the codebooks; the same source, settings and seed give the same codebooks."""
@@ -92,3 +97,30 @@ class Quantizer(Protocol):
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """The inverse of `state`."""
+
+
+def relative_error(quantizer: Quantizer, source: VectorSource, codes_IL: Tensor | None = None) -> list[float]:
+    """After each level, Σ‖x − x̂‖² / Σ‖x‖² over a source, as the quantizer means x̂; without codes, under its own."""
+    total_1L = torch.zeros(1 + len(quantizer.sizes), dtype=torch.float64)
+    for ids_P, x_PD in source.blocks():
+        codes_PL = quantizer.assign(x_PD)[0] if codes_IL is None else codes_IL[ids_P]
+        total_1L += quantizer.distances(x_PD, codes_PL).sum(0, dtype=torch.float64).cpu()
+    return (total_1L[1:] / total_1L[0].clamp(min=torch.finfo(torch.float64).tiny)).tolist()
+
+
+def sample_rows(source: VectorSource) -> Tensor:
+    """`[S, D]`: every n-th item's vector, n the least that leaves `SAMPLE_ROWS` or fewer; in dense item order.
+
+    Raises:
+        ConfigError: this process holds only a share of the items.
+    """
+    stride, seen, rows = -(-source.n_items // SAMPLE_ROWS), 0, []
+    for ids_P, x_PD in source.blocks():
+        rows.append(x_PD[ids_P % stride == 0])
+        seen += len(ids_P)
+    if seen < source.n_items:
+        raise ConfigError(
+            f"index.method: learns from all vectors in one process, but this one holds {seen} of {source.n_items}; "
+            "run on one rank, or choose rk_means with assignment nearest"
+        )
+    return torch.cat(rows)

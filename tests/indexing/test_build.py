@@ -1,5 +1,7 @@
 """Stage 1 end to end on a small catalogue, from a prepared dataset to the artefact."""
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -70,6 +72,31 @@ def test_same_seed_same_bytes_other_seed_other_codes(catalogue, tmp_path):
     other = build(folder, tmp_path / "c", CONFIG.model_copy(update={"seed": 1}))
     assert first.files == second.files
     assert first.files["codes.parquet"] != other.files["codes.parquet"]
+
+
+@pytest.mark.parametrize("change", [{"collisions": "sinkhorn"}, {"dedup_codes": 17}])
+def test_settings_count_for_the_content_hash(catalogue, tmp_path, change):
+    folder, _ = catalogue
+    first = build(folder, tmp_path / "a")
+    second = build(folder, tmp_path / "b", CONFIG.model_copy(update=change))
+    assert first.files["settings.json"] != second.files["settings.json"]
+    assert first.content_hash != second.content_hash
+    rule = json.loads((tmp_path / "b" / "settings.json").read_text())["order_rule"]
+    assert ("Sinkhorn" in rule) == ("collisions" in change)
+
+
+@pytest.mark.parametrize("collisions", ["next_nearest", "sinkhorn"])
+@pytest.mark.parametrize("assignment", ["nearest", "balanced"])
+def test_moved_items_have_paths_of_their_own_within_the_prefix_they_had(catalogue, tmp_path, collisions, assignment):
+    folder, _ = catalogue
+    config = CONFIG.model_copy(update={"codes": (4, 40), "assignment": assignment})
+    build(folder, tmp_path / "digit", config)
+    build(folder, tmp_path / "moved", config.model_copy(update={"collisions": collisions}))
+    digit, moved = SemanticIds.open(tmp_path / "digit"), SemanticIds.open(tmp_path / "moved")
+    assert torch.equal(digit.codes_IL[:, 0], moved.codes_IL[:, 0])
+    crowded = torch.bincount(digit.codes_IL[:, 0])[digit.codes_IL[:, 0]] > 40
+    assert digit.codes_IL[:, 2].any() and not moved.codes_IL[~crowded, 2].any()
+    assert digit.quality["collisions"]["rate"] > moved.quality["collisions"]["rate"]
 
 
 @pytest.mark.parametrize(
