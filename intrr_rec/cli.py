@@ -199,6 +199,21 @@ bench = typer.Typer(help="Measure this machine with the project's own benchmarks
 app.add_typer(bench, name="bench")
 
 
+@bench.command("indexing")
+def bench_indexing(
+    out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
+    rows: Annotated[int, typer.Option(min=1_000, help="Vectors to generate, stream and index.")] = 1_000_000,
+    dimension: Annotated[int, typer.Option(min=1)] = 64,
+    levels: Annotated[int, typer.Option(min=1)] = 3,
+    codes: Annotated[int, typer.Option(min=2)] = 256,
+    seed: int = 0,
+) -> None:
+    """RK-Means on generated vectors streamed from disk: time, memory, share of the GEMM peak, FAISS side by side."""
+    from intrr_rec.bench.indexing import bench_indexing as run
+
+    run(rows=rows, dimension=dimension, levels=levels, codes=codes, seed=seed, out=out)
+
+
 @bench.command("training")
 def bench_training(
     dataset: DatasetDir,

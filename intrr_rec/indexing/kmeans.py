@@ -147,13 +147,13 @@ class Nearest:
         d_PK = torch.mm(x_PD, self._factors_DK, out=self._product_PK[: len(x_PD)]).add_(self._norms_K)
         # Twice the bound of the product's rounding error, |error| ≤ (D + 2) u (‖c‖² + 2 ‖x‖ ‖c‖), in any order of adding.
         reach = (x_PD.shape[1] + 4) * torch.finfo(x_PD.dtype).eps * self._longest
-        limit_P = torch.linalg.vector_norm(x_PD, dim=1).mul_(2 * reach).add_(reach * self._longest)
-        limit_P += d_PK.amin(1)
-        near_PK = d_PK.le_(limit_P.unsqueeze(1))
+        norms_P = torch.linalg.vector_norm(x_PD, dim=1, keepdim=True)
+        limit_P1 = d_PK.amin(1, keepdim=True).add_(reach * self._longest).add_(norms_P, alpha=2 * reach)
+        near_PK = d_PK.le_(limit_P1)
         tally_P = near_PK.mv(self._weights_K)
         codes_P = tally_P.long().sub_(self._one)
-        unsure_U = (tally_P >= 2 * self._one).nonzero().squeeze(1)
-        if len(unsure_U):
+        if tally_P.max() >= 2 * self._one:
+            unsure_U = (tally_P >= 2 * self._one).nonzero().squeeze(1)
             codes_P[unsure_U] = self._measured(x_PD.index_select(0, unsure_U), near_PK.index_select(0, unsure_U))
         return codes_P
 
