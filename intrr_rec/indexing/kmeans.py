@@ -12,6 +12,7 @@ of a point and a code.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -38,7 +39,7 @@ class KMeansResult:
     """A finished fit.
 
     Attributes:
-        inertia: sum of squared distances of all points to their centroids.
+        inertia: sum of squared distances of all points to their centroids, when they were last assigned.
         peak: the largest size of any number in the points.
     """
 
@@ -67,7 +68,8 @@ def fit_kmeans(
         iterations: Lloyd iterations, at most.
         tolerance: stop once an iteration over all points lowers the inertia by less than this share of it.
         seed: of every draw; points are drawn by a hash of their ids.
-        batch: points an iteration, drawn anew for each, before one last iteration over all; None: all points every time.
+        batch: points an iteration (no fewer than the seeding sample), drawn anew for each, before one last iteration over
+            all points; None: all points every time.
         peers: the ranks that hold the other shares.
         on_iteration: called with the inertia of the points of each iteration.
 
@@ -94,18 +96,18 @@ def fit_kmeans(
         memory = memory.followed_by(statistics)
         centroids_KD = memory.means(centroids_KD)
 
-    statistics = fit.statistics(source, centroids_KD)
-    inertia = statistics.inertia(centroids_KD)
-    done = 0
+    energy: Tensor | None = None
+    inertia, repaired, done = math.inf, True, 0
     for done in range(1, (1 if batches else iterations) + 1):  # noqa: B007
-        repaired = fit.fill_empty(source, statistics, centroids_KD)
-        centroids_KD = statistics.means(centroids_KD)
-        statistics = fit.statistics(source, centroids_KD)
+        statistics = fit.statistics(source, centroids_KD, energy)
+        energy = statistics.energy
         previous, inertia = inertia, statistics.inertia(centroids_KD)
         if on_iteration is not None:
             on_iteration(inertia)
         if not repaired and previous - inertia <= tolerance * previous:
             break
+        repaired = fit.fill_empty(source, statistics, centroids_KD)
+        centroids_KD = statistics.means(centroids_KD)
     return KMeansResult(centroids_KD, inertia, batches + done, peak)
 
 
@@ -211,8 +213,8 @@ class _Fit:
     n_items: int
     peers: Peers
 
-    def statistics(self, source: VectorSource, centroids_KD: Tensor) -> _Statistics:
-        """One pass: assign, accumulate, sum over ranks."""
+    def statistics(self, source: VectorSource, centroids_KD: Tensor, energy: Tensor | None = None) -> _Statistics:
+        """One pass: assign, accumulate, sum over ranks; `energy` where an earlier pass over the source has found it."""
         nearest = Nearest(centroids_KD)
         width = source.width
         grid, square_grid = self._grid(width), Grid(width * self.peak**2, self.n_items)
@@ -222,10 +224,11 @@ class _Fit:
                 codes_P = nearest(x_PD)
                 here.sums_KD.index_add_(0, codes_P, grid.round(x_PD))
                 here.counts_K += torch.bincount(codes_P, minlength=self.n_codes)
-                here.energy += square_grid.round(row_sums(x_PD.square())).sum()
+                if energy is None:
+                    here.energy += square_grid.round(row_sums(x_PD.square())).sum()
         flat = self.peers.sum(torch.cat([here.sums_KD.flatten(), here.counts_K, here.energy]))
-        sums, counts_K, energy = flat.split([self.n_codes * width, self.n_codes, 1])
-        return _Statistics(sums.view(self.n_codes, width), counts_K, energy)
+        sums, counts_K, found = flat.split([self.n_codes * width, self.n_codes, 1])
+        return _Statistics(sums.view(self.n_codes, width), counts_K, found if energy is None else energy)
 
     def fill_empty(self, source: VectorSource, statistics: _Statistics, centroids_KD: Tensor) -> bool:
         """Give each empty cluster one of the points farthest from their centroids; True where any was empty.
