@@ -242,7 +242,8 @@ def main() -> None:
     logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("intrr_rec").setLevel(os.environ.get("INTRR_LOG", "INFO"))
     # torchrec and torch announce deprecations of their own doing on every start; none of them is the user's to mend.
-    logging.getLogger("torch").setLevel(logging.ERROR)
+    for name in ("torch", "torch.fx._symbolic_trace"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     for category in (FutureWarning, UserWarning):
         warnings.filterwarnings("ignore", category=category, module=r"torch")
     try:
