@@ -44,10 +44,11 @@ class ResidualQuantizer:
             for level, find in enumerate(nearest):
                 codes_P = find(input_PD)
                 codes_IL[start : start + BLOCK, level] = codes_P
-                left_PD = input_PD - find.centroids_KD.index_select(0, codes_P)
+                chosen_PD = find.centroids_KD.index_select(0, codes_P)
+                left_PD = torch.sub(input_PD, chosen_PD, out=chosen_PD)
                 if level + 1 < len(nearest):
                     input_PD, scale_P = self._next(left_PD, scale_P)
-            distances_I[start : start + BLOCK] = scale_P.square() * row_sums(left_PD.square())
+            distances_I[start : start + BLOCK] = scale_P.square() * row_sums(left_PD.square_())
         return codes_IL, distances_I
 
     def level_input(self, x_ID: Tensor, codes_Il: Tensor) -> Tensor:
