@@ -19,11 +19,22 @@ from intrr_rec.data.windows import IntArray, Windows
 
 
 @dataclass
+class Layout:
+    """Which slot of a block belongs to whom: `owner_CN` numbers the histories of the batch, -1 is padding."""
+
+    owner_CN: Tensor
+
+    def visible_CNN(self) -> Tensor:
+        """Where a slot may look: at slots of the same history, not after it."""
+        return (self.owner_CN[:, :, None] == self.owner_CN[:, None, :]).tril()
+
+
+@dataclass
 class Batch:
     """Input of one forward pass.
 
-    `slot_T` says which of `items_U` each slot holds, `owner_CN` whose history it belongs to (-1: padding, which holds some
-    item of the batch). `scored_S` are the slots to predict from, `target_S` and `user_S` what follows there and for whom.
+    `slot_T` says which of `items_U` each slot holds (padding holds some item of the batch), `layout` whose history it
+    belongs to. `scored_S` are the slots to predict from, `target_S` and `user_S` what follows there and for whom.
     `target_weight` is the weight of each scored slot in L_rec and `align_weight_U` that of each item in L_aln. Both are
     computed over the whole step, all replicas included, and multiplied by their number: averaging the gradients of the
     replicas then gives the step's mean, however the users were dealt out.
@@ -31,7 +42,7 @@ class Batch:
 
     items_U: Tensor
     slot_T: Tensor
-    owner_CN: Tensor
+    layout: Layout
     scored_S: Tensor
     target_S: Tensor
     target_weight: float
@@ -49,7 +60,7 @@ class Batch:
             self,
             items_U=move(self.items_U),
             slot_T=move(self.slot_T),
-            owner_CN=move(self.owner_CN),
+            layout=Layout(move(self.layout.owner_CN)),
             scored_S=move(self.scored_S),
             target_S=move(self.target_S),
             align_weight_U=move(self.align_weight_U),
@@ -118,7 +129,7 @@ class Collator:
         return Batch(
             items_U=torch.from_numpy(items_U),
             slot_T=torch.from_numpy(inverse_T),
-            owner_CN=torch.from_numpy(owner_T.reshape(-1, self.window)),
+            layout=Layout(torch.from_numpy(owner_T.reshape(-1, self.window))),
             scored_S=torch.from_numpy(scored_S),
             target_S=torch.from_numpy(self.items_E[event_T[scored_S] + 1]),
             target_weight=replicas / max(1, windows.n_targets),

@@ -1,32 +1,34 @@
-"""The one decode: user states → the best items of the catalogue, for every kind of model.
+"""The one decode: histories → the best items of the catalogue, for every kind of model.
 
-Shape suffixes: B users, W places, I items, D width.
+Shape suffixes: B users, W places, I items, D width, V width of content vectors.
 """
 
 from __future__ import annotations
 
 from functools import singledispatch
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from intrr_rec.config import EvaluateConfig
+from intrr_rec.data.batch import Batch
 from intrr_rec.decoding.beam import beam_search
 from intrr_rec.decoding.trie import PrefixTrie
 from intrr_rec.models.intrr import IntRR
-from intrr_rec.models.recommender import Recommender
+from intrr_rec.models.recommender import ItemRecommender, Recommender
 from intrr_rec.models.sasrec import SASRec
 
 
 @singledispatch
 def decode(
-    model: Recommender, state_BD: Tensor, catalogue_ID: Tensor, trie: PrefixTrie, settings: EvaluateConfig
+    model: Recommender, batch: Batch, catalogue_ID: Tensor | None, trie: PrefixTrie, settings: EvaluateConfig
 ) -> tuple[Tensor, Tensor]:
-    """The best `settings.beam` items of each state, best first.
+    """The best `settings.beam` items after each scored slot of the batch, best first.
 
     Args:
         model: in evaluation mode.
-        state_BD: the state after each user's last item.
-        catalogue_ID: `model.represent` of every item.
+        batch: histories, on the model's device.
+        catalogue_ID: `model.represent` of every item, for an `ItemRecommender`; None for any other model.
         trie: of the catalogue's Semantic IDs.
         settings: beam width and normalisation.
 
@@ -38,15 +40,22 @@ def decode(
 
 @decode.register
 def _(
-    model: IntRR, state_BD: Tensor, catalogue_ID: Tensor, trie: PrefixTrie, settings: EvaluateConfig
+    model: IntRR, batch: Batch, catalogue_ID: Tensor, trie: PrefixTrie, settings: EvaluateConfig
 ) -> tuple[Tensor, Tensor]:
+    state_BD = scored_states(model, batch, catalogue_ID)
     return beam_search(model.ran, model.codebooks(), trie, state_BD, settings.beam, settings.normalize)
 
 
 @decode.register
 def _(
-    model: SASRec, state_BD: Tensor, catalogue_ID: Tensor, trie: PrefixTrie, settings: EvaluateConfig
+    model: SASRec, batch: Batch, catalogue_ID: Tensor, trie: PrefixTrie, settings: EvaluateConfig
 ) -> tuple[Tensor, Tensor]:
-    scores_BI = model.score(state_BD, catalogue_ID)
+    scores_BI = model.score(scored_states(model, batch, catalogue_ID), catalogue_ID)
     scores_BW, items_BW = scores_BI.topk(min(settings.beam, len(catalogue_ID)), dim=-1)
     return items_BW, scores_BW
+
+
+def scored_states(model: ItemRecommender, batch: Batch, catalogue_ID: Tensor) -> Tensor:
+    """The state at each scored slot, `[B, D]`."""
+    history_TD = F.embedding(batch.items_U[batch.slot_T], catalogue_ID)
+    return model.states(history_TD, batch.layout)[batch.scored_S]

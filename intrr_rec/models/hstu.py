@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from intrr_rec.config import HstuConfig
+from intrr_rec.data.batch import Layout
 from intrr_rec.models.dropout import dropout
 
 
@@ -64,10 +65,9 @@ class Hstu(nn.Module):
             HstuLayer(config.width, config.heads, window, config.dropout) for _ in range(config.layers)
         )
 
-    def forward(self, x_TD: Tensor, owner_CN: Tensor) -> Tensor:
-        """Token representations `[T, D]` → states `[T, D]`, one causal pass; `owner_CN` says whose history a slot is."""
-        same_owner_CNN = owner_CN[:, :, None] == owner_CN[:, None, :]
-        weight_CNN = same_owner_CNN.tril().to(x_TD.dtype) / self.window
+    def forward(self, x_TD: Tensor, layout: Layout) -> Tensor:
+        """Token representations `[T, D]` → states `[T, D]`, one causal pass within each history of `layout`."""
+        weight_CNN = layout.visible_CNN().to(x_TD.dtype) / self.window
         for layer in self.layers:
             x_TD = layer(x_TD, weight_CNN)
         return x_TD

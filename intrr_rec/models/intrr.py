@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from intrr_rec.config import ModelConfig
-from intrr_rec.data.batch import Batch
+from intrr_rec.data.batch import Batch, Layout
 from intrr_rec.models.dropout import dropout
 from intrr_rec.models.hstu import Hstu
 from intrr_rec.models.losses import level_nll
 from intrr_rec.models.ran import Ran
-from intrr_rec.models.recommender import Recommender
+from intrr_rec.models.recommender import ItemRecommender
 from intrr_rec.models.t5 import T5
 from intrr_rec.models.tables import CODEBOOK_TABLE, ITEM_CODEBOOK_TABLE, UID_TABLE, Codebooks, look_up, make_collection
 
@@ -36,7 +36,7 @@ class ItemSide:
     log_p: list[Tensor]
 
 
-class IntRR(Recommender):
+class IntRR(ItemRecommender):
     """The model of Stage 2.
 
     Args:
@@ -102,10 +102,10 @@ class IntRR(Recommender):
         """E_i of each item, `[U, D]`."""
         return self.items(items_U, content_UV, self.codebooks()).representation_UD
 
-    def states(self, history_TD: Tensor, owner_CN: Tensor) -> Tensor:
+    def states(self, history_TD: Tensor, layout: Layout) -> Tensor:
         """Backbone over item representations, `[T, D]` → `[T, D]` (Eq. 9)."""
         dropped_TD = dropout(history_TD, self.config.input_dropout, self.training)
-        return self.backbone(dropped_TD, owner_CN)
+        return self.backbone(dropped_TD, layout)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The step's losses, to be averaged over replicas.
@@ -117,7 +117,7 @@ class IntRR(Recommender):
         codebooks = self.codebooks()
         items = self.items(batch.items_U, batch.content_UV, codebooks)
         history_TD = F.embedding(batch.slot_T, items.representation_UD)
-        state_SD = self.states(history_TD, batch.owner_CN)[batch.scored_S]
+        state_SD = self.states(history_TD, batch.layout)[batch.scored_S]
         target_SL = self.codes_IL[batch.target_S]
         if self.config.user_side == "teacher_forcing":
             logits = self.ran.teacher_forced(state_SD, target_SL, codebooks)

@@ -1,6 +1,6 @@
 """What training, evaluation and parallelism ask of any model.
 
-Shape suffixes: U items, T token slots, C blocks, N slots of a block, D width, V width of content vectors.
+Shape suffixes: U items, T token slots, D width, V width of content vectors.
 """
 
 from __future__ import annotations
@@ -10,15 +10,25 @@ from abc import ABC, abstractmethod
 from torch import Tensor, nn
 from torchrec import EmbeddingCollection
 
-from intrr_rec.data.batch import Batch
+from intrr_rec.data.batch import Batch, Layout
 
 
 class Recommender(nn.Module, ABC):
     """A sequential recommender over packed histories.
 
     Attributes:
-        uid: the collection of the table with a row an item, the one worth sharding.
+        uid: the collection of the table with a row an item, the one worth sharding; None where there is no such table.
     """
+
+    uid: EmbeddingCollection | None
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """`loss`, to be averaged over replicas and differentiated, and detached figures for the log."""
+
+
+class ItemRecommender(Recommender):
+    """A recommender that reads one token an item, so that a catalogue's tokens are made once and then looked up."""
 
     uid: EmbeddingCollection
 
@@ -27,9 +37,5 @@ class Recommender(nn.Module, ABC):
         """The token of each item, `[U, D]`."""
 
     @abstractmethod
-    def states(self, history_TD: Tensor, owner_CN: Tensor) -> Tensor:
-        """Tokens of histories `[T, D]` → states `[T, D]`, one causal pass; `owner_CN` says whose history a slot is."""
-
-    @abstractmethod
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """`loss`, to be averaged over replicas and differentiated, and detached figures for the log."""
+    def states(self, history_TD: Tensor, layout: Layout) -> Tensor:
+        """Tokens of histories `[T, D]` → states `[T, D]`, one causal pass."""

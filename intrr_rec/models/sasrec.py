@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from intrr_rec.config import SasrecConfig
-from intrr_rec.data.batch import Batch
-from intrr_rec.models.recommender import Recommender
+from intrr_rec.data.batch import Batch, Layout
+from intrr_rec.models.recommender import ItemRecommender
 from intrr_rec.models.tables import UID_TABLE, look_up, make_collection
 
 
-class SASRec(Recommender):
+class SASRec(ItemRecommender):
     """The baseline model.
 
     Args:
@@ -47,10 +47,10 @@ class SASRec(Recommender):
         """The item's row."""
         return look_up(self.uid, UID_TABLE, items_U)
 
-    def states(self, history_TD: Tensor, owner_CN: Tensor) -> Tensor:
+    def states(self, history_TD: Tensor, layout: Layout) -> Tensor:
         """Tokens `[T, D]` → states `[T, D]`."""
-        visible_CNN = (owner_CN[:, :, None] == owner_CN[:, None, :]).tril()
-        x_CND = history_TD.view(*owner_CN.shape, -1) + self.positions[visible_CNN.sum(-1) - 1]
+        visible_CNN = layout.visible_CNN()
+        x_CND = history_TD.view(*layout.owner_CN.shape, -1) + self.positions[visible_CNN.sum(-1) - 1]
         hidden_HNN = ~visible_CNN.repeat_interleave(self.config.heads, dim=0)
         return self.encoder(self.input_dropout(x_CND), mask=hidden_HNN).flatten(0, 1)
 
@@ -64,7 +64,7 @@ class SASRec(Recommender):
         wanted = torch.cat([batch.items_U, batch.target_S, negative_M])
         sizes = (len(batch.items_U), len(batch.target_S), len(negative_M))
         item_UD, target_SD, negative_MD = self.represent(wanted, None).split(sizes)
-        state_SD = self.states(F.embedding(batch.slot_T, item_UD), batch.owner_CN)[batch.scored_S]
+        state_SD = self.states(F.embedding(batch.slot_T, item_UD), batch.layout)[batch.scored_S]
         positive_S1 = (state_SD * target_SD).sum(-1, keepdim=True) * self.config.width**-0.5
         negative_SM = self.score(state_SD, negative_MD)
         # A negative that happens to be the target would be pushed down and up at once.

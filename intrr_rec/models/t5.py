@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from intrr_rec.config import T5Config
+from intrr_rec.data.batch import Layout
 from intrr_rec.models.dropout import dropout
 
 BUCKETS = 32
@@ -68,12 +69,12 @@ class T5(nn.Module):
         self.distance_bias = nn.Parameter(torch.randn(BUCKETS, config.heads) * config.width**-0.5)
         self.norm = nn.RMSNorm(config.width, eps=1e-6)
 
-    def forward(self, x_TD: Tensor, owner_CN: Tensor) -> Tensor:
-        """Token representations `[T, D]` → states `[T, D]`, one causal pass; `owner_CN` says whose history a slot is."""
-        position_N = torch.arange(owner_CN.shape[1], device=owner_CN.device)
+    def forward(self, x_TD: Tensor, layout: Layout) -> Tensor:
+        """Token representations `[T, D]` → states `[T, D]`, one causal pass within each history of `layout`."""
+        visible_CNN = layout.visible_CNN()
+        position_N = torch.arange(visible_CNN.shape[1], device=x_TD.device)
         bucket_NN = distance_bucket(position_N[:, None] - position_N[None, :])
         bias_HNN = self.distance_bias[bucket_NN].permute(2, 0, 1)
-        visible_CNN = (owner_CN[:, :, None] == owner_CN[:, None, :]).tril()
         bias_CHNN = bias_HNN.masked_fill(~visible_CNN[:, None], -torch.inf)
         for layer in self.layers:
             x_TD = layer(x_TD, bias_CHNN)

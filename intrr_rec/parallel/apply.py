@@ -40,7 +40,7 @@ class Parallel:
 
 def parallelize(model: Recommender, world: World, config: TrainConfig) -> Parallel:
     """Shard and replicate `model` over the world; Adam on what is replicated, row-wise Adagrad on a sharded UID table."""
-    if config.uid_sharding != "data_parallel":
+    if config.uid_sharding != "data_parallel" and model.uid is not None:
         # On CPU the fused kernels know SGD and Adagrad only, so a sharded table means row-wise Adagrad.
         apply_optimizer_in_backward(
             RowWiseAdagrad, model.uid.parameters(), {"lr": config.uid_learning_rate, "eps": 1e-8}

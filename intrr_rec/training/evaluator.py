@@ -11,14 +11,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from intrr_rec.data.loader import Loader
 from intrr_rec.data.windows import evaluation_windows
 from intrr_rec.decoding.decode import decode
-from intrr_rec.models.recommender import Recommender
+from intrr_rec.models.recommender import ItemRecommender, Recommender
 from intrr_rec.parallel.topology import World
 from intrr_rec.training.inputs import Inputs
 from intrr_rec.training.metrics import NAMES, RECALL_AT, as_means, metric_sums
@@ -75,14 +74,14 @@ class Evaluator:
         )
         for batch in loader.epoch():
             moved = batch.to(self.world.device)
-            history_TD = F.embedding(moved.items_U[moved.slot_T], catalogue_ID)
-            state_BD = self.model.states(history_TD, moved.owner_CN)[moved.scored_S]
-            items_BW, scores_BW = decode(self.model, state_BD, catalogue_ID, self.trie, settings)
+            items_BW, scores_BW = decode(self.model, moved, catalogue_ID, self.trie, settings)
             yield Ranked(batch.user_S, items_BW, scores_BW, moved.target_S)
         self.model.train(was_training)
 
-    def catalogue(self) -> Tensor:
-        """The token of every item, `[I, D]`: each rank makes its share, then all are gathered."""
+    def catalogue(self) -> Tensor | None:
+        """The token of every item, `[I, D]`: each rank makes its share, then all are gathered; None for other models."""
+        if not isinstance(self.model, ItemRecommender):
+            return None
         n_items = self.inputs.dataset.n_items
         share = -(-n_items // self.world.size)
         own = torch.arange(self.world.rank * share, (self.world.rank + 1) * share).clamp(max=n_items - 1)

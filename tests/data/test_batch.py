@@ -36,21 +36,21 @@ def test_layout_holds_every_history_and_target(lengths, window, replicas):
         if not len(local):
             assert not len(batch.target_S) and not batch.align_weight_U.any()
             continue
-        item_CN = batch.items_U[batch.slot_T].view(batch.owner_CN.shape)
+        item_CN = batch.items_U[batch.slot_T].view(batch.layout.owner_CN.shape)
         scored_CN = torch.zeros(item_CN.numel(), dtype=torch.bool)
         scored_CN[batch.scored_S] = True
         scored_CN = scored_CN.view(item_CN.shape)
         target_of = dict(zip(batch.scored_S.tolist(), batch.target_S.tolist(), strict=True))
         for m in range(len(local)):
             start, length = local.start_M[m], local.length_M[m]
-            block, slot = (batch.owner_CN == m).nonzero(as_tuple=True)
+            block, slot = (batch.layout.owner_CN == m).nonzero(as_tuple=True)
             assert len(block.unique()) == 1 and slot.diff().eq(1).all()
             assert item_CN[block, slot].tolist() == items_E[start : start + length].tolist()
             assert scored_CN[block, slot].tolist() == [p >= local.first_scored_M[m] for p in range(length)]
             for position in range(local.first_scored_M[m], length):
                 target = target_of[int(block[0] * window + slot[position])]
                 assert target == items_E[start + position + 1]
-        assert not scored_CN[batch.owner_CN < 0].any()
+        assert not scored_CN[batch.layout.owner_CN < 0].any()
         targets += batch.target_S.tolist()
     assert sorted(set(dealt)) == sorted(set(windows.user_M.tolist()))
     assert len(targets) == windows.n_targets

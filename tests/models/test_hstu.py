@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from intrr_rec.config import HstuConfig
+from intrr_rec.data.batch import Layout
 from intrr_rec.models.hstu import Hstu
 
 WIDTH, HEADS, WINDOW = 12, 3, 10
@@ -22,7 +23,7 @@ def hstu():
 
 def alone(length):
     """One history, a block of its own."""
-    return torch.zeros(1, length, dtype=torch.int64)
+    return Layout(torch.zeros(1, length, dtype=torch.int64))
 
 
 def dense_reference(model, x_ND):
@@ -64,7 +65,7 @@ def test_histories_packed_into_blocks_do_not_touch_one_another(hstu):
     histories = [torch.randn(n, WIDTH) for n in (3, 3, 4, 5)]
     padding = torch.full((5, WIDTH), 7.0)
     owner_CN = torch.tensor([[0, 0, 0, 1, 1, 1, 2, 2, 2, 2], [3, 3, 3, 3, 3, -1, -1, -1, -1, -1]])
-    states_TD = hstu(torch.cat([*histories, padding]), owner_CN)
+    states_TD = hstu(torch.cat([*histories, padding]), Layout(owner_CN))
     for x_ND, start in zip(histories, (0, 3, 6, 10), strict=True):
         own = hstu(x_ND, alone(len(x_ND)))
         torch.testing.assert_close(states_TD[start : start + len(x_ND)], own, rtol=1e-5, atol=1e-5)

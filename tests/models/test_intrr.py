@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from intrr_rec.config import ModelConfig
-from intrr_rec.data.batch import Collator
+from intrr_rec.data.batch import Collator, Layout
 from intrr_rec.data.windows import training_windows
 from intrr_rec.models.intrr import IntRR
 from intrr_rec.models.losses import level_nll
@@ -53,7 +53,7 @@ def test_one_pass_equals_every_prefix_on_its_own(events, context):
     nll = []
     for history, target in prefixes(events):
         x_ND = model.items(torch.from_numpy(history), None, books).representation_UD
-        state_D = model.states(x_ND, torch.zeros(1, len(history), dtype=torch.int64))[-1:]
+        state_D = model.states(x_ND, Layout(torch.zeros(1, len(history), dtype=torch.int64)))[-1:]
         path_BL = model.codes_IL[target][None]
         nll.append(level_nll(model.ran.teacher_forced(state_D, path_BL, books), path_BL)[0])
     assert len(nll) == sum(max(0, n - 3) for n in LENGTHS)
@@ -68,7 +68,7 @@ def test_a_user_alone_equals_the_same_user_among_others(events):
     def states(windows):
         batch = collate(windows)
         x_TD = model.items(batch.items_U, None, books).representation_UD[batch.slot_T]
-        scored_SD = model.states(x_TD, batch.owner_CN)[batch.scored_S]
+        scored_SD = model.states(x_TD, batch.layout)[batch.scored_S]
         users_S = torch.from_numpy(batch.user_S)
         return {user: scored_SD[users_S == user] for user in windows.user_M.tolist()}
 

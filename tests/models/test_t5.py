@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from intrr_rec.config import T5Config
+from intrr_rec.data.batch import Layout
 from intrr_rec.models.t5 import T5, distance_bucket
 
 WIDTH, HEADS, HEAD = 12, 3, 5
@@ -20,7 +21,7 @@ def t5():
 
 
 def alone(length):
-    return torch.zeros(1, length, dtype=torch.int64)
+    return Layout(torch.zeros(1, length, dtype=torch.int64))
 
 
 def rms(x, weight):
@@ -62,7 +63,7 @@ def test_histories_packed_into_blocks_do_not_touch_one_another(t5):
     owner_CN = torch.tensor([[0, 0, 0, 1, 1, 1, 1, -1], [2, 2, 2, 2, 2, 2, -1, -1]])
     padding = torch.full((1, WIDTH), 7.0)
     x_TD = torch.cat([histories[0], histories[1], padding, histories[2], padding, padding])
-    states_TD = t5(x_TD, owner_CN)
+    states_TD = t5(x_TD, Layout(owner_CN))
     assert states_TD.isfinite().all()
     for x_ND, start in zip(histories, (0, 3, 8), strict=True):
         own = t5(x_ND, alone(len(x_ND)))

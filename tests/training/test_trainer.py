@@ -77,9 +77,7 @@ def test_learns_fifty_users_by_heart(tmp_path, epochs, words):
         model = run.parallel.model.eval()
         with torch.no_grad():
             (batch,) = run.loader.epoch()
-            x_TD = model.represent(batch.items_U, batch.content_UV)[batch.slot_T]
-            state_SD = model.states(x_TD, batch.owner_CN)[batch.scored_S]
-            items_SW, _ = decode(model, state_SD, run.evaluator.catalogue(), run.evaluator.trie, inputs.recipe.evaluate)
+            items_SW, _ = decode(model, batch, run.evaluator.catalogue(), run.evaluator.trie, inputs.recipe.evaluate)
         run.figures.close()
     assert (items_SW[:, 0] == batch.target_S).double().mean() > 0.95
 

@@ -1,0 +1,36 @@
+"""The settings tree of every verb; `recipe` reads and checks it, the other modules hold its sections."""
+
+from intrr_rec.config.indexing import (
+    AutoencoderConfig,
+    BalanceConfig,
+    CodebookTraining,
+    CollaborativeConfig,
+    DriftConfig,
+    GateConfig,
+    IndexConfig,
+)
+from intrr_rec.config.model import HstuConfig, ModelConfig, RanConfig, SasrecConfig, T5Config
+from intrr_rec.config.recipe import Recipe, load_recipe, parse, save_recipe
+from intrr_rec.config.training import EvaluateConfig, PrepareConfig, TrainConfig
+
+__all__ = [
+    "AutoencoderConfig",
+    "BalanceConfig",
+    "CodebookTraining",
+    "CollaborativeConfig",
+    "DriftConfig",
+    "EvaluateConfig",
+    "GateConfig",
+    "HstuConfig",
+    "IndexConfig",
+    "ModelConfig",
+    "PrepareConfig",
+    "RanConfig",
+    "Recipe",
+    "SasrecConfig",
+    "T5Config",
+    "TrainConfig",
+    "load_recipe",
+    "parse",
+    "save_recipe",
+]

@@ -1,0 +1,133 @@
+"""Settings of Stage 1: item vectors → Semantic IDs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, PositiveInt, field_validator, model_validator
+
+from intrr_rec.config.section import Section
+
+
+class CodebookTraining(Section):
+    """How `residual_vq`, `vq_vae` and `rq_vae` learn their codebooks (van den Oord et al. 2017; Lee et al. 2022)."""
+
+    epochs: int = Field(40, ge=1)
+    batch_items: int = Field(1024, ge=2, description="vectors a step")
+    learning_rate: float = Field(1e-3, gt=0, description="Adam's")
+    commitment: float = Field(0.25, ge=0, description="beta: how strongly the encoder is held to its code")
+    update: Literal["gradient", "ema"] = Field(
+        "gradient", description="codewords follow the codebook loss, or the moving average of what they are given"
+    )
+    ema_decay: float = Field(0.99, ge=0, lt=1, description="of the moving averages")
+    restart: bool = Field(True, description="put a code that an epoch never used where a vector of the epoch lies")
+
+
+class AutoencoderConfig(Section):
+    """Encoder and decoder of `vq_vae` and `rq_vae`: multilayer perceptrons, the decoder the encoder's mirror."""
+
+    latent: int = Field(64, ge=1, description="width that is quantised")
+    hidden: tuple[PositiveInt, ...] = Field((512, 256, 128), description="widths between the vector and the latent")
+    batch_norm: bool = Field(True, description="standardise every dimension of the vectors first")
+    normalize_levels: bool = Field(False, description="L2-normalise what each level quantises, as in RK-Means")
+    warmup_epochs: int = Field(10, ge=0, description="epochs without quantisation before codebooks are initialised")
+
+
+class CollaborativeConfig(Section):
+    """Not the paper's: `rq_vae` hears which items users consume together (LETTER, EAGER)."""
+
+    weight: float = Field(0.0, ge=0, description="of the alignment to collaborative vectors; 0 leaves them out")
+    width: int = Field(64, ge=1, description="of the collaborative vectors")
+    temperature: float = Field(0.1, gt=0, description="of the contrast between items of a batch")
+    diversity: float = Field(0.0, ge=0, description="weight of the entropy of each level's mean soft assignment")
+
+
+class BalanceConfig(Section):
+    """Not the paper's: `assignment: balanced`, a price on every code too many items want."""
+
+    slack: float = Field(0.25, ge=0, description="a code may take this share more than an even share of the items")
+    rounds: int = Field(5, ge=1, description="times prices are set and codewords moved to the mean of their items")
+    temperature: float = Field(0.05, gt=0, description="of Sinkhorn's plan, in units of a level's mean distance")
+    iterations: int = Field(100, ge=1, description="Sinkhorn iterations a round, at most")
+
+
+class GateConfig(Section):
+    """Floors below which Semantic IDs are not published; null takes one away. Set to catch collapse, not to grade."""
+
+    min_spread: float | None = Field(
+        1e-3, ge=0, le=1, description="1 - ‖mean of the unit vectors‖²: below, all vectors all but coincide"
+    )
+    min_usage: float | None = Field(0.5, ge=0, le=1, description="share of a level's codes in use")
+    min_entropy_ratio: float | None = Field(0.6, ge=0, le=1, description="entropy of a level's codes over ln K")
+    max_collision_rate: float | None = Field(
+        0.9, ge=0, le=1, description="share of items whose residual path is not theirs alone"
+    )
+    min_distinct_rate: float | None = Field(0.15, ge=0, le=1, description="distinct residual paths over items")
+
+
+class DriftConfig(Section):
+    """When an extension says that a re-index is due; null takes a limit away."""
+
+    max_error_ratio: float | None = Field(
+        1.25, gt=0, description="relative reconstruction error of added items over that of the fit"
+    )
+    max_beyond: float | None = Field(
+        0.05, ge=0, le=1, description="share of added items farther than the fit's 99th percentile"
+    )
+    min_items: int = Field(100, ge=1, description="fewer items are not judged")
+
+
+class IndexConfig(Section):
+    """Item vectors → Semantic IDs (Stage 1)."""
+
+    method: Literal["rk_means", "residual_vq", "vq_vae", "rq_vae"] = Field(
+        "rk_means", description="residual_vq is what the paper's code calls VQ-VAE: no autoencoder"
+    )
+    levels: int = Field(3, ge=1, description="residual levels, before the de-duplication digit")
+    codes: int | tuple[int, ...] = Field(128, description="codes a level (K): one number, or a list of one a level")
+    normalize: bool = Field(
+        True, description="L2-normalise the input of every level, residuals included (rk_means, residual_vq)"
+    )
+    iterations: int = Field(50, ge=1, description="Lloyd iterations a level, at most")
+    tolerance: float = Field(
+        1e-5, ge=0, description="stop a level once the relative gain of an iteration falls below this"
+    )
+    batch: int | None = Field(
+        None, ge=1, description="vectors an iteration of rk_means, drawn anew each time (10⁷ items and more); null: all"
+    )
+    training: CodebookTraining = CodebookTraining()
+    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    collaborative: CollaborativeConfig = CollaborativeConfig()
+    assignment: Literal["nearest", "balanced"] = "nearest"
+    balance: BalanceConfig = BalanceConfig()
+    collisions: Literal["digit", "next_nearest", "sinkhorn"] = Field(
+        "digit", description="what comes before the digit: nothing, or items that collide move within the last level"
+    )
+    dedup_codes: int = Field(128, ge=2, description="size of the de-duplication level: items that may share one prefix")
+    category_column: str | None = Field(
+        None, description="of the item table, for category purity; null takes `categories` or `category`, if there"
+    )
+    gate: GateConfig = GateConfig()
+    drift: DriftConfig = DriftConfig()
+    seed: int = 0
+
+    @field_validator("codes", mode="before")
+    @classmethod
+    def _whole_numbers(cls, codes: object) -> object:
+        sizes = list(codes) if isinstance(codes, (list, tuple)) else [codes]
+        if not sizes or any(not isinstance(size, int) or isinstance(size, bool) or size < 2 for size in sizes):
+            raise ValueError("must be a whole number of at least 2, or a list of one such number a level")
+        return codes
+
+    @model_validator(mode="after")
+    def _one_size_a_level(self) -> IndexConfig:
+        if isinstance(self.codes, tuple) and len(self.codes) != self.levels:
+            raise ValueError(f"codes lists {len(self.codes)} sizes for {self.levels} levels")
+        if self.collaborative.weight and self.method != "rq_vae":
+            raise ValueError(f"collaborative.weight needs method rq_vae, not {self.method}")
+        return self
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """K of each residual level."""
+        return self.codes if isinstance(self.codes, tuple) else (self.codes,) * self.levels

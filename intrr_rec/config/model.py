@@ -1,0 +1,102 @@
+"""Settings of the models of Stage 2."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from intrr_rec.config.section import Section
+
+
+class RanConfig(Section):
+    """The Recursive-Assignment Network (IntRR section 3.2)."""
+
+    hidden: int = Field(256, ge=1, description="width of the hidden layer of each level's MLP")
+    context: Literal["previous", "cumulative"] = Field(
+        "previous", description="z_<l: the previous level's z, or the sum of all"
+    )
+    assignment: Literal["soft", "straight_through"] = Field(
+        "soft", description="z_l: mixture of codewords (Eq. 6), or the likeliest codeword with the mixture's gradient"
+    )
+    similarity: Literal["dot", "scaled"] = Field("dot", description="h V^T (Eq. 5), or the same divided by sqrt(D)")
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class HstuConfig(Section):
+    """HSTU (Zhai et al. 2024) with relative position bias."""
+
+    layers: int = Field(4, ge=1)
+    width: int = Field(128, ge=1, description="D: width of tokens, UID embeddings and codebooks")
+    heads: int = Field(4, ge=1)
+    dropout: float = Field(0.2, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _divisible(self) -> HstuConfig:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
+        return self
+
+
+class T5Config(Section):
+    """The causal T5 stack."""
+
+    layers: int = Field(4, ge=1)
+    width: int = Field(256, ge=1, description="D: width of tokens, UID embeddings and codebooks")
+    heads: int = Field(6, ge=1)
+    head_width: int = Field(64, ge=1)
+    feed_forward: int = Field(1024, ge=1)
+    dropout: float = Field(0.15, ge=0, lt=1)
+
+
+class SasrecConfig(Section):
+    """SASRec with sampled softmax, the dense baseline."""
+
+    layers: int = Field(2, ge=1)
+    width: int = Field(128, ge=1)
+    heads: int = Field(2, ge=1)
+    dropout: float = Field(0.5, ge=0, lt=1)
+    negatives: int = Field(4096, ge=1, description="uniformly drawn negatives a step, shared by its targets")
+
+
+class ModelConfig(Section):
+    """IntRR (Stage 2). `content` and `uid_residual` go beyond the paper."""
+
+    kind: Literal["intrr", "sasrec"] = Field(
+        "intrr", description="sasrec: the dense baseline; reads window, uid_std, sasrec"
+    )
+    sasrec: SasrecConfig = SasrecConfig()
+    window: int = Field(30, ge=2, description="N: items of history the backbone sees")
+    backbone: Literal["hstu", "t5"] = Field("hstu", description="which of the two sections below is used")
+    hstu: HstuConfig = HstuConfig()
+    t5: T5Config = T5Config()
+    ran: RanConfig = RanConfig()
+    shared_ran: bool = Field(True, description="one RAN and one set of codebooks for items and users, or one each")
+    item_side: Literal["redistribution", "lookup"] = Field(
+        "redistribution",
+        description="E_i: redistributed by the UID, or the sum of the codewords of the item's Semantic ID",
+    )
+    user_side: Literal["teacher_forcing", "soft"] = Field(
+        "teacher_forcing",
+        description="what a level sees in training: the target's codewords (Eq. 10), or its own mixtures",
+    )
+    align_weight: float = Field(0.1, ge=0, description="lambda of IntRR Eq. 11")
+    align_average: Literal["items", "positions"] = Field("items", description="what L_aln (Eq. 8) is averaged over")
+    codebook_init: Literal["random", "stage1"] = Field(
+        "random", description="codewords drawn at random, or Stage 1's centroids on their principal axes"
+    )
+    codebook_std: float = Field(
+        0.02, gt=0, description="initial scale of codewords, before the factor sqrt(D) of every lookup"
+    )
+    uid_std: float = Field(0.02, gt=0, description="initial scale of UID rows, before the same factor")
+    uid_width: int | None = Field(
+        None, ge=1, description="width of UID rows where they are mapped to D; null: D, unmapped"
+    )
+    uid_residual: bool = Field(False, description="not the paper's: E_i = sum of z_l + e_uid")
+    content: bool = Field(False, description="not the paper's: a linear map of the item's vector is added to e_uid")
+    input_dropout: float = Field(0.2, ge=0, lt=1, description="dropout on the items of the history")
+
+    @property
+    def width(self) -> int:
+        """D, the width of the backbone in use."""
+        return self.hstu.width if self.backbone == "hstu" else self.t5.width

@@ -1,0 +1,117 @@
+"""The settings tree: typed, validated, one YAML per recipe that names only what differs from these defaults.
+
+The defaults are the paper's (section 4.1). A recipe file may name another as its `base`; `section.key=value` words on the
+command line override both. Unknown keys are refused with the nearest valid name.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from intrr_rec.artefact import write_text
+from intrr_rec.config.indexing import IndexConfig
+from intrr_rec.config.model import ModelConfig
+from intrr_rec.config.section import Section
+from intrr_rec.config.training import EvaluateConfig, PrepareConfig, TrainConfig
+from intrr_rec.errors import ConfigError
+
+
+class Recipe(Section):
+    """All settings of the line, one section a verb."""
+
+    prepare: PrepareConfig = PrepareConfig()
+    index: IndexConfig = IndexConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+
+def load_recipe(path: Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
+    """Defaults ← base files ← `path` ← overrides (`section.key=value`, value in YAML).
+
+    Raises:
+        ConfigError: unreadable file, unknown key, or a value of the wrong type or out of range.
+    """
+    settings = _read_yaml(path, seen=()) if path else {}
+    source = str(path) if path else "command line"
+    for word in overrides:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"command line: '{word}' is not an override; write section.key=value")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"command line: value of '{key}' is not valid YAML: {value!r}") from None
+        _set(settings, key.split("."), parsed, word)
+    return parse(settings, source)
+
+
+def parse(settings: dict[str, Any], source: str) -> Recipe:
+    """Validate a tree of settings; `source` is named in errors."""
+    try:
+        return Recipe.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(item, source) for item in error.errors())) from None
+
+
+def save_recipe(recipe: Recipe, path: Path) -> None:
+    """Write the fully resolved settings as YAML, atomically."""
+    write_text(path, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+
+
+def _read_yaml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    path = path.resolve()
+    if path in seen:
+        raise ConfigError(f"{path}: its 'base' leads back to itself; remove one of the two")
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); mend the path given to --config") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not valid YAML ({error})") from None
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path}: must hold 'section: {{key: value}}' entries")
+    base = settings.pop("base", None)
+    if base is None:
+        return settings
+    return _merge(_read_yaml(path.parent / str(base), (*seen, path)), settings)
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _set(settings: dict[str, Any], keys: list[str], value: Any, word: str) -> None:
+    for key in keys[:-1]:
+        settings = settings.setdefault(key, {})
+        if not isinstance(settings, dict):
+            raise ConfigError(f"command line: '{word}' descends into '{key}', which is a value, not a section")
+    settings[keys[-1]] = value
+
+
+def _explain(item: Any, source: str) -> str:
+    location = [str(part) for part in item["loc"]]
+    key = ".".join(location)
+    if item["type"] == "extra_forbidden":
+        return f"{source}: unknown key '{key}'{_nearest(location)}"
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{source}: '{key}': {message} (given: {item['input']!r})"
+
+
+def _nearest(location: list[str]) -> str:
+    section: Any = Recipe
+    for part in location[:-1]:
+        section = section.model_fields[part].annotation
+    close = difflib.get_close_matches(location[-1], section.model_fields, n=1, cutoff=0.0)
+    path = ".".join([*location[:-1], close[0]]) if close else ""
+    return f"; did you mean '{path}'?" if path else ""

@@ -1,0 +1,53 @@
+"""Settings of what surrounds a model: the data it learns from, the optimisation loop, the ranking."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from intrr_rec.config.section import Section
+
+
+class PrepareConfig(Section):
+    """Logs → dataset: column names, k-core filter, leave-one-out split."""
+
+    user_column: str = "user_id"
+    item_column: str = "item_id"
+    time_column: str = "timestamp"
+    k_core: int = Field(
+        5, ge=1, description="users and items with fewer interactions are dropped, repeatedly; 1 keeps all"
+    )
+    min_sequence: int = Field(
+        3, ge=3, description="interactions a user needs: one to learn from, one to validate, one to test"
+    )
+
+
+class TrainConfig(Section):
+    """The optimisation loop (IntRR section 4.1)."""
+
+    epochs: int = Field(60, ge=1)
+    max_minutes: float | None = Field(
+        None, gt=0, description="stop after this many minutes, validating and saving first"
+    )
+    batch_users: int = Field(512, ge=1, description="windows (users) a step, over all ranks")
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    uid_sharding: Literal["data_parallel", "row_wise"] = Field(
+        "data_parallel",
+        description="data_parallel trains the UID table with Adam; row_wise shards it, row-wise Adagrad",
+    )
+    uid_learning_rate: float = Field(0.02, gt=0, description="row-wise Adagrad's, used when the UID table is sharded")
+    validate_every: int = Field(1, ge=1, description="epochs between validations")
+    patience: int = Field(10, ge=1, description="validations without a better Recall@10 before stopping")
+    seed: int = 0
+
+
+class EvaluateConfig(Section):
+    """Ranking by trie-constrained beam search inside the RAN."""
+
+    beam: int = Field(50, ge=1, description="W: beams kept at each level")
+    normalize: Literal["trie", "global"] = Field(
+        "trie", description="softmax over the valid children of a prefix, or over all K codes"
+    )
+    batch_users: int = Field(256, ge=1, description="users a decode step; a small batch stays in the processor's cache")
