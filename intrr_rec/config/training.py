@@ -32,6 +32,10 @@ class TrainConfig(Section):
     )
     batch_users: int = Field(512, ge=1, description="windows (users) a step, over all ranks")
     learning_rate: float = Field(1e-3, gt=0)
+    schedule: Literal["constant", "linear"] = Field(
+        "constant", description="of the learning rate after the warm-up; linear: down to 0 at the last step of `epochs`"
+    )
+    warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises linearly from 0")
     weight_decay: float = Field(1e-4, ge=0)
     uid_sharding: Literal["data_parallel", "row_wise"] = Field(
         "data_parallel",

@@ -30,6 +30,7 @@ from intrr_rec.training.inputs import Inputs, open_inputs, record_inputs
 from intrr_rec.training.progress import EpochProgress
 from intrr_rec.training.results import write_results
 from intrr_rec.training.run_dir import CONFIG, PLAN, MetricsLog, checkpoint_path
+from intrr_rec.training.schedule import Schedule
 
 log = logging.getLogger(__name__)
 SELECT_BY = "recall@10"
@@ -75,6 +76,7 @@ class Run:
         self.loader = Loader(
             windows, inputs.collator(), config.batch_users, seed=config.seed, rank=world.rank, replicas=world.size
         )
+        self.schedule = Schedule(self.parallel.optimizer, config, config.epochs * self.loader.steps)
         self.state: dict[str, Any] = {"epoch": 0, "step": 0, "best": -1.0, "best_epoch": 0, "stale": 0, "seconds": 0.0}
         last = checkpoint_path(out, "last")
         if read_state(last) is not None:
@@ -104,6 +106,7 @@ class Run:
         self.parallel.module.train()
         with EpochProgress(f"epoch {epoch}", self.loader.steps, shown=self.world.is_main) as progress:
             for batch in self.loader.epoch(epoch):
+                self.schedule.apply(self.state["step"])
                 progress.advance(self.step(batch))
                 self.state["step"] += 1
         figures = self._averaged(progress.mean_losses()) | {
@@ -174,7 +177,9 @@ def _require_same_recipe(recipe: Recipe, out: Path) -> None:
         return
     saved = load_recipe(out / CONFIG)
     changed = [key for key, value in _flat(recipe.model_dump()).items() if _flat(saved.model_dump())[key] != value]
-    free = {"train.epochs", "train.max_minutes", "train.patience", "evaluate.batch_users"}
+    free = {"train.max_minutes", "train.patience", "evaluate.batch_users"}
+    if recipe.train.schedule == "constant":
+        free.add("train.epochs")
     if blocking := sorted(set(changed) - free):
         raise ConfigError(
             f"{out}: holds a run with another {blocking[0]}; choose another --out, or resume with the same settings"

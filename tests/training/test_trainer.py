@@ -168,6 +168,28 @@ def test_a_run_cut_off_in_its_second_epoch_resumes_to_the_same_figures(line, fin
     assert results(tmp_path / "run") == results(finished)
 
 
+def test_a_falling_learning_rate_goes_on_where_it_was(line, tmp_path, monkeypatch):
+    words = (*LEARNS, "train.schedule=linear", "train.warmup_steps=3")
+    recipe = tiny.recipe(*words)
+    train(recipe, **line.inputs(), out=tmp_path / "whole")
+    original, calls = Run.step, []
+
+    def cut_off(self, batch):
+        calls.append(1)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return original(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "step", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, **line.inputs(), out=tmp_path / "cut")
+    train(recipe, **line.inputs(), out=tmp_path / "cut")
+    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+    with pytest.raises(ConfigError, match=r"another train\.epochs"):
+        train(tiny.recipe(*words, "train.epochs=9"), **line.inputs(), out=tmp_path / "cut")
+
+
 def test_a_folder_with_another_recipe_is_refused(line, finished):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     with pytest.raises(ConfigError, match=r"another model\.align_weight"):
