@@ -22,50 +22,15 @@ from pydantic import BaseModel, Field
 from intrr_rec.artefact import write_text
 from intrr_rec.errors import ArtefactError
 from intrr_rec.reporting import plots
-from intrr_rec.reporting.page import Figure, Quality, read_record, read_text, render, shell_word, usage_figures
+from intrr_rec.reporting.page import Figure, read_record, read_text, render, shell_word, usage_figures
+from intrr_rec.reporting.runs import MEND, Results, read_results
 
-_MEND = "evaluate the run again to rewrite it"
 _MAX_EXAMPLES = 12
 _MAX_SHARING = 6
 _HEADLINE = ("recall@10", "ndcg@10")
 _NOT_FIGURES = {"step", "epoch", "split", "seconds"}
 _PER_LEVEL = re.compile(r"(.+)_l(\d+)")
 _AT_CUTOFF = re.compile(r"(.+)@(\d+)")
-
-Metrics = dict[str, float]
-
-
-class Counts(BaseModel):
-    """Size of the dataset after preparation."""
-
-    users: int
-    items: int
-    interactions: int
-
-
-class Baseline(BaseModel):
-    """The yardstick, on the test targets."""
-
-    name: str
-    metrics: Metrics
-
-
-class Results(BaseModel):
-    """results.json: what the run came to."""
-
-    name: str | None = None
-    seed: int | None = None
-    wall_seconds: float | None = None
-    epochs: float | None = None
-    best_epoch: float | None = None
-    world_size: int | None = None
-    device: str | None = None
-    command: str | None = None
-    dataset: Counts | None = None
-    baseline: Baseline | None = None
-    valid: Metrics = {}
-    test: Metrics = {}
-    semantic_ids: Quality | None = None
 
 
 class Item(BaseModel):
@@ -122,8 +87,8 @@ def write_report(run: Path) -> Path:
     if config is None:
         raise ArtefactError(f"{run}: has no config.yaml, so it is not a run folder; give the --out of `intrr train`")
     lines = _metric_lines(run / "metrics.jsonl")
-    results = read_record(run / "results.json", Results, _MEND)
-    inspection = read_record(run / "inspection.json", Inspection, _MEND)
+    results = read_results(run)
+    inspection = read_record(run / "inspection.json", Inspection, MEND)
     quality = results.semantic_ids if results else None
 
     page = render(
