@@ -98,8 +98,6 @@ def level_quality(codes_I: Tensor, n_codes: int) -> dict[str, Any]:
     used = int((counts_K > 0).sum())
     share_K = counts_K.double() / counts_K.sum()
     entropy = float(torch.special.entr(share_K).sum())
-    place_K = torch.arange(1, n_codes + 1, dtype=torch.float64)
-    gini = 2 * float(place_K @ share_K.sort().values) / n_codes - (n_codes + 1) / n_codes
     return {
         "codes": n_codes,
         "used": used,
@@ -108,9 +106,18 @@ def level_quality(codes_I: Tensor, n_codes: int) -> dict[str, Any]:
         "entropy": entropy,
         "entropy_ratio": entropy / math.log(n_codes),
         "perplexity": math.exp(entropy),
-        "gini": gini,
+        "gini": gini(counts_K),
         "counts": counts_K.tolist(),
     }
+
+
+def gini(counts_K: Tensor) -> float:
+    """Inequality of non-negative counts, 0 (all equal) to 1 - 1/K (one holds all): 2 Σ_k k·x_(k) / (K Σ x) - (K + 1) / K,
+    x_(k) in rising order."""
+    n = len(counts_K)
+    place_K = torch.arange(1, n + 1, dtype=torch.float64)
+    share_K = counts_K.double() / counts_K.sum()
+    return 2 * float(place_K @ share_K.sort().values) / n - (n + 1) / n
 
 
 def collision_quality(codes_IL: Tensor) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Shape suffixes: B users, W beams, I items, D width, S scored slots.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +20,7 @@ from intrr_rec.decoding.decode import decode
 from intrr_rec.models.recommender import ItemRecommender, Recommender
 from intrr_rec.parallel.topology import World
 from intrr_rec.training.inputs import Inputs
-from intrr_rec.training.metrics import NAMES, RECALL_AT, as_means, metric_sums
+from intrr_rec.training.metrics import RECALL_AT, as_means, metrics_by_user, target_rank
 
 Split = Literal["valid", "test"]
 CATALOGUE_CHUNK = 8192
@@ -34,6 +34,22 @@ class Ranked:
     items_BW: Tensor
     scores_BW: Tensor
     target_B: Tensor
+
+
+@dataclass
+class TargetRanks:
+    """Where this rank's users have their held-out item: its place, from 1, or 0 where it is not within the beam."""
+
+    users: NDArray[np.int64]
+    target_B: Tensor
+    rank_B: Tensor
+
+    @classmethod
+    def of(cls, parts: Iterable[Ranked]) -> TargetRanks:
+        """The places in ranked lists, on the CPU."""
+        found = [(p.users, p.target_B, target_rank(p.items_BW, p.target_B)) for p in parts]
+        users, targets, ranks = zip(*found, strict=True)
+        return cls(np.concatenate(users), torch.cat(targets).cpu(), torch.cat(ranks).cpu())
 
 
 class Evaluator:
@@ -54,11 +70,12 @@ class Evaluator:
 
     def evaluate(self, split: Split) -> dict[str, float]:
         """Recall@K and NDCG@K over all users of the split, the same on every rank."""
-        sums = torch.zeros(len(NAMES) + 1, dtype=torch.float64)
-        for ranked in self.rank_users(split):
-            sums[:-1] += metric_sums(ranked.items_BW, ranked.target_B).cpu()
-            sums[-1] += len(ranked.target_B)
-        *totals, users = self.world.sum(sums.to(self.world.device)).tolist()
+        return self.means(TargetRanks.of(self.rank_users(split)))
+
+    def means(self, ranks: TargetRanks) -> dict[str, float]:
+        """Recall@K and NDCG@K over the users of all ranks, the same on every rank."""
+        sums = metrics_by_user(ranks.rank_B).sum(0)
+        *totals, users = self.world.sum(torch.cat([sums, sums.new_tensor([len(ranks.users)])])).tolist()
         return as_means(totals, int(users))
 
     @torch.no_grad()
@@ -100,4 +117,4 @@ def most_popular(inputs: Inputs, split: Split) -> dict[str, float]:
     windows = evaluation_windows(dataset.offsets, inputs.recipe.model.window, split)
     target_B = torch.from_numpy(dataset.items_E[windows.start_M + windows.length_M])
     top_BW = torch.from_numpy(order.copy()).expand(len(target_B), -1)
-    return as_means(metric_sums(top_BW, target_B), len(target_B))
+    return as_means(metrics_by_user(target_rank(top_BW, target_B)).sum(0), len(target_B))

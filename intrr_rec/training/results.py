@@ -1,4 +1,4 @@
-"""What a finished run leaves for people and programs: results.json, recommendations/, inspection.json.
+"""What a finished run leaves for people and programs: results.json, ranks/, recommendations/, inspection.json.
 
 Shape suffixes: W places, L levels, K codes.
 """
@@ -6,31 +6,34 @@ Shape suffixes: W places, L levels, K codes.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from intrr_rec.artefact import swap_into_place, write_json
+from intrr_rec.artefact import write_json
 from intrr_rec.errors import ConfigError
 from intrr_rec.models.intrr import IntRR
 from intrr_rec.parallel.apply import parallelize
 from intrr_rec.parallel.checkpoint import load_checkpoint
 from intrr_rec.parallel.topology import World, join_world
-from intrr_rec.training.evaluator import Evaluator, Ranked, most_popular
+from intrr_rec.training.beyond_accuracy import beyond_accuracy, exposure
+from intrr_rec.training.evaluator import Evaluator, Ranked, TargetRanks, most_popular
 from intrr_rec.training.inputs import Inputs, reopen_inputs
-from intrr_rec.training.metrics import as_means, metric_sums
+from intrr_rec.training.parts import write_parts
+from intrr_rec.training.ranks import write_ranks
 from intrr_rec.training.run_dir import INPUTS, INSPECTION, RECOMMENDATIONS, RESULTS, checkpoint_path
+from intrr_rec.training.slices import HISTORY_FROM, POPULARITY_FROM, as_slices, band_name, slice_sums
 
 TOP = 20
 EXAMPLES = 8
+SHOWN = ("recall@10", "ndcg@10")
+SLICED_BY = {"popularity": "training events of the target", "history": "events before the target"}
 
 
 def evaluate_run(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
@@ -60,12 +63,9 @@ def write_results(run: Path, evaluator: Evaluator, state: dict[str, Any]) -> dic
         state: of the training loop: epochs, best epoch, seconds.
     """
     inputs, world = evaluator.inputs, evaluator.world
-    valid = evaluator.evaluate("valid")
+    valid = TargetRanks.of(evaluator.rank_users("valid"))
     ranked = list(evaluator.rank_users("test"))
-    sums = torch.zeros_like(metric_sums(torch.zeros(0, 1), torch.zeros(0)))
-    for part in ranked:
-        sums += metric_sums(part.items_BW, part.target_B).cpu()
-    *totals, users = world.sum(torch.cat([sums, torch.tensor([sum(len(p.users) for p in ranked)])])).tolist()
+    test = TargetRanks.of(ranked)
     results = {
         "name": run.name,
         "seed": inputs.recipe.train.seed,
@@ -77,10 +77,14 @@ def write_results(run: Path, evaluator: Evaluator, state: dict[str, Any]) -> dic
         "command": json.loads((run / INPUTS).read_text())["command"],
         "dataset": inputs.dataset.manifest.counts,
         "baseline": {"name": "most popular", "metrics": most_popular(inputs, "test")},
-        "valid": valid,
-        "test": as_means(totals, int(users)),
+        "evaluate": inputs.recipe.evaluate.model_dump(mode="json"),
+        "valid": evaluator.means(valid),
+        "test": evaluator.means(test),
+        "slices": _slices(inputs, test, world),
+        "beyond_accuracy": _beyond_accuracy(inputs, ranked, world),
         "semantic_ids": inputs.semantic_ids.quality,
     }
+    write_ranks(run, inputs.dataset.user_ids(), {"valid": valid, "test": test}, world)
     _write_recommendations(run / RECOMMENDATIONS, inputs, ranked, world)
     inspection = {"redistribution": _redistribution(evaluator), "examples": _examples(inputs, ranked[0])}
     if world.is_main:
@@ -98,16 +102,38 @@ def _show(results: dict[str, Any]) -> None:
     for name, value in results["test"].items():
         ratio = f"{value / baseline[name]:.1f}x" if baseline[name] else "-"
         table.add_row(name, f"{value:.4f}", f"{results['valid'][name]:.4f}", f"{baseline[name]:.4f}", ratio)
-    Console(stderr=True).print(table)
+    console = Console(stderr=True)
+    console.print(table)
+    for kind, bands in results["slices"].items():
+        table = Table(SLICED_BY[kind], "users", "share", *SHOWN)
+        for band in filter(lambda band: band["users"], bands):
+            figures = [f"{band['metrics'][name]:.4f}" for name in SHOWN]
+            table.add_row(band_name(band["from"], band["to"]), f"{band['users']:,}", f"{band['share']:.1%}", *figures)
+        console.print(table)
+    console.print(", ".join(f"{name} {value:.4f}" for name, value in results["beyond_accuracy"].items()))
+
+
+def _slices(inputs: Inputs, test: TargetRanks, world: World) -> dict[str, Any]:
+    """Test metrics by popularity of the target in the training part, and by the number of events before the target."""
+    dataset = inputs.dataset
+    by = {
+        "popularity": (dataset.popularity()[test.target_B.numpy()], POPULARITY_FROM),
+        "history": (np.diff(dataset.offsets)[test.users] - 1, HISTORY_FROM),
+    }
+    return {
+        kind: as_slices(world.sum(slice_sums(value_B, test.rank_B, bands)), bands)
+        for kind, (value_B, bands) in by.items()
+    }
+
+
+def _beyond_accuracy(inputs: Inputs, ranked: list[Ranked], world: World) -> dict[str, float]:
+    exposure_I = sum(exposure(part.items_BW.cpu(), inputs.dataset.n_items) for part in ranked)
+    assert isinstance(exposure_I, torch.Tensor)
+    return beyond_accuracy(world.sum(exposure_I), torch.from_numpy(inputs.dataset.popularity()))
 
 
 def _write_recommendations(target: Path, inputs: Inputs, ranked: list[Ranked], world: World) -> None:
     """Parquet, one file a rank: user_id, item_ids (best first) and scores (log-probabilities)."""
-    staging = target.with_name(f".{target.name}.tmp")
-    if world.is_main:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-    world.barrier()
     users = np.concatenate([part.users for part in ranked])
     items = torch.cat([part.items_BW[:, :TOP] for part in ranked]).cpu()
     scores = torch.cat([part.scores_BW[:, :TOP] for part in ranked]).cpu()
@@ -122,12 +148,7 @@ def _write_recommendations(target: Path, inputs: Inputs, ranked: list[Ranked], w
             "scores": pa.ListArray.from_arrays(offsets, scores[filled].numpy()),
         }
     )
-    pq.write_table(table, staging / f"part-{world.rank:05d}.parquet")
-    world.barrier()
-    if world.is_main:
-        swap_into_place(staging, target)
-        shutil.rmtree(staging, ignore_errors=True)
-    world.barrier()
+    write_parts(target, table, world)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ config.yaml      the fully resolved recipe          metrics.jsonl   one object a
 run.json         inputs and their hashes            tensorboard/    the same figures
 plan.txt         the sharding plan                  checkpoints/    last, best
 results.json     metrics of the best checkpoint     inspection.json, recommendations/   what it recommends
+ranks/           each user's rank of the held-out item
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from torch.utils.tensorboard import SummaryWriter
 from intrr_rec.artefact import write_text
 
 CONFIG, INPUTS, PLAN, METRICS = "config.yaml", "run.json", "plan.txt", "metrics.jsonl"
-RESULTS, INSPECTION, RECOMMENDATIONS = "results.json", "inspection.json", "recommendations"
+RESULTS, INSPECTION = "results.json", "inspection.json"
+RECOMMENDATIONS, RANKS = "recommendations", "ranks"
 
 
 def checkpoint_path(run: Path, name: str) -> Path:

@@ -11,6 +11,7 @@ import pytest
 
 from intrr_rec.data.prepared import Dataset
 from intrr_rec.data.windows import training_windows
+from intrr_rec.training.ranks import read_ranks
 from intrr_rec.training.results import evaluate_run
 from intrr_rec.training.trainer import train
 from tests import tiny
@@ -104,6 +105,24 @@ def test_two_ranks_recommend_what_one_does(runs, sharding):
     assert same > 0.9  # the rest are near ties
     scores = [[row["scores"] for row in rows] for rows in (one, two)]
     np.testing.assert_allclose(*scores, rtol=1e-3)
+
+
+def test_two_ranks_measure_the_same_protocol(runs):
+    """Slices, exposure and every user's rank: the same counts, whoever held which users."""
+    one, two = (runs["data_parallel", sizes] for sizes in ("1-1", "2-2"))
+    assert len(list((two / "ranks").iterdir())) == 2
+    for split in ("valid", "test"):
+        (users, rank_B), (users_of_two, rank_of_two_B) = read_ranks(one, split), read_ranks(two, split)
+        assert users_of_two.equals(users)
+        assert np.mean(rank_of_two_B == rank_B) > 0.9  # the rest are near ties
+    first, second = (json.loads((run / "results.json").read_text()) for run in (one, two))
+    assert second["beyond_accuracy"] == pytest.approx(first["beyond_accuracy"], rel=1e-2)
+    for kind, bands in first["slices"].items():
+        for band, other in zip(bands, second["slices"][kind], strict=True):
+            assert {k: other[k] for k in ("from", "to", "users", "share")} == {
+                k: band[k] for k in ("from", "to", "users", "share")
+            }
+            assert (other["metrics"] or {}) == pytest.approx(band["metrics"] or {}, rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("sharding", SHARDINGS)

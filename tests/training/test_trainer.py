@@ -1,6 +1,8 @@
 """Training in one process: it learns, stops, resumes to the same figures, and leaves results that agree with each other."""
 
+import itertools
 import json
+from collections import Counter
 
 import pyarrow.parquet as pq
 import pytest
@@ -12,6 +14,8 @@ from intrr_rec.errors import ArtefactError, ConfigError, DataError
 from intrr_rec.parallel.topology import join_world
 from intrr_rec.training import trainer
 from intrr_rec.training.inputs import open_inputs
+from intrr_rec.training.metrics import as_means, metrics_by_user
+from intrr_rec.training.ranks import read_ranks
 from intrr_rec.training.results import evaluate_run
 from intrr_rec.training.trainer import Run, train
 from tests import tiny
@@ -41,7 +45,9 @@ def lines(run, split=None):
 
 def results(run):
     found = json.loads((run / "results.json").read_text())
-    return {key: found[key] for key in ("valid", "test", "baseline", "epochs", "best_epoch")}
+    return {
+        key: found[key] for key in ("valid", "test", "slices", "beyond_accuracy", "baseline", "epochs", "best_epoch")
+    }
 
 
 def recommendations(run):
@@ -107,6 +113,42 @@ def test_recommendations_are_one_row_a_user_and_their_hit_rate_is_the_recall(lin
     for row in rows:
         assert len(set(row["item_ids"])) == len(row["item_ids"]) == len(row["scores"]) == 20
         assert row["scores"] == sorted(row["scores"], reverse=True) and row["scores"][0] <= 0
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_ranks_are_one_a_user_and_give_the_metrics_back(line, finished, split):
+    dataset = Dataset.open(line.dataset)
+    users, rank_B = read_ranks(finished, split)
+    assert users.to_pylist() == sorted(dataset.user_ids().to_pylist())
+    means = as_means(metrics_by_user(torch.from_numpy(rank_B)).sum(0), len(users))
+    assert means == pytest.approx(results(finished)[split], rel=1e-12)
+    if split == "test":
+        targets = dataset.item_ids().take(dataset.test_targets).to_pylist()
+        for row, target, rank in zip(recommendations(finished), targets, rank_B.tolist(), strict=True):
+            assert (
+                row["item_ids"].index(target) + 1 == rank if target in row["item_ids"] else rank in (0, *range(21, 31))
+            )
+
+
+def test_slices_and_figures_beyond_accuracy_agree_with_the_lists(line, finished):
+    """Popularity and history counted by hand from each user's events."""
+    dataset = Dataset.open(line.dataset)
+    events = [dataset.items_E[start:end] for start, end in itertools.pairwise(dataset.offsets)]
+    seen = Counter(item for own in events for item in own[:-2].tolist())
+    value = {"popularity": [seen[own[-1]] for own in events], "history": [len(own) - 1 for own in events]}
+    found = json.loads((finished / "results.json").read_text())
+    _, rank_B = read_ranks(finished, "test")
+    for kind, records in found["slices"].items():
+        assert sum(record["share"] for record in records) == pytest.approx(1)
+        for record in records:
+            highest = record["to"] or max(value[kind]) * (record["to"] is None)
+            ranks = [r for v, r in zip(value[kind], rank_B, strict=True) if record["from"] <= v <= highest]
+            assert record["users"] == len(ranks)
+            if ranks:
+                assert record["metrics"]["recall@5"] == pytest.approx(sum(1 <= r <= 5 for r in ranks) / len(ranks))
+    assert len([record for records in found["slices"].values() for record in records if record["users"]]) > 4
+    shown = {item for row in recommendations(finished) for item in row["item_ids"][:10]}
+    assert found["beyond_accuracy"]["coverage@10"] == pytest.approx(len(shown) / dataset.n_items)
 
 
 def test_evaluate_reproduces_the_results_to_the_last_digit(finished):
