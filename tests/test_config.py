@@ -150,7 +150,9 @@ def some(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
 
 
 trees = some(
-    prepare=some(user_column=names, item_column=names, time_column=names, k_core=count, min_sequence=st.integers(3)),
+    prepare=some(
+        user_column=names, item_column=names, time_column=st.none() | names, k_core=count, min_sequence=st.integers(3)
+    ),
     index=some(
         levels=count, codes=st.integers(2), normalize=st.booleans(), tolerance=st.floats(0, 1), seed=st.integers()
     ),

@@ -43,10 +43,13 @@ class Line:
         return {"dataset": self.dataset, "semantic_ids": self.semantic_ids, "vectors": self.vectors}
 
 
-def make_line(folder: Path, users: int = 50, seed: int = 0, longest: int = 15, noise: float = 0.1) -> Line:
+def make_line(
+    folder: Path, users: int = 50, seed: int = 0, longest: int = 15, noise: float = 0.1, times: bool = True
+) -> Line:
     """Users who step from item i to i + 1, with histories of 3 (none to learn from) to `longest` events.
 
     A share `noise` of the events is shifted to another item. Longer ones than 10 are more than one training window of `recipe`.
+    Without `times` the logs have no time column.
     """
     rng = np.random.default_rng(seed)
     lengths = np.concatenate([[3, longest], rng.integers(3, longest + 1, users - 2)])
@@ -54,11 +57,12 @@ def make_line(folder: Path, users: int = 50, seed: int = 0, longest: int = 15, n
     step = np.concatenate([np.arange(n) for n in lengths])
     shift = np.where(rng.random(len(step)) < noise, rng.integers(0, N_ITEMS, len(step)), 0)
     events = {"user_id": np.repeat(np.arange(users), lengths), "item_id": (start + step + shift) % N_ITEMS}
-    pq.write_table(pa.table(events | {"timestamp": step}), folder / "logs.parquet")
+    pq.write_table(pa.table(events | ({"timestamp": step} if times else {})), folder / "logs.parquet")
     vectors = rng.normal(size=(N_ITEMS, 6)).astype(np.float32)
     pq.write_table(pa.table({"item_id": np.arange(N_ITEMS), "embedding": list(vectors)}), folder / "vectors.parquet")
     line = Line(folder / "dataset", folder / "semantic_ids", folder / "vectors.parquet")
-    prepare_dataset([folder / "logs.parquet"], None, line.dataset, PrepareConfig(k_core=1))
+    config = PrepareConfig(k_core=1, time_column="timestamp" if times else None)
+    prepare_dataset([folder / "logs.parquet"], None, line.dataset, config)
     build_semantic_ids(line.dataset, line.vectors, line.semantic_ids, INDEX)
     return line
 

@@ -24,12 +24,16 @@ class RanConfig(Section):
 
 
 class HstuConfig(Section):
-    """HSTU (Zhai et al. 2024) with relative position bias."""
+    """HSTU (Zhai et al. 2024) with relative position bias, and bias by time where asked for."""
 
     layers: int = Field(4, ge=1)
     width: int = Field(128, ge=1, description="D: width of tokens, UID embeddings and codebooks")
     heads: int = Field(4, ge=1)
     dropout: float = Field(0.2, ge=0, lt=1)
+    time_bias: bool = Field(
+        False,
+        description="a bias by the time from the item looked at to the moment of the prediction; needs timestamps",
+    )
 
     @model_validator(mode="after")
     def _divisible(self) -> HstuConfig:
@@ -100,3 +104,8 @@ class ModelConfig(Section):
     def width(self) -> int:
         """D, the width of the backbone in use."""
         return self.hstu.width if self.backbone == "hstu" else self.t5.width
+
+    @property
+    def reads_times(self) -> bool:
+        """Whether the model in use asks for the timestamps of events."""
+        return self.kind == "intrr" and self.backbone == "hstu" and self.hstu.time_bias

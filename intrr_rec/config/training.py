@@ -14,7 +14,9 @@ class PrepareConfig(Section):
 
     user_column: str = "user_id"
     item_column: str = "item_id"
-    time_column: str = "timestamp"
+    time_column: str | None = Field(
+        "timestamp", description="null: the logs have no time, and the order of their rows is the order of events"
+    )
     k_core: int = Field(
         5, ge=1, description="users and items with fewer interactions are dropped, repeatedly; 1 keeps all"
     )

@@ -20,9 +20,25 @@ from intrr_rec.data.windows import IntArray, Windows
 
 @dataclass
 class Layout:
-    """Which slot of a block belongs to whom: `owner_CN` numbers the histories of the batch, -1 is padding."""
+    """Where histories lie in the blocks, and when.
+
+    Attributes:
+        owner_CN: which of the batch's histories a slot belongs to; -1 is padding.
+        event_time_CN: when the slot's event happened, int64 seconds; None where the model does not read times.
+        request_time_CN: when the event after it happened, the moment its prediction is asked for; likewise.
+    """
 
     owner_CN: Tensor
+    event_time_CN: Tensor | None = None
+    request_time_CN: Tensor | None = None
+
+    def to(self, device: torch.device) -> Layout:
+        """The same layout on a device."""
+        owner_CN = self.owner_CN.to(device, non_blocking=True)
+        if self.event_time_CN is None or self.request_time_CN is None:
+            return Layout(owner_CN)
+        times = (each.to(device, non_blocking=True) for each in (self.event_time_CN, self.request_time_CN))
+        return Layout(owner_CN, *times)
 
     def visible_CNN(self) -> Tensor:
         """Where a slot may look: at slots of the same history, not after it."""
@@ -60,7 +76,7 @@ class Batch:
             self,
             items_U=move(self.items_U),
             slot_T=move(self.slot_T),
-            layout=Layout(move(self.layout.owner_CN)),
+            layout=self.layout.to(device),
             scored_S=move(self.scored_S),
             target_S=move(self.target_S),
             align_weight_U=move(self.align_weight_U),
@@ -101,15 +117,22 @@ class Collator:
         content_IV: content vectors by dense item id, or None.
         align_average: "items" gives each distinct item of the step the same weight in L_aln, "positions" weighs it by
             how often it occurs (IntRR Eq. 8 sums over items).
+        times_E: seconds of every event, for a model that reads times; None leaves them out of the layout.
     """
 
     def __init__(
-        self, items_E: IntArray, window: int, content_IV: NDArray[np.float32] | None, align_average: str
+        self,
+        items_E: IntArray,
+        window: int,
+        content_IV: NDArray[np.float32] | None,
+        align_average: str,
+        times_E: IntArray | None = None,
     ) -> None:
         self.items_E = items_E
         self.window = window
         self.content_IV = content_IV
         self.align_average = align_average
+        self.times_E = times_E
 
     def __call__(self, windows: Windows, rank: int = 0, replicas: int = 1) -> Batch:
         """The share of replica `rank` in the step made of `windows` (every `replicas`-th window).
@@ -129,7 +152,7 @@ class Collator:
         return Batch(
             items_U=torch.from_numpy(items_U),
             slot_T=torch.from_numpy(inverse_T),
-            layout=Layout(torch.from_numpy(owner_T.reshape(-1, self.window))),
+            layout=self._layout(event_T, owner_T),
             scored_S=torch.from_numpy(scored_S),
             target_S=torch.from_numpy(self.items_E[event_T[scored_S] + 1]),
             target_weight=replicas / max(1, windows.n_targets),
@@ -152,6 +175,10 @@ class Collator:
         owner_T[slot] = owner
         scored_T[slot] = position >= windows.first_scored_M[owner]
         return event_T, owner_T, scored_T
+
+    def _layout(self, event_T: IntArray, owner_T: IntArray) -> Layout:
+        per_slot = [owner_T] if self.times_E is None else [owner_T, self.times_E[event_T], self.times_E[event_T + 1]]
+        return Layout(*(torch.from_numpy(each_T.reshape(-1, self.window)) for each_T in per_slot))
 
     def _align_weights(
         self, windows: Windows, items_U: IntArray, real_inverse: IntArray, replicas: int

@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 ROW_GROUP_EVENTS = 1 << 20
 ROW_GROUP_ROWS = 1 << 16
+NO_TIME = -1  # real times are not negative
 _OUR_COLUMNS = ("item", "item_id", "first_seen", "_file", "_row")
 
 
@@ -104,9 +105,14 @@ def _open_logs(con: duckdb.DuckDBPyConnection, paths: Sequence[Path], config: Pr
     logs = []
     for file in files:
         raw = open_raw(con, file)
-        for setting in ("user_column", "item_column", "time_column"):
+        for setting in ("user_column", "item_column"):
             require_column(raw, getattr(config, setting), f"prepare.{setting}")
-        logs.append(raw.as_json(config.user_column, config.item_column, config.time_column))
+        columns = [config.user_column, config.item_column]
+        if config.time_column is not None:
+            in_order = "; if the rows stand in order of time, prepare.time_column=null takes that order"
+            require_column(raw, config.time_column, "prepare.time_column", in_order)
+            columns.append(config.time_column)
+        logs.append(raw.as_json(*columns))
     return logs
 
 
@@ -133,11 +139,13 @@ def _load_events(
     con.execute(
         f'CREATE TABLE events (file INTEGER, "row" BIGINT, user_id {user_type}, item_id {item_type}, time BIGINT)'
     )
+    read = {user, item} if time is None else {user, item, time}
     for n, raw in enumerate(logs):
+        time_sql = "NULL" if time is None else raw.time_sql(time)
         with readable(raw.path, raw.format):
             con.execute(
                 f'INSERT INTO events SELECT {n}, "row", {raw.id_sql(user, kinds[user])}, '
-                f"{raw.id_sql(item, kinds[item])}, {raw.time_sql(time)} FROM {raw.scan(*{user, item, time})}"
+                f"{raw.id_sql(item, kinds[item])}, {time_sql} FROM {raw.scan(*read)}"
             )
         rows, *bad = con.execute(
             'SELECT count(*), min("row") FILTER (user_id IS NULL), min("row") FILTER (item_id IS NULL), '
@@ -145,7 +153,10 @@ def _load_events(
         ).fetchall()[0]
         if not rows:
             raise DataError(f"{raw.path}: holds no rows; remove it or write it again")
-        worst = min(((row, column) for row, column in zip(bad, (user, item, time), strict=True) if row), default=None)
+        found = [
+            (row, column) for row, column in zip(bad, (user, item, time), strict=True) if row and column is not None
+        ]
+        worst = min(found, default=None)
         if worst:
             raise _bad_value(con, raw, *worst, kinds.get(worst[1]))
         log.info("read %d interactions from %s", rows, raw.path)
@@ -278,7 +289,7 @@ def _write_sequences(con: duckdb.DuckDBPyConnection, path: Path, total: int) -> 
     with pq.ParquetWriter(path, SEQUENCE_SCHEMA, compression="zstd") as writer, progress:
         task = progress.add_task("writing sequences", total=total)
         for batch in query.to_arrow_reader(ROW_GROUP_EVENTS):
-            new_3E = np.stack([column.to_numpy() for column in batch.columns])
+            new_3E = np.stack([column.fill_null(NO_TIME).to_numpy() for column in batch.columns])
             pending_3E = np.concatenate([pending_3E, new_3E], axis=1)
             while cut := _row_group_end(pending_3E[0]):
                 _write_group(writer, pending_3E[:, :cut])
@@ -298,8 +309,10 @@ def _row_group_end(users_E: np.ndarray) -> int:
 def _write_group(writer: pq.ParquetWriter, events_3E: np.ndarray) -> None:
     users_U, starts_U = np.unique(events_3E[0], return_index=True)
     offsets = pa.array(np.append(starts_U, events_3E.shape[1]), pa.int32())
-    lists = [pa.ListArray.from_arrays(offsets, pa.array(values_E)) for values_E in events_3E[1:]]
-    writer.write_batch(pa.record_batch([pa.array(users_U), *lists], schema=SEQUENCE_SCHEMA))
+    items_U, times_U = (pa.ListArray.from_arrays(offsets, pa.array(values_E)) for values_E in events_3E[1:])
+    if events_3E[2, 0] == NO_TIME:
+        times_U = pa.nulls(len(users_U), times_U.type)
+    writer.write_batch(pa.record_batch([pa.array(users_U), items_U, times_U], schema=SEQUENCE_SCHEMA))
 
 
 def _write_rows(con: duckdb.DuckDBPyConnection, path: Path, sql: str) -> None:
@@ -329,7 +342,7 @@ def _statistics(con: duckdb.DuckDBPyConnection, counts: dict[str, int], raw: int
         **counts,
         "density": counts["interactions"] / (counts["users"] * counts["items"]),
         "sequence_length": {"min": shortest, "mean": mean, "median": median, "max": longest},
-        "time": {"first": first, "last": last},
+        "time": None if first is None else {"first": first, "last": last},
         "interactions_read": raw,
         "interactions_dropped": raw - counts["interactions"],
         "filter_rounds": rounds,

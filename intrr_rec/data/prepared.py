@@ -1,4 +1,4 @@
-"""The prepared dataset: every user's events in time order, as flat arrays over dense ids.
+"""The prepared dataset: every user's events in order, as flat arrays over dense ids.
 
 Leave-one-out: a user's last event is the test target, the last but one the validation target, all before are the training
 part. Validation may see the training part as history, test may see the validation target too.
@@ -36,8 +36,9 @@ class Dataset:
     """A dataset artefact in memory.
 
     Attributes:
-        items_E: dense item id of every event, users one after another, each in time order (equal times: file order).
-        timestamps_E: seconds since 1970, as long as `items_E`.
+        items_E: dense item id of every event, users one after another, each in time order (equal or no times: file
+            order).
+        timestamps_E: seconds since 1970, as long as `items_E`; None where the logs have no time column.
         offsets: [U+1]; the events of user `u` are `items_E[offsets[u]:offsets[u+1]]`, at least three.
     """
 
@@ -46,7 +47,7 @@ class Dataset:
     n_users: int
     n_items: int
     items_E: np.ndarray
-    timestamps_E: np.ndarray
+    timestamps_E: np.ndarray | None
     offsets: np.ndarray
 
     @classmethod
@@ -67,9 +68,16 @@ class Dataset:
             n_users=manifest.counts["users"],
             n_items=manifest.counts["items"],
             items_E=pa.compute.list_flatten(table["items"]).to_numpy(),
-            timestamps_E=pa.compute.list_flatten(table["timestamps"]).to_numpy(),
+            timestamps_E=None
+            if table["timestamps"].null_count
+            else pa.compute.list_flatten(table["timestamps"]).to_numpy(),
             offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths_U, dtype=np.int64)]),
         )
+
+    @property
+    def has_times(self) -> bool:
+        """Whether the logs had a time column."""
+        return self.timestamps_E is not None
 
     @property
     def validation_targets(self) -> np.ndarray:

@@ -156,8 +156,8 @@ def open_raw(con: duckdb.DuckDBPyConnection, path: Path) -> RawFile:
     return RawFile(path, format_, columns)
 
 
-def require_column(raw: RawFile, column: str, setting: str) -> None:
-    """Refuse a file without `column`, naming the columns there are and the nearest.
+def require_column(raw: RawFile, column: str, setting: str, otherwise: str = "") -> None:
+    """Refuse a file without `column`, naming the columns there are and the nearest; `otherwise` is another way out.
 
     Raises:
         DataError: the column is missing.
@@ -165,7 +165,7 @@ def require_column(raw: RawFile, column: str, setting: str) -> None:
     if column not in raw.columns:
         near = difflib.get_close_matches(column, raw.columns, n=1, cutoff=0.0)
         hint = f"; did you mean '{near[0]}'? Then set {setting}={near[0]}" if near else ""
-        raise DataError(f"{raw.path}: no column '{column}'; it has {', '.join(raw.columns) or 'none'}{hint}")
+        raise DataError(f"{raw.path}: no column '{column}'; it has {', '.join(raw.columns) or 'none'}{hint}{otherwise}")
 
 
 def id_kind(con: duckdb.DuckDBPyConnection, raw: RawFile, column: str) -> IdKind | None:

@@ -49,7 +49,8 @@ class Inputs:
     def collator(self) -> Collator:
         """Builds this run's batches."""
         model = self.recipe.model
-        return Collator(self.dataset.items_E, model.window, self.content_IV, model.align_average)
+        times_E = self.dataset.timestamps_E if model.reads_times else None
+        return Collator(self.dataset.items_E, model.window, self.content_IV, model.align_average, times_E)
 
 
 def open_inputs(recipe: Recipe, dataset: Path, semantic_ids: Path, vectors: Path | None) -> Inputs:
@@ -57,10 +58,15 @@ def open_inputs(recipe: Recipe, dataset: Path, semantic_ids: Path, vectors: Path
 
     Raises:
         ArtefactError: the Semantic IDs were built from another dataset, or no user has enough events.
-        ConfigError: `model.content` without vectors.
+        ConfigError: `model.content` without vectors, or `model.hstu.time_bias` without timestamps.
     """
     data, ids = Dataset.open(dataset), SemanticIds.open(semantic_ids)
     require_parent(semantic_ids, ids.manifest, "dataset", dataset, data.manifest)
+    if recipe.model.reads_times and not data.has_times:
+        raise ConfigError(
+            f"model.hstu.time_bias is on, but {dataset} has no timestamps: turn it off, or prepare the logs with a "
+            "prepare.time_column"
+        )
     content = None
     if recipe.model.content:
         if vectors is None:

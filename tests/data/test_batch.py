@@ -26,7 +26,8 @@ def test_layout_holds_every_history_and_target(lengths, window, replicas):
     items_E, offsets = make_events(lengths)
     windows = training_windows(offsets, window)
     assume(len(windows))
-    collate = Collator(items_E, window, None, "items")
+    times_E = 1000 + np.arange(len(items_E)) ** 2
+    collate = Collator(items_E, window, None, "items", times_E)
     targets, dealt = [], []
     for rank in range(replicas):
         batch = collate(windows, rank, replicas)
@@ -46,6 +47,8 @@ def test_layout_holds_every_history_and_target(lengths, window, replicas):
             block, slot = (batch.layout.owner_CN == m).nonzero(as_tuple=True)
             assert len(block.unique()) == 1 and slot.diff().eq(1).all()
             assert item_CN[block, slot].tolist() == items_E[start : start + length].tolist()
+            for carried_CN, first in ((batch.layout.event_time_CN, start), (batch.layout.request_time_CN, start + 1)):
+                assert carried_CN[block, slot].tolist() == times_E[first : first + length].tolist()
             assert scored_CN[block, slot].tolist() == [p >= local.first_scored_M[m] for p in range(length)]
             for position in range(local.first_scored_M[m], length):
                 target = target_of[int(block[0] * window + slot[position])]
@@ -54,6 +57,15 @@ def test_layout_holds_every_history_and_target(lengths, window, replicas):
         targets += batch.target_S.tolist()
     assert sorted(set(dealt)) == sorted(set(windows.user_M.tolist()))
     assert len(targets) == windows.n_targets
+
+
+def test_times_are_left_out_unless_asked_for_and_move_with_the_batch():
+    items_E, offsets = make_events([6, 9])
+    windows = training_windows(offsets, WINDOW)
+    plain = Collator(items_E, WINDOW, None, "items")(windows).to(torch.device("meta")).layout
+    assert (plain.event_time_CN, plain.request_time_CN) == (None, None)
+    timed = Collator(items_E, WINDOW, None, "items", items_E)(windows).to(torch.device("meta")).layout
+    assert {each.device.type for each in (timed.owner_CN, timed.event_time_CN, timed.request_time_CN)} == {"meta"}
 
 
 @given(st.lists(st.integers(1, 30), max_size=200), st.integers(30, 40))

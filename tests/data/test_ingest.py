@@ -194,6 +194,22 @@ def test_timestamps_may_be_arrow_timestamps_or_whole_floats(tmp_path: Path, unit
         assert prepared(tmp_path, [tmp_path / "x.parquet"]).timestamps_E.tolist() == [5, 6, 7]
 
 
+@pytest.mark.parametrize("name", ["x.parquet", "x.csv", "x.jsonl.gz"])
+def test_without_a_time_column_the_order_of_rows_is_the_order(tmp_path: Path, name: str) -> None:
+    halves = [EVENTS[:6], EVENTS[6:]]
+    logs = [write(tmp_path / f"{n}{name}", [e[:2] for e in half], COLUMNS[:2]) for n, half in enumerate(halves)]
+    dataset = prepared(tmp_path, logs, PrepareConfig(k_core=1, time_column=None))
+    assert not dataset.has_times and dataset.timestamps_E is None
+    users, items = dataset.user_ids().to_pylist(), dataset.item_ids().to_pylist()
+    assert {
+        user: [items[i] for i in dataset.items_E[dataset.offsets[u] : dataset.offsets[u + 1]]]
+        for u, user in enumerate(users)
+    } == {user: [i for u, i, _ in EVENTS if u == user] for user in (2, 7, 10)}
+    assert json.loads((tmp_path / "ds" / "statistics.json").read_text())["time"] is None
+    assert dataset.manifest.config["time_column"] is None
+    assert pq.read_table(tmp_path / "ds" / "items.parquet")["first_seen"].null_count == dataset.n_items
+
+
 GOOD = "user_id,item_id,timestamp\n1,1,1\n1,2,2\n1,3,3\n"
 BROKEN = {
     "no such file": ({}, r"nope\.csv: no such file"),
@@ -203,6 +219,10 @@ BROKEN = {
     "missing column": (
         {"x.csv": GOOD.replace("user_id", "userid")},
         r"x\.csv: no column 'user_id'; it has userid, item_id, timestamp; did you mean 'userid'\? Then set prepare\.user",
+    ),
+    "missing time": (
+        {"x.csv": GOOD.replace("timestamp", "time")},
+        r"no column 'timestamp'; .*prepare\.time_column=time; if the rows stand in order of time, prepare\.time_column=null takes",
     ),
     "missing key": ({"x.jsonl": '{"user_id":1,"item":2,"timestamp":3}\n'}, r"no column 'item_id'; .* mean 'item'"),
     "column twice": ({"x.csv": "a,user_id,a\n"}, r"column 'a' stands twice"),

@@ -170,6 +170,20 @@ def test_evaluate_refuses_what_would_be_another_model(finished, override, says):
     assert (finished / "results.json").read_bytes() == before
 
 
+def test_a_bias_by_time_needs_timestamps(line, tmp_path):
+    asked = tiny.recipe("model.hstu.time_bias=true", "train.epochs=1")
+    train(asked, **line.inputs(), out=tmp_path / "timed")
+    assert results(tmp_path / "timed")["epochs"] == 1
+    timeless = tiny.make_line(tmp_path, times=False)
+    with pytest.raises(
+        ConfigError, match=r"time_bias is on, but .*dataset has no timestamps: turn it off, or"
+    ) as caught:
+        train(asked, **timeless.inputs(), out=tmp_path / "run")
+    assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+    for words in (["model.hstu.time_bias=false"], ["model.hstu.time_bias=true", "model.kind=sasrec"]):
+        assert open_inputs(tiny.recipe(*words), **timeless.inputs()).collator().times_E is None
+
+
 def test_evaluate_needs_a_run_folder(tmp_path):
     with pytest.raises(ArtefactError, match="not a run folder"):
         evaluate_run(tmp_path, [])
