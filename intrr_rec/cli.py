@@ -195,6 +195,19 @@ def report(
         raise ConfigError("report: give either --run DIR, or --semantic-ids DIR and --dataset DIR")
 
 
+@app.command()
+def compare(
+    run: Annotated[list[Path], typer.Option("--run", help="Run A, then run B; with --against, the seeds of A.")],
+    against: Annotated[list[Path] | None, typer.Option("--against", help="A seed of B; repeatable.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="JSON file to write the comparison to.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+) -> None:
+    """Compare test metrics of two runs, or two groups of seeds, by a paired bootstrap over users."""
+    from intrr_rec.reporting.compare import compare_runs
+
+    compare_runs(run, against or (), seed, out)
+
+
 bench = typer.Typer(help="Measure this machine with the project's own benchmarks.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 
