@@ -21,6 +21,11 @@ def test_defaults_are_a_valid_recipe() -> None:
     assert load_recipe() == Recipe()
 
 
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "configs").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_recipe_of_ours_is_valid(path: Path) -> None:
+    assert load_recipe(path) != Recipe()
+
+
 def test_precedence_is_defaults_base_file_overrides(tmp_path: Path) -> None:
     write(tmp_path / "root.yaml", "train: {epochs: 1, seed: 1}\nmodel: {window: 10, hstu: {layers: 2, width: 64}}\n")
     (tmp_path / "sub").mkdir()

@@ -50,6 +50,9 @@ class T5Config(Section):
     heads: int = Field(6, ge=1)
     head_width: int = Field(64, ge=1)
     feed_forward: int = Field(1024, ge=1)
+    deep_feed_forward: bool = Field(
+        False, description="one more hidden layer of that width in each feed-forward, as in the authors' code"
+    )
     dropout: float = Field(0.15, ge=0, lt=1)
 
 
@@ -71,7 +74,9 @@ class ModelConfig(Section):
     )
     sasrec: SasrecConfig = SasrecConfig()
     window: int = Field(30, ge=2, description="N: items of history the backbone sees")
-    backbone: Literal["hstu", "t5"] = Field("hstu", description="which of the two sections below is used")
+    backbone: Literal["hstu", "hstu_released", "t5"] = Field(
+        "hstu", description="hstu_released: what the authors' code calls HSTU, set by the hstu section too"
+    )
     hstu: HstuConfig = HstuConfig()
     t5: T5Config = T5Config()
     ran: RanConfig = RanConfig()
@@ -100,10 +105,16 @@ class ModelConfig(Section):
     content: bool = Field(False, description="not the paper's: a linear map of the item's vector is added to e_uid")
     input_dropout: float = Field(0.2, ge=0, lt=1, description="dropout on the items of the history")
 
+    @model_validator(mode="after")
+    def _times_are_read(self) -> ModelConfig:
+        if self.backbone == "hstu_released" and self.hstu.time_bias:
+            raise ValueError("backbone hstu_released has no bias by time; set model.hstu.time_bias=false")
+        return self
+
     @property
     def width(self) -> int:
         """D, the width of the backbone in use."""
-        return self.hstu.width if self.backbone == "hstu" else self.t5.width
+        return self.t5.width if self.backbone == "t5" else self.hstu.width
 
     @property
     def reads_times(self) -> bool:

@@ -19,12 +19,11 @@ from torch import Tensor, nn
 
 from intrr_rec.config import ModelConfig
 from intrr_rec.data.batch import Batch, Layout
+from intrr_rec.models.backbone import make_backbone
 from intrr_rec.models.dropout import dropout
-from intrr_rec.models.hstu import Hstu
 from intrr_rec.models.losses import level_nll
 from intrr_rec.models.ran import Ran
 from intrr_rec.models.recommender import ItemRecommender
-from intrr_rec.models.t5 import T5
 from intrr_rec.models.tables import CODEBOOK_TABLE, ITEM_CODEBOOK_TABLE, UID_TABLE, Codebooks, look_up, make_collection
 
 
@@ -68,7 +67,7 @@ class IntRR(ItemRecommender):
         if not config.shared_ran:
             self.item_codebooks = Codebooks(ITEM_CODEBOOK_TABLE, codes_per_level, width, config.codebook_std, device)
             self.item_ran = Ran(len(codes_per_level), width, config.ran)
-        self.backbone = Hstu(config.hstu, config.window) if config.backbone == "hstu" else T5(config.t5)
+        self.backbone = make_backbone(config, config.window)
         self.content_map = nn.Linear(content_width or 0, width, bias=False) if config.content else None
         self.content_scale = width**0.5  # as the tables' rows: content and UID start and learn alike
         self.register_buffer("codes_IL", codes_IL, persistent=False)

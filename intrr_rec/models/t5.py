@@ -35,6 +35,9 @@ class T5Layer(nn.Module):
         self.output = nn.Linear(inner, config.width, bias=False)
         self.feed_forward_norm = nn.RMSNorm(config.width, eps=1e-6)
         self.expand = nn.Linear(config.width, config.feed_forward, bias=False)
+        self.deepen = (
+            nn.Linear(config.feed_forward, config.feed_forward, bias=False) if config.deep_feed_forward else None
+        )
         self.contract = nn.Linear(config.feed_forward, config.width, bias=False)
         # T5 leaves scores unscaled; the queries' initial scale does it.
         nn.init.normal_(self.qkv.weight, std=config.width**-0.5)
@@ -42,6 +45,8 @@ class T5Layer(nn.Module):
             self.qkv.weight[:inner].mul_(config.head_width**-0.5)
         nn.init.normal_(self.output.weight, std=inner**-0.5)
         nn.init.normal_(self.expand.weight, std=config.width**-0.5)
+        if self.deepen is not None:
+            nn.init.normal_(self.deepen.weight, std=config.feed_forward**-0.5)
         nn.init.normal_(self.contract.weight, std=config.feed_forward**-0.5)
 
     def forward(self, x_TD: Tensor, bias_CHNN: Tensor) -> Tensor:
@@ -53,6 +58,8 @@ class T5Layer(nn.Module):
         mixed_TD = self.output(attended_CHNF.transpose(1, 2).reshape(len(x_TD), -1))
         x_TD = x_TD + dropout(mixed_TD, self.dropout, self.training)
         hidden = dropout(F.relu(self.expand(self.feed_forward_norm(x_TD))), self.dropout, self.training)
+        if self.deepen is not None:
+            hidden = dropout(F.relu(self.deepen(hidden)), self.dropout, self.training)
         return x_TD + dropout(self.contract(hidden), self.dropout, self.training)
 
 

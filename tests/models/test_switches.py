@@ -40,6 +40,7 @@ def make_batch():
         {"uid_width": 5},
         {"uid_residual": True},
         {"backbone": "t5", "t5": {"layers": 1, "width": 8, "heads": 2, "head_width": 4, "feed_forward": 8}},
+        {"backbone": "hstu_released"},
     ],
     ids=lambda switches: next(iter(switches)),
 )

@@ -10,10 +10,11 @@ from intrr_rec.models.t5 import T5, distance_bucket
 WIDTH, HEADS, HEAD = 12, 3, 5
 
 
-@pytest.fixture
-def t5():
+@pytest.fixture(params=[False, True], ids=["shallow", "deep"])
+def t5(request):
     torch.manual_seed(0)
-    model = T5(T5Config(layers=2, width=WIDTH, heads=HEADS, head_width=HEAD, feed_forward=20, dropout=0.0))
+    shape = {"layers": 2, "width": WIDTH, "heads": HEADS, "head_width": HEAD, "feed_forward": 20, "dropout": 0.0}
+    model = T5(T5Config(**shape, deep_feed_forward=request.param))
     torch.nn.init.normal_(model.distance_bias)
     for layer in model.layers:
         torch.nn.init.normal_(layer.attention_norm.weight)
@@ -39,6 +40,8 @@ def dense_reference(model, x_ND):
                 mixed[i, head] = scores.softmax(0) @ v[: i + 1, head]
         x_ND = x_ND + mixed @ layer.output.weight.T
         hidden = (rms(x_ND, layer.feed_forward_norm.weight) @ layer.expand.weight.T).relu()
+        if layer.deepen is not None:
+            hidden = (hidden @ layer.deepen.weight.T).relu()
         x_ND = x_ND + hidden @ layer.contract.weight.T
     return rms(x_ND, model.norm.weight)
 
