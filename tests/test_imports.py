@@ -19,6 +19,7 @@ FLOORS = [
     {"training"},
     {"reporting"},
     {"bench"},
+    {"experiments"},
     {"doctor"},
     {"cli"},
     {"__main__"},

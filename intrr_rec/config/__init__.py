@@ -10,7 +10,8 @@ from intrr_rec.config.indexing import (
     IndexConfig,
 )
 from intrr_rec.config.model import HstuConfig, ModelConfig, RanConfig, SasrecConfig, T5Config
-from intrr_rec.config.recipe import Recipe, load_recipe, parse, save_recipe
+from intrr_rec.config.recipe import Recipe, load_recipe, parse, read_yaml, save_recipe
+from intrr_rec.config.section import Section
 from intrr_rec.config.training import EvaluateConfig, PrepareConfig, TrainConfig
 
 __all__ = [
@@ -28,9 +29,11 @@ __all__ = [
     "RanConfig",
     "Recipe",
     "SasrecConfig",
+    "Section",
     "T5Config",
     "TrainConfig",
     "load_recipe",
     "parse",
+    "read_yaml",
     "save_recipe",
 ]

@@ -38,7 +38,7 @@ def load_recipe(path: Path | None = None, overrides: Sequence[str] = ()) -> Reci
     Raises:
         ConfigError: unreadable file, unknown key, or a value of the wrong type or out of range.
     """
-    settings = _read_yaml(path, seen=()) if path else {}
+    settings = read_yaml(path) if path else {}
     source = str(path) if path else "command line"
     for word in overrides:
         key, equals, value = word.partition("=")
@@ -65,14 +65,19 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
     write_text(path, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
 
 
-def _read_yaml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The settings of a file over those of the file it names as its `base`.
+
+    Raises:
+        ConfigError: cannot be read, is not YAML of sections, or bases that lead back.
+    """
     path = path.resolve()
     if path in seen:
         raise ConfigError(f"{path}: its 'base' leads back to itself; remove one of the two")
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); mend the path given to --config") from None
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); mend the path") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: is not valid YAML ({error})") from None
     if not isinstance(settings, dict):
@@ -80,7 +85,7 @@ def _read_yaml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     base = settings.pop("base", None)
     if base is None:
         return settings
-    return _merge(_read_yaml(path.parent / str(base), (*seen, path)), settings)
+    return _merge(read_yaml(path.parent / str(base), (*seen, path)), settings)
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -5,9 +5,10 @@ Under torchrun (or TorchX) the environment tells rank and size; alone, a group o
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,7 +17,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from intrr_rec.errors import UserError
+
 TIMEOUT = timedelta(minutes=10)
+PATIENCE = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -51,19 +55,58 @@ class World:
         dist.barrier()
 
 
+class Council:
+    """Ranks that wait for the main one as long as it takes: a group of its own, with a timeout of days.
+
+    Args:
+        world: the group to sit in council; every rank makes its council at the same point.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._group = dist.new_group(backend="gloo", timeout=PATIENCE) if world.size > 1 else None
+
+    def told(self, work: Callable[[], str | None]) -> str | None:
+        """What `work` answers, done by the main rank alone, on every rank.
+
+        Raises:
+            UserError: what `work` raised, on every rank.
+        """
+        if self._group is None:
+            return work()
+        answer: dict[str, str | None] = {}
+        if self.world.is_main:
+            try:
+                answer = {"value": work()}
+            except UserError as error:
+                answer = {"error": str(error)}
+        text = torch.tensor(list(json.dumps(answer).encode()), dtype=torch.uint8)
+        length = torch.tensor([len(text)])
+        dist.broadcast(length, 0, group=self._group)
+        text = text if self.world.is_main else torch.empty(int(length), dtype=torch.uint8)
+        dist.broadcast(text, 0, group=self._group)
+        answer = json.loads(bytes(text.tolist()))
+        if complaint := answer.get("error"):
+            raise UserError(complaint)
+        return answer["value"]
+
+
 @contextmanager
 def join_world() -> Iterator[World]:
-    """Join the process group for the length of the block; gloo on CPU, NCCL on CUDA."""
-    size = int(os.environ.get("WORLD_SIZE", 1))
-    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", size))
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    """Join the process group for the length of the block; gloo on CPU, NCCL on CUDA.
+
+    A block inside another shares its group: a launcher lets a process join once only.
+    """
+    if dist.is_initialized():
+        yield _world()
+        return
+    device = _device()
+    if device.type == "cuda":
         torch.cuda.set_device(device)
     else:
-        device = torch.device("cpu")
         # Spinning threads of two ranks on the same cores slow each other tenfold: each rank gets its share and no more.
         if "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // _local_size()))
     backend = "nccl" if device.type == "cuda" else "gloo"
     if "RANK" in os.environ:
         dist.init_process_group(backend, timeout=TIMEOUT)
@@ -72,6 +115,20 @@ def join_world() -> Iterator[World]:
     if dist.get_rank():
         logging.getLogger("intrr_rec").setLevel(logging.WARNING)  # one voice for the job
     try:
-        yield World(dist.get_rank(), dist.get_world_size(), local_size, device)
+        yield _world()
     finally:
         dist.destroy_process_group()
+
+
+def _world() -> World:
+    return World(dist.get_rank(), dist.get_world_size(), _local_size(), _device())
+
+
+def _local_size() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", 1)))
+
+
+def _device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device("cpu")

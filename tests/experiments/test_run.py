@@ -1,0 +1,171 @@
+"""Cells are made once, resumed, shared between processes, and do not stop one another."""
+
+import json
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from intrr_rec import cli
+from intrr_rec.experiments import run
+from intrr_rec.experiments.cells import Workplace, expand
+from intrr_rec.experiments.grid import load_grid
+from intrr_rec.experiments.run import run_cells
+from tests.experiments.mini import lay_out, write
+
+
+@pytest.fixture
+def trained(monkeypatch) -> list[str]:
+    """Names of the run folders in the order `train` was called for them."""
+    calls: list[str] = []
+
+    def counted(recipe, *, out, **inputs):
+        calls.append(f"{out.parent.name}/{out.name}")
+        return TRAIN(recipe, out=out, **inputs)
+
+    monkeypatch.setattr(run, "train", counted)
+    return calls
+
+
+TRAIN = run.train
+
+
+def workplace(folder: Path) -> Workplace:
+    return Workplace(folder / "raw", folder / "work")
+
+
+def test_artefacts_and_runs_are_made_once(tmp_path, trained):
+    grid, place = lay_out(tmp_path), workplace(tmp_path)
+    cells = expand(*load_grid(str(grid)))
+    assert [place.state(cell) for cell in cells] == ["missing", "missing"]
+    assert [outcome.what for outcome in run_cells(cells, place)] == ["done", "done"]
+    assert trained == ["paper-hstu/seed0", "paper-hstu,user_side=soft/seed0"]
+    assert [place.state(cell) for cell in cells] == ["finished", "finished"]
+    assert [outcome.what for outcome in run_cells(cells, place)] == ["finished", "finished"]
+    assert len(trained) == 2
+    assert "device" in json.loads((place.folder(cells[0]) / run.MACHINE).read_text())
+
+    # Results of other settings count as nothing, and are not overwritten.
+    other = yaml_with(tmp_path, "paper.yaml", "learning_rate")
+    changed = expand(*load_grid(str(grid)))
+    assert other and place.state(changed[0]) == "changed"
+    (outcome,) = run_cells(changed[:1], place)
+    assert outcome.what == "failed" and "remove it, or choose another --work" in outcome.why
+
+
+def yaml_with(folder: Path, name: str, key: str) -> bool:
+    import yaml
+
+    tree = yaml.safe_load((folder / name).read_text())
+    tree["train"][key] = 0.005
+    write(folder, name, tree)
+    return True
+
+
+def test_an_interrupted_run_goes_on(tmp_path, trained, monkeypatch):
+    grid, place = lay_out(tmp_path), workplace(tmp_path)
+    (cell, _) = expand(*load_grid(str(grid)))
+    counted = run.train
+
+    def killed(recipe, *, out, **inputs):
+        short = recipe.model_copy(update={"train": recipe.train.model_copy(update={"epochs": 1})})
+        TRAIN(short, out=out, **inputs)
+        (out / "results.json").unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_cells([cell], place)
+    assert place.state(cell) == "interrupted"
+    monkeypatch.setattr(run, "train", counted)
+    assert run_cells([cell], place)[0].what == "done"
+    epochs = [json.loads(line) for line in (place.folder(cell) / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in epochs if line["split"] == "valid"] == [1, 2]
+
+
+def test_a_locked_cell_is_left_to_its_holder_and_the_lock_dies_with_it(tmp_path, trained):
+    grid, place = lay_out(tmp_path), workplace(tmp_path)
+    cells = expand(*load_grid(str(grid)))
+    lock = place.folder(cells[0]).parent / ".seed0.lock"
+    lock.parent.mkdir(parents=True)
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"import fcntl\nf = open({str(lock)!r}, 'w')\nfcntl.flock(f, 2)\nprint(1, flush=True)\ninput()",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert holder.stdout and holder.stdout.readline()
+        assert [outcome.what for outcome in run_cells(cells, place)] == ["taken", "done"]
+    finally:
+        holder.kill()
+        holder.wait()
+    assert [outcome.what for outcome in run_cells(cells, place)] == ["done", "finished"]
+
+
+def test_a_lock_is_free_again_after_its_block(tmp_path):
+    with ExitStack() as held:
+        assert run._lock(tmp_path / "cell", held, wait=False)
+        with ExitStack() as second:
+            assert not run._lock(tmp_path / "cell", second, wait=False)
+    with ExitStack() as held:
+        assert run._lock(tmp_path / "cell", held, wait=False)
+
+
+def test_one_failure_does_not_stop_the_others(tmp_path, trained, monkeypatch, capsys):
+    models = [
+        {"label": "new", "recipe": "paper.yaml", "set": ["model.kind=tomorrows"]},
+        {"label": "broken", "recipe": "paper.yaml", "set": ["model.window=6"]},
+        {"label": "IntRR", "recipe": "paper.yaml"},
+    ]
+    grid = lay_out(tmp_path, models=models, published={})
+    inner = run.train
+
+    def failing(recipe, **inputs):
+        if recipe.model.window == 6:
+            raise ZeroDivisionError("a fault")
+        return inner(recipe, **inputs)
+
+    monkeypatch.setattr(run, "train", failing)
+    words = ["reproduce", str(grid), "--data", "raw", "--work", "work", "--docs", "docs"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["intrr", *words])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 1
+    said = capsys.readouterr().err
+    assert "tomorrows" in said and "ZeroDivisionError" in said and "done" in said
+
+
+def test_an_artefact_that_cannot_be_made_is_tried_once(tmp_path, monkeypatch):
+    grid, place = lay_out(tmp_path), Workplace(tmp_path / "nowhere", tmp_path / "work")
+    cells = expand(*load_grid(str(grid)))
+    tried: list[int] = []
+    monkeypatch.setattr(run, "_require_files", lambda *paths: (tried.append(1), REQUIRE(*paths)))
+    outcomes = run_cells(cells, place)
+    assert [outcome.what for outcome in outcomes] == ["failed", "failed"]
+    assert "logs.parquet: is missing" in outcomes[1].why and "--data" in outcomes[1].why
+    assert len(tried) == 1
+
+
+REQUIRE = run._require_files
+
+
+def test_ids_of_other_settings_are_not_used(tmp_path, trained):
+    grid, place = lay_out(tmp_path), workplace(tmp_path)
+    run_cells(expand(*load_grid(str(grid)))[:1], place)
+    words = ["index.method=rk_means", "index.levels=2", "index.codes=6", "index.dedup_codes=8", "prepare.k_core=1"]
+    other = lay_out_again(tmp_path, words)
+    (outcome,) = run_cells(expand(*load_grid(str(other)))[1:], place)
+    assert outcome.what == "failed" and "was made with codes 5, the grid wants 6" in outcome.why
+
+
+def lay_out_again(folder: Path, words: list[str]) -> Path:
+    from tests.experiments.mini import GRID
+
+    return write(folder, "other.yaml", GRID | {"indexers": {"rk_means": words}})
