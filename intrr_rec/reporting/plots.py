@@ -90,6 +90,36 @@ def curves(series: Mapping[str, Points], *, x_label: str, title: str, best: floa
         return _svg(figure, f"{title}: {', '.join(series)} over {x_label}")
 
 
+def bands(names: Sequence[str], series: Mapping[str, Sequence[float | None]], *, x_label: str) -> str:
+    """Bars of several figures side by side, one group a band of users.
+
+    Args:
+        names: of the bands, below their groups.
+        series: name → a value a band, None where there is none.
+        x_label: what the bands are bands of.
+    """
+    with rc_context(_RC):
+        figure = Figure(figsize=(_WIDTH, 2.9), layout="constrained")
+        axes = figure.add_subplot()
+        width = 0.8 / len(series)
+        for number, (name, values) in enumerate(series.items()):
+            places = np.arange(len(names)) + (number - (len(series) - 1) / 2) * width
+            heights = [math.nan if value is None else value for value in values]
+            axes.bar(places, heights, width, color=_COLOURS[number % SERIES], label=name)
+        axes.set_xticks(range(len(names)), names)
+        axes.set_xlim(-0.5, len(names) - 0.5)
+        axes.tick_params(axis="x", length=0)
+        axes.set_xlabel(x_label)
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        figure.legend(loc="outside upper left", ncols=5, handlelength=1.2, columnspacing=1.0)
+        said = "; ".join(
+            f"{name}: {', '.join('none' if v is None else f'{v:.4f}' for v in values)}"
+            for name, values in series.items()
+        )
+        shown = ", ".join(name.replace("\n", " ") for name in names)
+        return _svg(figure, f"By {x_label} ({shown}): {said}")
+
+
 def usage(counts_K: Sequence[int], *, level: int) -> str:
     """Items a code holds at one level, codes sorted by that number, against the even share."""
     sorted_K = np.sort(np.asarray(counts_K, dtype=float))[::-1]

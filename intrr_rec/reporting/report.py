@@ -24,6 +24,7 @@ from intrr_rec.errors import ArtefactError
 from intrr_rec.reporting import plots
 from intrr_rec.reporting.page import Figure, read_record, read_text, render, shell_word, usage_figures
 from intrr_rec.reporting.runs import MEND, Results, read_results
+from intrr_rec.training.slices import SLICED_BY, band_name
 
 _MAX_EXAMPLES = 12
 _MAX_SHARING = 6
@@ -98,6 +99,7 @@ def write_report(run: Path) -> Path:
         results=results,
         headline=_headline(results),
         table=_metric_table(results),
+        slices=_slices(results),
         training=_training_figures(lines, results.best_epoch if results else None),
         quality=quality,
         usage=usage_figures(quality),
@@ -157,6 +159,26 @@ def _metric_order(metric: str) -> tuple[int, str, int]:
     family, cutoff = (match[1], int(match[2])) if match else (metric, 0)
     known = ["recall", "ndcg"]
     return known.index(family) if family in known else len(known), family, cutoff
+
+
+def _slices(results: Results | None) -> list[dict[str, Any]]:
+    """A figure and a table of each slicing of the test users."""
+    found = []
+    for kind, words in SLICED_BY.items():
+        bands = results.slices.get(kind, []) if results else []
+        if not bands:
+            continue
+        columns = sorted({metric for band in bands for metric in band.metrics or ()}, key=_metric_order)
+        names = [band_name(band.lowest, band.highest) for band in bands]
+        labels = [f"{name}\n{band.share:.1%}" for name, band in zip(names, bands, strict=True)]
+        drawn = {metric: [(band.metrics or {}).get(metric) for band in bands] for metric in _HEADLINE}
+        rows = [
+            (name, band.users, band.share, [(band.metrics or {}).get(metric) for metric in columns])
+            for name, band in zip(names, bands, strict=True)
+        ]
+        figure = Figure(plots.bands(labels, drawn, x_label=f"{words}; below, share of users"), f"Test users by {words}")
+        found.append({"words": words, "figure": figure, "columns": columns, "rows": rows})
+    return found
 
 
 def _training_figures(lines: list[dict[str, Any]], best_epoch: float | None) -> list[Figure]:

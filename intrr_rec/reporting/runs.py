@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.reporting.page import Quality, read_record, shell_word
@@ -33,6 +33,16 @@ class Baseline(BaseModel):
     metrics: Metrics
 
 
+class Band(BaseModel):
+    """Test users in one band of a slicing; fields as in `training.slices.as_slices`."""
+
+    lowest: int = Field(alias="from")
+    highest: int | None = Field(alias="to")
+    users: int
+    share: float
+    metrics: Metrics | None
+
+
 class Results(BaseModel):
     """results.json: what the run came to."""
 
@@ -48,6 +58,8 @@ class Results(BaseModel):
     baseline: Baseline | None = None
     valid: Metrics = {}
     test: Metrics = {}
+    slices: dict[str, list[Band]] = {}
+    beyond_accuracy: Metrics = {}
     semantic_ids: Quality | None = None
 
 

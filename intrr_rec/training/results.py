@@ -28,12 +28,11 @@ from intrr_rec.training.inputs import Inputs, reopen_inputs
 from intrr_rec.training.parts import write_parts
 from intrr_rec.training.ranks import write_ranks
 from intrr_rec.training.run_dir import INPUTS, INSPECTION, RECOMMENDATIONS, RESULTS, checkpoint_path
-from intrr_rec.training.slices import HISTORY_FROM, POPULARITY_FROM, as_slices, band_name, slice_sums
+from intrr_rec.training.slices import HISTORY_FROM, POPULARITY_FROM, SLICED_BY, as_slices, band_name, slice_sums
 
 TOP = 20
 EXAMPLES = 8
 SHOWN = ("recall@10", "ndcg@10")
-SLICED_BY = {"popularity": "training events of the target", "history": "events before the target"}
 
 
 def evaluate_run(run: Path, overrides: Sequence[str]) -> dict[str, Any]:

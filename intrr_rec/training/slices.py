@@ -19,6 +19,7 @@ from intrr_rec.training.metrics import NAMES, as_means, metrics_by_user
 
 POPULARITY_FROM = (0, 1, 5, 10, 20, 50)
 HISTORY_FROM = (1, 5, 10, 20, 50)
+SLICED_BY = {"popularity": "training events of the target", "history": "events before the target"}
 
 
 def slice_sums(value_B: NDArray[np.int64], rank_B: Tensor, bands: Sequence[int]) -> Tensor:

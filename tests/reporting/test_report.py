@@ -18,6 +18,7 @@ from intrr_rec.errors import ArtefactError
 from intrr_rec.indexing.quality import measure_quality
 from intrr_rec.reporting import plots
 from intrr_rec.reporting.report import write_report
+from intrr_rec.training.slices import HISTORY_FROM, POPULARITY_FROM, as_slices, slice_sums
 
 LEVELS, CODES = 4, 128
 NASTY = 'Shampoo <script>alert("x")</script> & $5 off $10_{a}'
@@ -62,6 +63,17 @@ def write_metrics(run: Path, steps: int = 300, epochs: int = 20) -> None:
     write_text(run / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
 
+SLICED = [
+    ("popularity", [0, 1, 9, 15, 30, 700], POPULARITY_FROM),
+    ("history", [4, 7, 12, 30], HISTORY_FROM),
+]
+
+
+def bands(values: list[int], edges: tuple[int, ...]) -> list[dict]:
+    ranks = torch.arange(1, 3 * len(values) + 1) % 14
+    return as_slices(slice_sums(np.repeat(values, 3), ranks, edges), edges)
+
+
 def write_results(run: Path) -> None:
     results = {"name": "beauty-paper", "seed": 3, "wall_seconds": 5025.4, "epochs": 20, "best_epoch": 18}
     results |= {
@@ -72,6 +84,8 @@ def write_results(run: Path) -> None:
     results |= {"dataset": {"users": 22363, "items": 12101, "interactions": 198502}}
     results |= {"baseline": {"name": "most popular", "metrics": metrics(0.0152)}}
     results |= {"valid": metrics(0.0886), "test": metrics(0.0712)}
+    results |= {"slices": {kind: bands(found, edges) for kind, found, edges in SLICED}}
+    results |= {"beyond_accuracy": {"coverage@10": 0.3127, "novelty@10": 12.8431, "gini@10": 0.9012}}
     results |= {"semantic_ids": quality(np.random.default_rng(1))}
     write_json(run / "results.json", results)
 
@@ -190,7 +204,33 @@ def test_every_family_of_numbers_has_its_figure(page):
     wanted += [f"Distribution over the codes of level {level}" for level in range(1, LEVELS + 1)]
     for beginning in wanted:
         assert sum(label.startswith(beginning) for label in figures) == 1, beginning
-    assert len(figures) == 3 + 2 + 2 + 1 + (LEVELS - 1) + LEVELS
+    wanted = [
+        "By training events of the target; below, share of users (0 16.7%, 1–4 16.7%",
+        "By events before the target; below, share of users (1–4 25.0%",
+    ]
+    for beginning in wanted:
+        assert sum(label.startswith(beginning) for label in figures) == 1, beginning
+    assert len(figures) == 2 + 3 + 2 + 2 + 1 + (LEVELS - 1) + LEVELS
+
+
+def test_slices_and_figures_beyond_accuracy_are_shown_as_measured(page):
+    for kind, values, edges in SLICED:
+        for record in bands(values, edges):
+            assert f"{record['share']:.1%}" in page.words
+            if record["metrics"]:
+                assert f"{record['metrics']['ndcg@20']:.4f}" in page.words
+                assert any(f"{record['metrics']['ndcg@10']:.4f}" in label for label in page.figures()), kind
+    assert any("none" in label for label in page.figures() if label.startswith("By events before the target"))
+    for said in ("coverage@10: 0.3127", "novelty@10: 12.8431", "gini@10: 0.9012"):
+        assert said in page.words
+
+
+def test_results_of_an_earlier_version_say_what_to_run(tmp_path):
+    save_recipe(Recipe(), tmp_path / "config.yaml")
+    write_json(tmp_path / "results.json", {"test": metrics(0.05), "valid": metrics(0.06)})
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    for line in ("The metrics are not sliced here", "What is recommended to how many was not counted"):
+        assert f"{line}: run intrr evaluate --run {tmp_path}" in page.words
 
 
 def test_redistribution_names_the_own_code_and_a_moved_peak(page):
@@ -279,7 +319,7 @@ def test_configuration_alone_is_enough(tmp_path):
     page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
     assert page.figures() == []
     assert "align_weight: 0.1" in page.words
-    assert page.words.count(": run intrr") == 6
+    assert page.words.count(": run intrr") == 8
 
 
 def test_diverged_and_unfinished_training_still_draws(tmp_path):
