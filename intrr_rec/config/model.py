@@ -69,8 +69,10 @@ class SasrecConfig(Section):
 class ModelConfig(Section):
     """IntRR (Stage 2). `content` and `uid_residual` go beyond the paper."""
 
-    kind: Literal["intrr", "sasrec"] = Field(
-        "intrr", description="sasrec: the dense baseline; reads window, uid_std, sasrec"
+    kind: Literal["intrr", "flattened", "sasrec"] = Field(
+        "intrr",
+        description="flattened: the baseline of L tokens an item; reads window, backbone, hstu, t5, codebook_init, "
+        "codebook_std, input_dropout. sasrec: the dense baseline; reads window, uid_std, sasrec",
     )
     sasrec: SasrecConfig = SasrecConfig()
     window: int = Field(30, ge=2, description="N: items of history the backbone sees")
@@ -106,9 +108,11 @@ class ModelConfig(Section):
     input_dropout: float = Field(0.2, ge=0, lt=1, description="dropout on the items of the history")
 
     @model_validator(mode="after")
-    def _times_are_read(self) -> ModelConfig:
+    def _backbone_fits(self) -> ModelConfig:
         if self.backbone == "hstu_released" and self.hstu.time_bias:
             raise ValueError("backbone hstu_released has no bias by time; set model.hstu.time_bias=false")
+        if self.kind == "flattened" and (self.backbone == "hstu_released" or self.hstu.time_bias):
+            raise ValueError("kind flattened has no hstu_released and no hstu.time_bias; use backbone hstu or t5 alone")
         return self
 
     @property

@@ -118,6 +118,8 @@ class Collator:
         align_average: "items" gives each distinct item of the step the same weight in L_aln, "positions" weighs it by
             how often it occurs (IntRR Eq. 8 sums over items).
         times_E: seconds of every event, for a model that reads times; None leaves them out of the layout.
+        with_targets: also lay out the event after each window, in blocks of N + 1 slots: a model that reads the codes of
+            a target to predict its next code is taught with them in place.
     """
 
     def __init__(
@@ -127,9 +129,12 @@ class Collator:
         content_IV: NDArray[np.float32] | None,
         align_average: str,
         times_E: IntArray | None = None,
+        *,
+        with_targets: bool = False,
     ) -> None:
         self.items_E = items_E
-        self.window = window
+        self.slots = window + with_targets
+        self.beyond = int(with_targets)
         self.content_IV = content_IV
         self.align_average = align_average
         self.times_E = times_E
@@ -163,31 +168,32 @@ class Collator:
 
     def _lay_out(self, windows: Windows) -> tuple[IntArray, IntArray, NDArray[np.bool_]]:
         """Event, owner and whether scored, of every slot; a padding slot repeats the first event."""
-        block_M, offset_M, n_blocks = pack(windows.length_M, self.window)
-        owner = np.repeat(np.arange(len(windows)), windows.length_M)
-        position = np.arange(len(owner)) - np.repeat(np.cumsum(windows.length_M) - windows.length_M, windows.length_M)
-        slot = block_M[owner] * self.window + offset_M[owner] + position
-        slots = n_blocks * self.window
-        event_T = np.full(slots, windows.start_M[0])
-        owner_T = np.full(slots, -1)
-        scored_T = np.zeros(slots, dtype=np.bool_)
+        length_M = windows.length_M + self.beyond
+        block_M, offset_M, n_blocks = pack(length_M, self.slots)
+        owner = np.repeat(np.arange(len(windows)), length_M)
+        position = np.arange(len(owner)) - np.repeat(np.cumsum(length_M) - length_M, length_M)
+        slot = block_M[owner] * self.slots + offset_M[owner] + position
+        event_T = np.full(n_blocks * self.slots, windows.start_M[0])
+        owner_T = np.full(len(event_T), -1)
+        scored_T = np.zeros(len(event_T), dtype=np.bool_)
         event_T[slot] = windows.start_M[owner] + position
         owner_T[slot] = owner
-        scored_T[slot] = position >= windows.first_scored_M[owner]
+        scored_T[slot] = (position >= windows.first_scored_M[owner]) & (position < windows.length_M[owner])
         return event_T, owner_T, scored_T
 
     def _layout(self, event_T: IntArray, owner_T: IntArray) -> Layout:
         per_slot = [owner_T] if self.times_E is None else [owner_T, self.times_E[event_T], self.times_E[event_T + 1]]
-        return Layout(*(torch.from_numpy(each_T.reshape(-1, self.window)) for each_T in per_slot))
+        return Layout(*(torch.from_numpy(each_T.reshape(-1, self.slots)) for each_T in per_slot))
 
     def _align_weights(
         self, windows: Windows, items_U: IntArray, real_inverse: IntArray, replicas: int
     ) -> NDArray[np.float32]:
+        length_M = windows.length_M + self.beyond
         here_U = np.bincount(real_inverse, minlength=len(items_U)).astype(np.float64)
         if self.align_average == "positions":
-            return (here_U * replicas / max(1, int(windows.length_M.sum()))).astype(np.float32)
+            return (here_U * replicas / max(1, int(length_M.sum()))).astype(np.float32)
         # An item seen by two replicas is shared between them in proportion to its occurrences: its weights add up to one.
-        first = np.repeat(windows.start_M - np.cumsum(windows.length_M) + windows.length_M, windows.length_M)
+        first = np.repeat(windows.start_M - np.cumsum(length_M) + length_M, length_M)
         everywhere, counts = np.unique(self.items_E[first + np.arange(len(first))], return_counts=True)
         share_U = here_U / counts[np.searchsorted(everywhere, items_U)]
         return (share_U * replicas / max(1, len(everywhere))).astype(np.float32)

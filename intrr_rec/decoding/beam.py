@@ -6,6 +6,7 @@ Shape suffixes: B users, W beams, C most children of a trie node, K codes, D wid
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -37,8 +38,7 @@ def beam_search(
     """
     signal, tables = ran.project_signal(x_BD), ran.context_tables(codebooks)
     users = torch.arange(len(x_BD), device=x_BD.device)[:, None]
-    node_BW = torch.zeros(len(x_BD), 1, dtype=torch.int64, device=x_BD.device)
-    score_BW = torch.zeros(len(x_BD), 1, device=x_BD.device)
+    beams = Beams.at_root(len(x_BD), x_BD.device)
     chosen: list[Tensor] = []
     for level, codebook_KD in enumerate(codebooks):
         if level == 0:
@@ -47,15 +47,54 @@ def beam_search(
             seen = chosen if ran.cumulative else chosen[-1:]
             context = sum(F.embedding(code, table) for code, table in zip(seen, tables[level - 1], strict=True))
             logits_BWK = ran.level_logits(level, signal[level - 1][:, None] + context, codebook_KD)
-        code_BWC, child_BWC, valid_BWC = trie.children(level, node_BW)
-        score_BWC = score_BW[..., None] + _log_p(logits_BWK, code_BWC, valid_BWC, normalize)
+        beams = beams.extend(trie, level, logits_BWK, beam, normalize)
+        chosen = [code[users, beams.parent_BW] for code in chosen] + [beams.code_BW]
+    return beams.items(trie), beams.score_BW
+
+
+@dataclass(frozen=True)
+class Beams:
+    """The best prefixes of each user, best first.
+
+    Attributes:
+        node_BW: the trie node each stands for.
+        score_BW: its log-probability; -inf where there are fewer prefixes than places.
+        code_BW: its last code.
+        parent_BW: the place, among the beams one code shorter, of what it continues.
+    """
+
+    node_BW: Tensor
+    score_BW: Tensor
+    code_BW: Tensor
+    parent_BW: Tensor
+
+    @classmethod
+    def at_root(cls, users: int, device: torch.device) -> Beams:
+        """One beam a user, the empty prefix."""
+        nothing_B1 = torch.zeros(users, 1, dtype=torch.int64, device=device)
+        return cls(nothing_B1, torch.zeros(users, 1, device=device), nothing_B1, nothing_B1)
+
+    def extend(self, trie: PrefixTrie, level: int, logits_BWK: Tensor, beam: int, normalize: Normalize) -> Beams:
+        """The `beam` best prefixes that are longer by one code.
+
+        Args:
+            trie: of the catalogue.
+            level: of the code to add.
+            logits_BWK: of the codes after each prefix.
+            beam: W, prefixes to keep.
+            normalize: as in `beam_search`.
+        """
+        code_BWC, child_BWC, valid_BWC = trie.children(level, self.node_BW)
+        score_BWC = self.score_BW[..., None] + _log_p(logits_BWK, code_BWC, valid_BWC, normalize)
         width = score_BWC.shape[-1]
         score_BW, best_BW = score_BWC.flatten(1).topk(min(beam, score_BWC.shape[1] * width), dim=-1)
-        node_BW = child_BWC.flatten(1).gather(1, best_BW)
-        parent_BW = best_BW // width
-        chosen = [code[users, parent_BW] for code in chosen] + [code_BWC.flatten(1).gather(1, best_BW)]
-    # Past the last valid child `children` repeats existing nodes, which must not be taken for recommendations.
-    return trie.leaf_items[node_BW].long().masked_fill(score_BW == -torch.inf, -1), score_BW
+        node_BW, code_BW = (of_BWC.flatten(1).gather(1, best_BW) for of_BWC in (child_BWC, code_BWC))
+        return Beams(node_BW, score_BW, code_BW, best_BW // width)
+
+    def items(self, trie: PrefixTrie) -> Tensor:
+        """Dense item ids of prefixes of full length; -1 where a place is left empty."""
+        # Past the last valid child `children` repeats existing nodes, which must not be taken for recommendations.
+        return trie.leaf_items[self.node_BW].long().masked_fill(self.score_BW == -torch.inf, -1)
 
 
 def _log_p(logits_BWK: Tensor, code_BWC: Tensor, valid_BWC: Tensor, normalize: Normalize) -> Tensor:

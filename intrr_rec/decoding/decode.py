@@ -13,9 +13,10 @@ from torch import Tensor
 from intrr_rec.config import EvaluateConfig
 from intrr_rec.data.batch import Batch
 from intrr_rec.decoding.beam import beam_search
+from intrr_rec.decoding.cached import cached_beam_search
 from intrr_rec.decoding.trie import PrefixTrie
 from intrr_rec.models.intrr import IntRR
-from intrr_rec.models.recommender import ItemRecommender, Recommender
+from intrr_rec.models.recommender import CodeRecommender, ItemRecommender, Recommender
 from intrr_rec.models.sasrec import SASRec
 
 
@@ -53,6 +54,13 @@ def _(
     scores_BI = model.score(scored_states(model, batch, catalogue_ID), catalogue_ID)
     scores_BW, items_BW = scores_BI.topk(min(settings.beam, len(catalogue_ID)), dim=-1)
     return items_BW, scores_BW
+
+
+@decode.register
+def _(
+    model: CodeRecommender, batch: Batch, catalogue_ID: None, trie: PrefixTrie, settings: EvaluateConfig
+) -> tuple[Tensor, Tensor]:
+    return cached_beam_search(model, batch, trie, settings.beam, settings.normalize)
 
 
 def scored_states(model: ItemRecommender, batch: Batch, catalogue_ID: Tensor) -> Tensor:

@@ -4,12 +4,14 @@ LayerNorm → one u,v,q,k projection under SiLU → SiLU(q·kᵀ + bias)/N, mask
 residual. Attention is divided by the configured window N, a constant, so packing several histories into a block of N slots
 changes nothing. The bias by time (an option) has one scalar for each bucket of log time, shared by the heads.
 
-Shape suffixes: C blocks, N slots of a block, T = C·N slots, D width, H heads, F width of a head.
+Shape suffixes: C blocks, N slots of a block, T = C·N slots, D width, H heads, F width of a head; when decoding token by
+token, B users, W beams, P longest prompt, G tokens a beam has generated.
 """
 
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 
 from intrr_rec.config import HstuConfig
 from intrr_rec.data.batch import Layout
+from intrr_rec.models.cache import Cache, KeysValues, LayerCache
 from intrr_rec.models.dropout import dropout
 
 TIME_BUCKETS = 128
@@ -30,6 +33,7 @@ class HstuLayer(nn.Module):
         super().__init__()
         width = config.width
         self.heads = config.heads
+        self.window = window
         self.dropout = config.dropout
         self.uvqk = nn.Linear(width, 4 * width, bias=False)
         self.output = nn.Linear(width, width)
@@ -39,7 +43,7 @@ class HstuLayer(nn.Module):
         nn.init.xavier_uniform_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, x_TD: Tensor, weight_CNN: Tensor, bucket_CNN: Tensor | None) -> Tensor:
+    def forward(self, x_TD: Tensor, weight_CNN: Tensor, bucket_CNN: Tensor | None) -> tuple[Tensor, KeysValues]:
         """One layer.
 
         Args:
@@ -48,18 +52,38 @@ class HstuLayer(nn.Module):
             bucket_CNN: `time_bucket` of each pair of slots, where the layer has a bias by time.
 
         Returns:
-            Tokens, `[T, D]`.
+            Tokens, `[T, D]`, and keys and values `[C, H, N, F]`.
         """
         blocks, slots, _ = weight_CNN.shape
-        width = x_TD.shape[-1]
-        u_TD, vqk_TD = F.silu(self.uvqk(F.layer_norm(x_TD, (width,)))).split((width, 3 * width), dim=1)
-        heads = vqk_TD.view(blocks, slots, 3, self.heads, width // self.heads)
+        u_TD, vqk_TD = self._project(x_TD)
+        heads = vqk_TD.view(blocks, slots, 3, self.heads, -1)
         v_CHNF, q_CHNF, k_CHNF = heads.permute(2, 0, 3, 1, 4).unbind(0)
         scores_CHNN = torch.matmul(q_CHNF, k_CHNF.transpose(-1, -2)) + self._bias(slots, bucket_CNN)
         attended_CHNF = torch.matmul(F.silu(scores_CHNN) * weight_CNN[:, None], v_CHNF)
-        attended_TD = attended_CHNF.transpose(1, 2).reshape(-1, width)
-        gated_TD = u_TD * F.layer_norm(attended_TD, (width,))
-        return x_TD + self.output(dropout(gated_TD, self.dropout, self.training))
+        attended_TD = attended_CHNF.transpose(1, 2).reshape(x_TD.shape)
+        return self._gate(x_TD, u_TD, attended_TD), (k_CHNF, v_CHNF)
+
+    def step(self, x_BWD: Tensor, cache: LayerCache, prompt_distance_BP: Tensor, own_distance_G: Tensor) -> Tensor:
+        """One more token a beam, `[B, W, D]` → `[B, W, D]`; its key and value join the cache."""
+        u_BWD, vqk_BWD = self._project(x_BWD)
+        v_BWHF, q_BWHF, k_BWHF = vqk_BWD.unflatten(-1, (3, self.heads, -1)).unbind(2)
+        cache.own.append((k_BWHF, v_BWHF))
+        scores_BHWP = torch.matmul(q_BWHF.transpose(1, 2), cache.prompt_k_BHPF.transpose(-1, -2))
+        scores_BHWP = scores_BHWP + self.position_bias[prompt_distance_BP][:, None, None]
+        attended_BWHF = torch.matmul(F.silu(scores_BHWP), cache.prompt_v_BHPF).transpose(1, 2)
+        for (key_BWHF, value_BWHF), bias in zip(cache.own, self.position_bias[own_distance_G], strict=True):
+            score_BWH1 = (q_BWHF * key_BWHF).sum(-1, keepdim=True) + bias
+            attended_BWHF = attended_BWHF + F.silu(score_BWH1) * value_BWHF
+        return self._gate(x_BWD, u_BWD, attended_BWHF.flatten(2) / self.window)
+
+    def _project(self, x_D: Tensor) -> tuple[Tensor, Tensor]:
+        width = x_D.shape[-1]
+        u_D, vqk_D = F.silu(self.uvqk(F.layer_norm(x_D, (width,)))).split((width, 3 * width), dim=-1)
+        return u_D, vqk_D
+
+    def _gate(self, x_D: Tensor, u_D: Tensor, attended_D: Tensor) -> Tensor:
+        gated_D = u_D * F.layer_norm(attended_D, x_D.shape[-1:])
+        return x_D + self.output(dropout(gated_D, self.dropout, self.training))
 
     def _bias(self, slots: int, bucket_CNN: Tensor | None) -> Tensor:
         """What is added to the scores of every head: `[N, N]`, or `[C, 1, N, N]` where times count."""
@@ -92,11 +116,24 @@ class Hstu(nn.Module):
 
         With the bias by time, the layout must carry the times of its slots.
         """
+        return self.prefill(x_TD, layout)[0]
+
+    def prefill(self, x_TD: Tensor, layout: Layout) -> tuple[Tensor, list[KeysValues]]:
+        """`forward`, and each layer's keys and values `[C, H, N, F]`."""
         weight_CNN = layout.visible_CNN().to(x_TD.dtype) / self.window
         bucket_CNN = None if self.time_edges is None else time_bucket(layout, self.time_edges)
+        packed = []
         for layer in self.layers:
-            x_TD = layer(x_TD, weight_CNN, bucket_CNN)
-        return x_TD
+            x_TD, keys_values = layer(x_TD, weight_CNN, bucket_CNN)
+            packed.append(keys_values)
+        return x_TD, packed
+
+    def step(self, x_BWD: Tensor, cache: Cache) -> Tensor:
+        """States `[B, W, D]` of one more token a beam, which joins the cache; there is no bias by time here."""
+        prompt_distance_BP, own_distance_G = cache.prompt_distance_BP(), cache.own_distance_G()
+        for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
+            x_BWD = cast(HstuLayer, layer).step(x_BWD, layer_cache, prompt_distance_BP, own_distance_G)
+        return x_BWD
 
 
 def time_edges() -> Tensor:

@@ -1,16 +1,19 @@
 """What training, evaluation and parallelism ask of any model.
 
-Shape suffixes: U items, T token slots, D width, V width of content vectors.
+Shape suffixes: U items, T token slots, D width, V width of content vectors, B users, W beams, K codes.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torchrec import EmbeddingCollection
 
 from intrr_rec.data.batch import Batch, Layout
+from intrr_rec.models.cache import Cache
+from intrr_rec.models.tables import Codebooks
 
 
 class Recommender(nn.Module, ABC):
@@ -39,3 +42,17 @@ class ItemRecommender(Recommender):
     @abstractmethod
     def states(self, history_TD: Tensor, layout: Layout) -> Tensor:
         """Tokens of histories `[T, D]` → states `[T, D]`, one causal pass."""
+
+
+class CodeRecommender(Recommender):
+    """A recommender that generates the next item's Semantic ID code by code, each through its backbone."""
+
+    codebooks: Codebooks
+
+    @abstractmethod
+    def begin(self, batch: Batch, codebooks: Sequence[Tensor]) -> tuple[Tensor, Cache]:
+        """Logits `[B, K]` of the first code after each scored slot of the batch, and what the codes after it will need."""
+
+    @abstractmethod
+    def step(self, level: int, code_BW: Tensor, cache: Cache, codebooks: Sequence[Tensor]) -> Tensor:
+        """Logits `[B, W, K]` of level `level` + 1, each beam having just chosen a code of `level`; extends the cache."""

@@ -3,12 +3,14 @@
 RMSNorm → attention with the bias of `log2`-spaced distances, unscaled scores → residual; RMSNorm → ReLU feed-forward →
 residual; a last RMSNorm. One bias table serves all layers.
 
-Shape suffixes: C blocks, N slots of a block, T = C·N slots, D width, H heads, F width of a head.
+Shape suffixes: C blocks, N slots of a block, T = C·N slots, D width, H heads, F width of a head; when decoding token by
+token, B users, W beams, P longest prompt, G tokens a beam has generated.
 """
 
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 
 from intrr_rec.config import T5Config
 from intrr_rec.data.batch import Layout
+from intrr_rec.models.cache import Cache, KeysValues, LayerCache
 from intrr_rec.models.dropout import dropout
 
 BUCKETS = 32
@@ -49,18 +52,41 @@ class T5Layer(nn.Module):
             nn.init.normal_(self.deepen.weight, std=config.feed_forward**-0.5)
         nn.init.normal_(self.contract.weight, std=config.feed_forward**-0.5)
 
-    def forward(self, x_TD: Tensor, bias_CHNN: Tensor) -> Tensor:
-        """`[T, D]` → `[T, D]`; `bias_CHNN` is added to the scores, -inf where a slot may not look."""
+    def forward(self, x_TD: Tensor, bias_CHNN: Tensor) -> tuple[Tensor, KeysValues]:
+        """`[T, D]` → `[T, D]`, and keys and values `[C, H, N, F]`.
+
+        `bias_CHNN` is added to the scores, -inf where a slot may not look.
+        """
         blocks, _, slots, _ = bias_CHNN.shape
         qkv = self.qkv(self.attention_norm(x_TD)).view(blocks, slots, 3, self.heads, -1)
         q_CHNF, k_CHNF, v_CHNF = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         attended_CHNF = F.scaled_dot_product_attention(q_CHNF, k_CHNF, v_CHNF, attn_mask=bias_CHNN, scale=1.0)
-        mixed_TD = self.output(attended_CHNF.transpose(1, 2).reshape(len(x_TD), -1))
-        x_TD = x_TD + dropout(mixed_TD, self.dropout, self.training)
-        hidden = dropout(F.relu(self.expand(self.feed_forward_norm(x_TD))), self.dropout, self.training)
+        return self._mix(x_TD, attended_CHNF.transpose(1, 2).reshape(len(x_TD), -1)), (k_CHNF, v_CHNF)
+
+    def step(self, x_BWD: Tensor, cache: LayerCache, prompt_bias_BHP: Tensor, own_bias_GH: Tensor) -> Tensor:
+        """One more token a beam, `[B, W, D]` → `[B, W, D]`; its key and value join the cache.
+
+        The biases are of the distances; the prompt's is -inf beyond its end.
+        """
+        qkv_BWHF = self.qkv(self.attention_norm(x_BWD)).unflatten(-1, (3, self.heads, -1))
+        q_BWHF, k_BWHF, v_BWHF = qkv_BWHF.unbind(2)
+        cache.own.append((k_BWHF, v_BWHF))
+        q_BHWF, prompt = q_BWHF.transpose(1, 2), cache.prompt_k_BHPF.shape[2]
+        prompt_BHWP = torch.matmul(q_BHWF, cache.prompt_k_BHPF.transpose(-1, -2)) + prompt_bias_BHP[:, :, None]
+        own = [(q_BWHF * key_BWHF).sum(-1) + bias for (key_BWHF, _), bias in zip(cache.own, own_bias_GH, strict=True)]
+        scores = torch.cat([prompt_BHWP, torch.stack(own, dim=-1).transpose(1, 2)], dim=-1)
+        p_BHWP, p_BHWG = scores.softmax(-1).split((prompt, len(own)), dim=-1)
+        attended_BWHF = torch.matmul(p_BHWP, cache.prompt_v_BHPF).transpose(1, 2)
+        for (_, value_BWHF), p_BHW in zip(cache.own, p_BHWG.unbind(-1), strict=True):
+            attended_BWHF = attended_BWHF + p_BHW.transpose(1, 2)[..., None] * value_BWHF
+        return self._mix(x_BWD, attended_BWHF.flatten(2))
+
+    def _mix(self, x_D: Tensor, attended_D: Tensor) -> Tensor:
+        x_D = x_D + dropout(self.output(attended_D), self.dropout, self.training)
+        hidden = dropout(F.relu(self.expand(self.feed_forward_norm(x_D))), self.dropout, self.training)
         if self.deepen is not None:
             hidden = dropout(F.relu(self.deepen(hidden)), self.dropout, self.training)
-        return x_TD + dropout(self.contract(hidden), self.dropout, self.training)
+        return x_D + dropout(self.contract(hidden), self.dropout, self.training)
 
 
 class T5(nn.Module):
@@ -78,14 +104,30 @@ class T5(nn.Module):
 
     def forward(self, x_TD: Tensor, layout: Layout) -> Tensor:
         """Token representations `[T, D]` → states `[T, D]`, one causal pass within each history of `layout`."""
+        return self.prefill(x_TD, layout)[0]
+
+    def prefill(self, x_TD: Tensor, layout: Layout) -> tuple[Tensor, list[KeysValues]]:
+        """`forward`, and each layer's keys and values `[C, H, N, F]`."""
         visible_CNN = layout.visible_CNN()
         position_N = torch.arange(visible_CNN.shape[1], device=x_TD.device)
         bucket_NN = distance_bucket(position_N[:, None] - position_N[None, :])
         bias_HNN = self.distance_bias[bucket_NN].permute(2, 0, 1)
         bias_CHNN = bias_HNN.masked_fill(~visible_CNN[:, None], -torch.inf)
+        packed = []
         for layer in self.layers:
-            x_TD = layer(x_TD, bias_CHNN)
-        return self.norm(x_TD)
+            x_TD, keys_values = layer(x_TD, bias_CHNN)
+            packed.append(keys_values)
+        return self.norm(x_TD), packed
+
+    def step(self, x_BWD: Tensor, cache: Cache) -> Tensor:
+        """States `[B, W, D]` of one more token a beam, which joins the cache."""
+        distance_BP = cache.prompt_distance_BP()
+        prompt_bias_BHP = self.distance_bias[distance_bucket(distance_BP)].transpose(1, 2)
+        prompt_bias_BHP = prompt_bias_BHP.masked_fill((distance_BP <= 0)[:, None], -torch.inf)
+        own_bias_GH = self.distance_bias[distance_bucket(cache.own_distance_G())]
+        for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
+            x_BWD = cast(T5Layer, layer).step(x_BWD, layer_cache, prompt_bias_BHP, own_bias_GH)
+        return self.norm(x_BWD)
 
 
 def distance_bucket(distance: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ class Evaluator:
         self.inputs = inputs
         self.world = world
         self.trie = inputs.semantic_ids.trie.to(world.device)
-        self.collate = inputs.collator()
+        self.collate = inputs.collator(training=False)
 
     def evaluate(self, split: Split) -> dict[str, float]:
         """Recall@K and NDCG@K over all users of the split, the same on every rank."""

@@ -18,9 +18,11 @@ from intrr_rec.data.prepared import Dataset
 from intrr_rec.data.vectors import read_vectors, vectors_hash
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.indexing.semantic_ids import SemanticIds
+from intrr_rec.models.flattened import Flattened
 from intrr_rec.models.intrr import IntRR
 from intrr_rec.models.recommender import Recommender
 from intrr_rec.models.sasrec import SASRec
+from intrr_rec.models.tables import Codebooks
 from intrr_rec.training.run_dir import CONFIG, INPUTS
 
 
@@ -39,18 +41,30 @@ class Inputs:
         config, ids = self.recipe.model, self.semantic_ids
         if config.kind == "sasrec":
             return SASRec(config.sasrec, ids.n_items, config.window, config.uid_std, device).to(device)
-        width = None if self.content_IV is None else self.content_IV.shape[1]
-        model = IntRR(config, ids.codes_IL, ids.codes_per_level, width, device).to(device)
+        model: Recommender
+        if config.kind == "flattened":
+            model = Flattened(config, ids.codes_IL, ids.codes_per_level, device).to(device)
+        else:
+            width = None if self.content_IV is None else self.content_IV.shape[1]
+            model = IntRR(config, ids.codes_IL, ids.codes_per_level, width, device).to(device)
         if config.codebook_init == "stage1":
-            for codebooks in filter(None, (model.codebooks, model.item_codebooks)):
-                codebooks.start_from(ids.codebooks)
+            for module in model.modules():
+                if isinstance(module, Codebooks):
+                    module.start_from(ids.codebooks)
         return model
 
-    def collator(self) -> Collator:
+    def collator(self, *, training: bool) -> Collator:
         """Builds this run's batches."""
         model = self.recipe.model
         times_E = self.dataset.timestamps_E if model.reads_times else None
-        return Collator(self.dataset.items_E, model.window, self.content_IV, model.align_average, times_E)
+        return Collator(
+            self.dataset.items_E,
+            model.window,
+            self.content_IV,
+            model.align_average,
+            times_E,
+            with_targets=training and model.kind == "flattened",
+        )
 
 
 def open_inputs(recipe: Recipe, dataset: Path, semantic_ids: Path, vectors: Path | None) -> Inputs:

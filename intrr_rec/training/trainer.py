@@ -74,7 +74,12 @@ class Run:
         self.parallel: Parallel = parallelize(inputs.model(world.device), world, config)
         self.evaluator = Evaluator(self.parallel.model, inputs, world)
         self.loader = Loader(
-            windows, inputs.collator(), config.batch_users, seed=config.seed, rank=world.rank, replicas=world.size
+            windows,
+            inputs.collator(training=True),
+            config.batch_users,
+            seed=config.seed,
+            rank=world.rank,
+            replicas=world.size,
         )
         self.schedule = Schedule(self.parallel.optimizer, config, config.epochs * self.loader.steps)
         self.state: dict[str, Any] = {"epoch": 0, "step": 0, "best": -1.0, "best_epoch": 0, "stale": 0, "seconds": 0.0}

@@ -20,14 +20,14 @@ def make_events(lengths, seed=0):
     return items_E, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-@given(st.lists(st.integers(3, 30), min_size=1, max_size=12), st.integers(2, 12), st.integers(1, 3))
+@given(st.lists(st.integers(3, 30), min_size=1, max_size=12), st.integers(2, 12), st.integers(1, 3), st.booleans())
 @settings(deadline=None)
-def test_layout_holds_every_history_and_target(lengths, window, replicas):
+def test_layout_holds_every_history_and_target(lengths, window, replicas, with_targets):
     items_E, offsets = make_events(lengths)
     windows = training_windows(offsets, window)
     assume(len(windows))
     times_E = 1000 + np.arange(len(items_E)) ** 2
-    collate = Collator(items_E, window, None, "items", times_E)
+    collate = Collator(items_E, window, None, "items", times_E, with_targets=with_targets)
     targets, dealt = [], []
     for rank in range(replicas):
         batch = collate(windows, rank, replicas)
@@ -44,14 +44,16 @@ def test_layout_holds_every_history_and_target(lengths, window, replicas):
         target_of = dict(zip(batch.scored_S.tolist(), batch.target_S.tolist(), strict=True))
         for m in range(len(local)):
             start, length = local.start_M[m], local.length_M[m]
+            end = start + length + with_targets
             block, slot = (batch.layout.owner_CN == m).nonzero(as_tuple=True)
             assert len(block.unique()) == 1 and slot.diff().eq(1).all()
-            assert item_CN[block, slot].tolist() == items_E[start : start + length].tolist()
-            for carried_CN, first in ((batch.layout.event_time_CN, start), (batch.layout.request_time_CN, start + 1)):
-                assert carried_CN[block, slot].tolist() == times_E[first : first + length].tolist()
-            assert scored_CN[block, slot].tolist() == [p >= local.first_scored_M[m] for p in range(length)]
+            assert item_CN[block, slot].tolist() == items_E[start:end].tolist()
+            for carried_CN, later in ((batch.layout.event_time_CN, 0), (batch.layout.request_time_CN, 1)):
+                assert carried_CN[block, slot].tolist() == times_E[start + later : end + later].tolist()
+            expected = [local.first_scored_M[m] <= p < length for p in range(end - start)]
+            assert scored_CN[block, slot].tolist() == expected
             for position in range(local.first_scored_M[m], length):
-                target = target_of[int(block[0] * window + slot[position])]
+                target = target_of[int(block[0] * scored_CN.shape[1] + slot[position])]
                 assert target == items_E[start + position + 1]
         assert not scored_CN[batch.layout.owner_CN < 0].any()
         targets += batch.target_S.tolist()

@@ -1,5 +1,5 @@
-"""Two processes train as one does, whatever the sharding and however unevenly the last step is dealt out; and a run moves
-between world sizes with model and optimizer."""
+"""Two processes train as one does, whatever the model or its sharding and however unevenly the last step is dealt out; and
+a run moves between world sizes with model and optimizer."""
 
 import json
 import subprocess
@@ -18,7 +18,11 @@ from tests import tiny
 from tests.distributed.launch import ROOT, environment, free_port, train_all
 
 TOLERANCE = 1e-4
-SHARDINGS = ("data_parallel", "row_wise")
+VARIANTS = {
+    "data_parallel": ("train.uid_sharding=data_parallel",),
+    "row_wise": ("train.uid_sharding=row_wise",),
+    "flattened": ("model.kind=flattened",),
+}
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +30,7 @@ def line(tmp_path_factory):
     return tiny.make_line(tmp_path_factory.mktemp("line"))
 
 
-def words(line, sharding, epochs=2, content="false"):
+def words(line, variant, epochs=2, content="false"):
     """Without dropout, and with a last step of a single window: one of two ranks gets an empty share of it.
 
     Adam alone would hide gradients that are off by a factor; beside a large weight decay it cannot.
@@ -34,7 +38,7 @@ def words(line, sharding, epochs=2, content="false"):
     windows = len(training_windows(Dataset.open(line.dataset).offsets, 8))
     batch = next(n for n in range(16, windows) if windows % n == 1)
     return (
-        f"train.uid_sharding={sharding}",
+        *VARIANTS[variant],
         f"train.epochs={epochs}",
         f"train.batch_users={batch}",
         f"model.content={content}",
@@ -46,22 +50,22 @@ def words(line, sharding, epochs=2, content="false"):
 
 @pytest.fixture(scope="module")
 def runs(line, tmp_path_factory):
-    """Run folders by sharding and by the world sizes of the first and the second epoch: one launch for all of them."""
+    """Run folders by variant and by the world sizes of the first and the second epoch: one launch for all of them."""
     root = tmp_path_factory.mktemp("runs")
-    found = {(s, sizes): root / f"{s}-{sizes}" for s in SHARDINGS for sizes in ("1-1", "2-2", "1-2", "2-1")}
-    for (sharding, sizes), out in found.items():
+    found = {(s, sizes): root / f"{s}-{sizes}" for s in VARIANTS for sizes in ("1-1", "2-2", "1-2", "2-1")}
+    for (variant, sizes), out in found.items():
         if sizes in ("1-1", "1-2"):
             epochs = 2 if sizes == "1-1" else 1
-            train(tiny.recipe(*words(line, sharding, epochs)), **line.inputs(), out=out)
+            train(tiny.recipe(*words(line, variant, epochs)), **line.inputs(), out=out)
     on_two = {
-        out: words(line, sharding, 1 if sizes == "2-1" else 2)
-        for (sharding, sizes), out in found.items()
+        out: words(line, variant, 1 if sizes == "2-1" else 2)
+        for (variant, sizes), out in found.items()
         if sizes != "1-1"
     }
     train_all(root, line, on_two, world_size=2)
-    for (sharding, sizes), out in found.items():
+    for (variant, sizes), out in found.items():
         if sizes == "2-1":
-            train(tiny.recipe(*words(line, sharding)), **line.inputs(), out=out)
+            train(tiny.recipe(*words(line, variant)), **line.inputs(), out=out)
     return found
 
 
@@ -83,23 +87,23 @@ def worst(ours, others):
     return max(abs(ours[key] - others[key]) / max(abs(others[key]), 1e-9) for key in ours)
 
 
-@pytest.mark.parametrize("sharding", SHARDINGS)
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("sizes", ["2-2", "1-2", "2-1"])
-def test_figures_equal_those_of_one_process(runs, sharding, sizes):
-    reference = figures(runs[sharding, "1-1"])
+def test_figures_equal_those_of_one_process(runs, variant, sizes):
+    reference = figures(runs[variant, "1-1"])
     assert len(reference) > 30
-    difference = worst(figures(runs[sharding, sizes]), reference)
-    print(f"{sharding} {sizes}: {difference:.1e}")
+    difference = worst(figures(runs[variant, sizes]), reference)
+    print(f"{variant} {sizes}: {difference:.1e}")
     assert difference < TOLERANCE
 
 
-@pytest.mark.parametrize("sharding", SHARDINGS)
-def test_two_ranks_recommend_what_one_does(runs, sharding):
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_two_ranks_recommend_what_one_does(runs, variant):
     one, two = (
-        pq.read_table(runs[sharding, sizes] / "recommendations").sort_by("user_id").to_pylist()
+        pq.read_table(runs[variant, sizes] / "recommendations").sort_by("user_id").to_pylist()
         for sizes in ("1-1", "2-2")
     )
-    assert len(list((runs[sharding, "2-2"] / "recommendations").iterdir())) == 2
+    assert len(list((runs[variant, "2-2"] / "recommendations").iterdir())) == 2
     assert [row["user_id"] for row in two] == [row["user_id"] for row in one]
     same = np.mean([a["item_ids"] == b["item_ids"] for a, b in zip(one, two, strict=True)])
     assert same > 0.9  # the rest are near ties
@@ -125,21 +129,21 @@ def test_two_ranks_measure_the_same_protocol(runs):
             assert (other["metrics"] or {}) == pytest.approx(band["metrics"] or {}, rel=TOLERANCE)
 
 
-@pytest.mark.parametrize("sharding", SHARDINGS)
-def test_one_process_evaluates_what_two_trained(runs, sharding):
-    before = json.loads((runs[sharding, "2-2"] / "results.json").read_text())
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_one_process_evaluates_what_two_trained(runs, variant):
+    before = json.loads((runs[variant, "2-2"] / "results.json").read_text())
     assert before["world_size"] == 2
-    after = evaluate_run(runs[sharding, "2-2"], [])
+    after = evaluate_run(runs[variant, "2-2"], [])
     assert after["world_size"] == 1
     assert after["test"] == pytest.approx(before["test"], rel=TOLERANCE)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("sharding", SHARDINGS)
-def test_the_command_under_torchrun_equals_the_command_alone(line, tmp_path, sharding):
+@pytest.mark.parametrize("variant", ["data_parallel", "row_wise"])
+def test_the_command_under_torchrun_equals_the_command_alone(line, tmp_path, variant):
     """The verb itself, started by the real launcher, with content vectors."""
-    overrides = [*tiny.SMALL, *words(line, sharding, content="true")]
+    overrides = [*tiny.SMALL, *words(line, variant, content="true")]
     verb = ["-m", "intrr_rec", "train", "--dataset", str(line.dataset), "--semantic-ids", str(line.semantic_ids)]
     verb += ["--vectors", str(line.vectors)]
     launchers = {

@@ -9,16 +9,11 @@ from intrr_rec.experiments.cells import Cell, Workplace, expand, select
 from intrr_rec.experiments.grid import SHIPPED, load_descriptor, load_grid
 from tests.experiments.mini import GRID, lay_out, write
 
-AWAITED = "flattened"  # its recipe is not here yet
 TABLES = {"table1": 42, "table2": 4, "table3": 3, "table4": 5, "lambda": 8}
 
 
 def cells_of(name: str, seeds=()) -> list[Cell]:
     return expand(*load_grid(name), seeds)
-
-
-def resolving(name: str) -> list[Cell]:
-    return [cell for cell in cells_of(name) if cell.recipe_file.stem != AWAITED]
 
 
 def test_every_shipped_grid_is_known_here():
@@ -30,7 +25,7 @@ def test_counts_names_and_recipes(name, count):
     cells = cells_of(name)
     assert len(cells) == count
     assert max(Counter(cell.full_name for cell in cells).values()) == 1
-    for cell in resolving(name):
+    for cell in cells_of(name):
         assert cell.recipe.index.method == cell.indexer
         assert load_descriptor(cell.dataset).title
 
@@ -38,7 +33,7 @@ def test_counts_names_and_recipes(name, count):
 def test_cells_that_share_artefacts_agree_on_their_settings():
     by_place: dict[tuple, set] = {}
     for name in TABLES:
-        for cell in resolving(name):
+        for cell in cells_of(name):
             by_place.setdefault((cell.dataset, cell.indexer), set()).add(
                 (cell.recipe.index.model_dump_json(), cell.recipe.prepare.model_dump_json())
             )
@@ -47,7 +42,7 @@ def test_cells_that_share_artefacts_agree_on_their_settings():
 
 def test_tables_share_runs():
     by_name = {
-        name: {cell.full_name: cell.recipe for cell in resolving(name)} for name in ("table1", "table4", "lambda")
+        name: {cell.full_name: cell.recipe for cell in cells_of(name)} for name in ("table1", "table4", "lambda")
     }
     full = "beauty/rk_means/paper-hstu/seed0"
     assert by_name["table1"][full] == by_name["table4"][full] == by_name["lambda"][full]
@@ -60,7 +55,7 @@ def test_tables_share_runs():
 def test_one_name_is_one_recipe_over_all_tables():
     recipes: dict[tuple[str, str], set[str]] = {}
     for name in TABLES:
-        for cell in resolving(name):
+        for cell in cells_of(name):
             recipes.setdefault((cell.measure, cell.full_name), set()).add(cell.recipe.model_dump_json())
     assert {len(found) for found in recipes.values()} == {1}
 

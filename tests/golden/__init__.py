@@ -26,6 +26,8 @@ CASES = {
     "intrr-hstu-time": ("model.hstu.time_bias=true",),
     "intrr-hstu_released": ("model.backbone=hstu_released",),
     "intrr-t5": ("model.backbone=t5", T5),
+    "flattened-hstu": ("model.kind=flattened",),
+    "flattened-t5": ("model.kind=flattened", "model.backbone=t5", T5),
     "sasrec": ("model.kind=sasrec", "model.sasrec={layers: 2, width: 16, heads: 2, dropout: 0, negatives: 64}"),
 }
 

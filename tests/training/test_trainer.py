@@ -67,8 +67,18 @@ def recommendations(run):
             ],
         ),
         (40, ["train.learning_rate=0.003", "model.kind=sasrec", "model.sasrec.dropout=0", "model.sasrec.width=32"]),
+        (120, ["train.learning_rate=0.01", "model.kind=flattened"]),
+        (
+            80,
+            [
+                "train.learning_rate=0.003",
+                "model.kind=flattened",
+                "model.backbone=t5",
+                "model.t5={layers: 2, width: 32, heads: 2, head_width: 16, feed_forward: 64, dropout: 0}",
+            ],
+        ),
     ],
-    ids=["hstu", "t5", "sasrec"],
+    ids=["hstu", "t5", "sasrec", "flattened_hstu", "flattened_t5"],
 )
 def test_learns_fifty_users_by_heart(tmp_path, epochs, words):
     """The decode puts the target first at nearly all training positions: loss, gradients and decode belong together."""
@@ -181,7 +191,7 @@ def test_a_bias_by_time_needs_timestamps(line, tmp_path):
         train(asked, **timeless.inputs(), out=tmp_path / "run")
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
     for words in (["model.hstu.time_bias=false"], ["model.hstu.time_bias=true", "model.kind=sasrec"]):
-        assert open_inputs(tiny.recipe(*words), **timeless.inputs()).collator().times_E is None
+        assert open_inputs(tiny.recipe(*words), **timeless.inputs()).collator(training=True).times_E is None
 
 
 def test_evaluate_needs_a_run_folder(tmp_path):
