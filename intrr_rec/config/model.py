@@ -111,8 +111,8 @@ class ModelConfig(Section):
     def _backbone_fits(self) -> ModelConfig:
         if self.backbone == "hstu_released" and self.hstu.time_bias:
             raise ValueError("backbone hstu_released has no bias by time; set model.hstu.time_bias=false")
-        if self.kind == "flattened" and (self.backbone == "hstu_released" or self.hstu.time_bias):
-            raise ValueError("kind flattened has no hstu_released and no hstu.time_bias; use backbone hstu or t5 alone")
+        if self.kind == "flattened" and self.hstu.time_bias:
+            raise ValueError("kind flattened has no bias by time; set model.hstu.time_bias=false")
         return self
 
     @property

@@ -19,12 +19,11 @@ from torch import Tensor
 
 from intrr_rec.config import ModelConfig
 from intrr_rec.data.batch import Batch, Layout
+from intrr_rec.models.backbone import make_backbone
 from intrr_rec.models.cache import Cache
 from intrr_rec.models.dropout import dropout
-from intrr_rec.models.hstu import Hstu
 from intrr_rec.models.losses import level_nll
 from intrr_rec.models.recommender import CodeRecommender
-from intrr_rec.models.t5 import T5
 from intrr_rec.models.tables import CODEBOOK_TABLE, Codebooks
 
 
@@ -50,8 +49,7 @@ class Flattened(CodeRecommender):
         self.levels = len(codes_per_level)
         self.codebooks = Codebooks(CODEBOOK_TABLE, codes_per_level, config.width, config.codebook_std, device)
         # The longest sequence is a full window and the target's codes.
-        tokens = (config.window + 1) * self.levels
-        self.backbone = Hstu(config.hstu, tokens) if config.backbone == "hstu" else T5(config.t5)
+        self.backbone = make_backbone(config, (config.window + 1) * self.levels)
         first_L = torch.tensor([0, *codes_per_level[:-1]]).cumsum(0)
         self.register_buffer("codes_IL", codes_IL, persistent=False)
         self.register_buffer("rows_IL", codes_IL + first_L, persistent=False)

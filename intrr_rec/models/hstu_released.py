@@ -4,10 +4,13 @@ LayerNorm → one u,v,q,k projection, SiLU on u alone → softplus(q·kᵀ/√F 
 keys → u ⊙ attention, no norm before the gate → linear → dropout, residual. The bias is T5's, a scalar for each head and
 bucket of distances; each layer has its own. No bias by time.
 
-Shape suffixes: C blocks, N slots of a block, T = C·N slots, D width, H heads, F width of a head.
+Shape suffixes: C blocks, N slots of a block, T = C·N slots, D width, H heads, F width of a head; when decoding token by
+token, B users, W beams, P longest prompt, G tokens a beam has generated.
 """
 
 from __future__ import annotations
+
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +18,7 @@ from torch import Tensor, nn
 
 from intrr_rec.config import HstuConfig
 from intrr_rec.data.batch import Layout
+from intrr_rec.models.cache import Cache, KeysValues, LayerCache
 from intrr_rec.models.dropout import dropout
 from intrr_rec.models.t5 import BUCKETS, distance_bucket
 
@@ -34,19 +38,51 @@ class ReleasedHstuLayer(nn.Module):
         self.output = nn.Linear(config.width, config.width)
         self.distance_bias = nn.Parameter(torch.randn(BUCKETS, config.heads))
 
-    def forward(self, x_TD: Tensor, visible_CNN: Tensor, bucket_NN: Tensor) -> Tensor:
-        """`[T, D]` → `[T, D]`; `visible_CNN` says where a slot may look, `bucket_NN` is the `distance_bucket` of slots."""
+    def forward(self, x_TD: Tensor, visible_CNN: Tensor, bucket_NN: Tensor) -> tuple[Tensor, KeysValues]:
+        """`[T, D]` → `[T, D]`, and keys and values `[C, H, N, F]`.
+
+        `visible_CNN` says where a slot may look, `bucket_NN` is the `distance_bucket` of slots.
+        """
         blocks, slots, _ = visible_CNN.shape
-        width = x_TD.shape[-1]
-        u_TD, vqk_TD = self.uvqk(self.norm(x_TD)).split((width, 3 * width), dim=1)
-        heads = vqk_TD.view(blocks, slots, 3, self.heads, width // self.heads)
+        u_TD, vqk_TD = self._project(x_TD)
+        heads = vqk_TD.view(blocks, slots, 3, self.heads, -1)
         v_CHNF, q_CHNF, k_CHNF = heads.permute(2, 0, 3, 1, 4).unbind(0)
         bias_HNN = self.distance_bias[bucket_NN].permute(2, 0, 1)
         scores_CHNN = torch.matmul(q_CHNF, k_CHNF.transpose(-1, -2)) * q_CHNF.shape[-1] ** -0.5 + bias_HNN
         weight_CHNN = F.softplus(scores_CHNN) * visible_CNN[:, None]
         weight_CHNN = weight_CHNN / (weight_CHNN.sum(-1, keepdim=True) + SMALLEST_SUM)
-        attended_TD = torch.matmul(weight_CHNN, v_CHNF).transpose(1, 2).reshape(-1, width)
-        return x_TD + dropout(self.output(F.silu(u_TD) * attended_TD), self.dropout, self.training)
+        attended_TD = torch.matmul(weight_CHNN, v_CHNF).transpose(1, 2).reshape(x_TD.shape)
+        return self._gate(x_TD, u_TD, attended_TD), (k_CHNF, v_CHNF)
+
+    def step(self, x_BWD: Tensor, cache: LayerCache, distance_BP: Tensor, own_distance_G: Tensor) -> Tensor:
+        """One more token a beam, `[B, W, D]` → `[B, W, D]`; its key and value join the cache.
+
+        `distance_BP` is how far back the prompt's slots lie, not positive beyond its end.
+        """
+        u_BWD, vqk_BWD = self._project(x_BWD)
+        v_BWHF, q_BWHF, k_BWHF = vqk_BWD.unflatten(-1, (3, self.heads, -1)).unbind(2)
+        cache.own.append((k_BWHF, v_BWHF))
+        q_BWHF = q_BWHF * q_BWHF.shape[-1] ** -0.5
+        bias_BHP = self.distance_bias[distance_bucket(distance_BP)].transpose(1, 2)
+        scores_BHWP = torch.matmul(q_BWHF.transpose(1, 2), cache.prompt_k_BHPF.transpose(-1, -2)) + bias_BHP[:, :, None]
+        weight_BHWP = F.softplus(scores_BHWP) * (distance_BP > 0)[:, None, None]
+        attended_BWHF = torch.matmul(weight_BHWP, cache.prompt_v_BHPF).transpose(1, 2)
+        total_BWH = weight_BHWP.sum(-1).transpose(1, 2)
+        own_bias_GH = self.distance_bias[distance_bucket(own_distance_G)]
+        for (key_BWHF, value_BWHF), bias_H in zip(cache.own, own_bias_GH, strict=True):
+            weight_BWH = F.softplus((q_BWHF * key_BWHF).sum(-1) + bias_H)
+            attended_BWHF = attended_BWHF + weight_BWH[..., None] * value_BWHF
+            total_BWH = total_BWH + weight_BWH
+        attended_BWHF = attended_BWHF / (total_BWH + SMALLEST_SUM)[..., None]
+        return self._gate(x_BWD, u_BWD, attended_BWHF.flatten(2))
+
+    def _project(self, x_D: Tensor) -> tuple[Tensor, Tensor]:
+        width = x_D.shape[-1]
+        u_D, vqk_D = self.uvqk(self.norm(x_D)).split((width, 3 * width), dim=-1)
+        return F.silu(u_D), vqk_D
+
+    def _gate(self, x_D: Tensor, u_D: Tensor, attended_D: Tensor) -> Tensor:
+        return x_D + dropout(self.output(u_D * attended_D), self.dropout, self.training)
 
 
 class ReleasedHstu(nn.Module):
@@ -62,9 +98,22 @@ class ReleasedHstu(nn.Module):
 
     def forward(self, x_TD: Tensor, layout: Layout) -> Tensor:
         """Token representations `[T, D]` → states `[T, D]`, one causal pass within each history of `layout`."""
+        return self.prefill(x_TD, layout)[0]
+
+    def prefill(self, x_TD: Tensor, layout: Layout) -> tuple[Tensor, list[KeysValues]]:
+        """`forward`, and each layer's keys and values `[C, H, N, F]`."""
         visible_CNN = layout.visible_CNN()
         position_N = torch.arange(visible_CNN.shape[1], device=x_TD.device)
         bucket_NN = distance_bucket(position_N[:, None] - position_N[None, :])
+        packed = []
         for layer in self.layers:
-            x_TD = layer(x_TD, visible_CNN, bucket_NN)
-        return x_TD
+            x_TD, keys_values = layer(x_TD, visible_CNN, bucket_NN)
+            packed.append(keys_values)
+        return x_TD, packed
+
+    def step(self, x_BWD: Tensor, cache: Cache) -> Tensor:
+        """States `[B, W, D]` of one more token a beam, which joins the cache."""
+        distance_BP, own_distance_G = cache.prompt_distance_BP(), cache.own_distance_G()
+        for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
+            x_BWD = cast(ReleasedHstuLayer, layer).step(x_BWD, layer_cache, distance_BP, own_distance_G)
+        return x_BWD

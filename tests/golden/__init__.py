@@ -27,6 +27,7 @@ CASES = {
     "intrr-hstu_released": ("model.backbone=hstu_released",),
     "intrr-t5": ("model.backbone=t5", T5),
     "flattened-hstu": ("model.kind=flattened",),
+    "flattened-hstu_released": ("model.kind=flattened", "model.backbone=hstu_released"),
     "flattened-t5": ("model.kind=flattened", "model.backbone=t5", T5),
     "sasrec": ("model.kind=sasrec", "model.sasrec={layers: 2, width: 16, heads: 2, dropout: 0, negatives: 64}"),
 }

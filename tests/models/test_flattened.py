@@ -14,12 +14,12 @@ from intrr_rec.models.flattened import Flattened
 
 CODES, N_ITEMS, WINDOW = (4, 5, 3), 22, 6
 LENGTHS = [7, 4, 11, 5, 3]
+HSTU = {"layers": 2, "width": 12, "heads": 3, "dropout": 0.3}
+T5 = HSTU | {"head_width": 5, "feed_forward": 20, "deep_feed_forward": True}
 BACKBONES = {
-    "hstu": {"backbone": "hstu", "hstu": {"layers": 2, "width": 12, "heads": 3, "dropout": 0.3}},
-    "t5": {
-        "backbone": "t5",
-        "t5": {"layers": 2, "width": 12, "heads": 3, "head_width": 5, "feed_forward": 20, "dropout": 0.3},
-    },
+    "hstu": {"backbone": "hstu", "hstu": HSTU},
+    "hstu_released": {"backbone": "hstu_released", "hstu": HSTU},
+    "t5": {"backbone": "t5", "t5": T5},
 }
 
 

@@ -6,6 +6,7 @@ import torch
 from intrr_rec.config import HstuConfig, load_recipe
 from intrr_rec.data.batch import Layout
 from intrr_rec.errors import ConfigError
+from intrr_rec.models.cache import Cache
 from intrr_rec.models.hstu_released import ReleasedHstu
 from intrr_rec.models.t5 import distance_bucket
 
@@ -76,6 +77,23 @@ def test_scores_that_leave_no_weight_do_not_divide_by_zero(backbone):
     assert backbone(torch.randn(4, WIDTH), alone(4)).isfinite().all()
 
 
-def test_it_has_no_bias_by_time():
-    with pytest.raises(ConfigError, match=r"hstu_released has no bias by time; set model\.hstu\.time_bias=false"):
-        load_recipe(None, ["model.backbone=hstu_released", "model.hstu.time_bias=true"])
+@torch.no_grad()
+def test_tokens_read_one_by_one_give_the_states_of_one_pass(backbone):
+    """Two prompts of unequal length in one block, then three tokens a beam."""
+    prompts, own_BWGD = [torch.randn(n, WIDTH) for n in (5, 3)], torch.randn(2, 2, 3, WIDTH)
+    _, packed = backbone.prefill(torch.cat(prompts), Layout(torch.tensor([[0, 0, 0, 0, 0, 1, 1, 1]])))
+    cache = Cache.of_prompts(packed, torch.tensor([0, 0]), torch.tensor([0, 5]), torch.tensor([5, 3]))
+    states = torch.stack([backbone.step(own_BWGD[:, :, g], cache) for g in range(3)], dim=2)
+    for user, prompt_ND in enumerate(prompts):
+        for beam in range(2):
+            whole_ND = torch.cat([prompt_ND, own_BWGD[user, beam]])
+            expected = dense_reference(backbone, whole_ND)[-3:]
+            torch.testing.assert_close(states[user, beam], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["backbone=hstu_released", "kind=flattened"])
+def test_only_the_hstu_of_intrr_has_a_bias_by_time(model):
+    with pytest.raises(
+        ConfigError, match=rf"{model.replace('=', ' ')} has no bias by time; set model\.hstu\.time_bias=false"
+    ):
+        load_recipe(None, [f"model.{model}", "model.hstu.time_bias=true"])
