@@ -9,7 +9,7 @@ from intrr_rec.config.indexing import (
     GateConfig,
     IndexConfig,
 )
-from intrr_rec.config.model import HstuConfig, ModelConfig, RanConfig, SasrecConfig, T5Config
+from intrr_rec.config.model import DenseConfig, HstuConfig, ModelConfig, RanConfig, SasrecConfig, T5Config
 from intrr_rec.config.recipe import Recipe, load_recipe, parse, read_yaml, save_recipe
 from intrr_rec.config.section import Section
 from intrr_rec.config.training import EvaluateConfig, PrepareConfig, TrainConfig
@@ -19,6 +19,7 @@ __all__ = [
     "BalanceConfig",
     "CodebookTraining",
     "CollaborativeConfig",
+    "DenseConfig",
     "DriftConfig",
     "EvaluateConfig",
     "GateConfig",

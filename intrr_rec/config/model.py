@@ -66,6 +66,14 @@ class SasrecConfig(Section):
     negatives: int = Field(4096, ge=1, description="uniformly drawn negatives a step, shared by its targets")
 
 
+class DenseConfig(Section):
+    """Not the paper's: a sampled softmax over cosines of h_u and E_i beside the RAN's losses, and a ranking by it."""
+
+    weight: float = Field(0.0, ge=0, description="of the dense loss beside L_rec; 0 leaves it out")
+    negatives: int = Field(512, ge=1, description="items drawn uniformly a step and replica, shared by its targets")
+    temperature: float = Field(0.07, gt=0, description="of the cosine between state and item")
+
+
 class ModelConfig(Section):
     """IntRR (Stage 2). `content` and `uid_residual` go beyond the paper."""
 
@@ -105,6 +113,7 @@ class ModelConfig(Section):
     )
     uid_residual: bool = Field(False, description="not the paper's: E_i = sum of z_l + e_uid")
     content: bool = Field(False, description="not the paper's: a linear map of the item's vector is added to e_uid")
+    dense: DenseConfig = DenseConfig()
     input_dropout: float = Field(0.2, ge=0, lt=1, description="dropout on the items of the history")
 
     @model_validator(mode="after")

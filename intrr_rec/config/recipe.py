@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from intrr_rec.artefact import write_text
 from intrr_rec.config.indexing import IndexConfig
@@ -30,6 +30,12 @@ class Recipe(Section):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _dense_ranking_is_trained(self) -> Recipe:
+        if self.evaluate.rank_by == "path_and_dense" and not (self.model.kind == "intrr" and self.model.dense.weight):
+            raise ValueError("evaluate.rank_by: path_and_dense needs a model trained with model.dense.weight > 0")
+        return self
 
 
 def load_recipe(path: Path | None = None, overrides: Sequence[str] = ()) -> Recipe:

@@ -56,4 +56,10 @@ class EvaluateConfig(Section):
     normalize: Literal["trie", "global"] = Field(
         "trie", description="softmax over the valid children of a prefix, or over all K codes"
     )
+    rank_by: Literal["path", "path_and_dense"] = Field(
+        "path",
+        description="log P of an item's path, or, for a model trained with `model.dense`, the dense score plus "
+        "`path_weight` times it, over the items of the beam",
+    )
+    path_weight: float = Field(0.5, ge=0, description="of log P beside the dense score")
     batch_users: int = Field(256, ge=1, description="users a decode step; a small batch stays in the processor's cache")

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from intrr_rec.data.candidates import Candidates, CandidateSampler
 from intrr_rec.data.windows import IntArray, Windows
 
 
@@ -50,7 +51,7 @@ class Batch:
     """Input of one forward pass.
 
     `slot_T` says which of `items_U` each slot holds (padding holds some item of the batch), `layout` whose history it
-    belongs to. `scored_S` are the slots to predict from, `target_S` and `user_S` what follows there and for whom.
+    belongs to. Items no slot holds are there as candidates only. `scored_S` are the slots to predict from, `target_S` and `user_S` what follows there and for whom.
     `target_weight` is the weight of each scored slot in L_rec and `align_weight_U` that of each item in L_aln. Both are
     computed over the whole step, all replicas included, and multiplied by their number: averaging the gradients of the
     replicas then gives the step's mean, however the users were dealt out.
@@ -65,6 +66,7 @@ class Batch:
     align_weight_U: Tensor
     content_UV: Tensor | None
     user_S: IntArray
+    candidates: Candidates | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
@@ -81,6 +83,7 @@ class Batch:
             target_S=move(self.target_S),
             align_weight_U=move(self.align_weight_U),
             content_UV=None if self.content_UV is None else move(self.content_UV),
+            candidates=None if self.candidates is None else self.candidates.to(device),
         )
 
 
@@ -117,6 +120,7 @@ class Collator:
         content_IV: content vectors by dense item id, or None.
         align_average: "items" gives each distinct item of the step the same weight in L_aln, "positions" weighs it by
             how often it occurs (IntRR Eq. 8 sums over items).
+        candidates: draws negatives for a model with a sampled softmax; None leaves them out.
         times_E: seconds of every event, for a model that reads times; None leaves them out of the layout.
         with_targets: also lay out the event after each window, in blocks of N + 1 slots: a model that reads the codes of
             a target to predict its next code is taught with them in place.
@@ -129,6 +133,7 @@ class Collator:
         content_IV: NDArray[np.float32] | None,
         align_average: str,
         times_E: IntArray | None = None,
+        candidates: CandidateSampler | None = None,
         *,
         with_targets: bool = False,
     ) -> None:
@@ -138,9 +143,12 @@ class Collator:
         self.content_IV = content_IV
         self.align_average = align_average
         self.times_E = times_E
+        self.candidates = candidates
 
-    def __call__(self, windows: Windows, rank: int = 0, replicas: int = 1) -> Batch:
+    def __call__(self, windows: Windows, rank: int = 0, replicas: int = 1, step: int = 0) -> Batch:
         """The share of replica `rank` in the step made of `windows` (every `replicas`-th window).
+
+        `step` numbers it for what is drawn at random.
 
         It may be empty: then it has no users and no scored slots, but one window of weight nothing, so that every table is
         still asked for a row and every parameter gets a (zero) gradient to average with the other replicas'.
@@ -151,19 +159,29 @@ class Collator:
         counted_T = owner_T >= 0
         if not len(own):
             scored_T[:] = counted_T[:] = False
-        items_U, inverse_T = np.unique(self.items_E[event_T], return_inverse=True)
-        inverse_T = inverse_T.reshape(-1)
         scored_S = np.flatnonzero(scored_T)
+        target_S = self.items_E[event_T[scored_S] + 1]
+        wanted = [self.items_E[event_T]]
+        if self.candidates is not None:
+            wanted += [target_S, self.candidates.draw(step, rank)]
+        items_U, inverse = np.unique(np.concatenate(wanted), return_inverse=True)
+        inverse = inverse.reshape(-1)
+        inverse_T = inverse[: len(event_T)]
+        candidates = None
+        if self.candidates is not None:
+            places = torch.from_numpy(inverse[len(event_T) :])
+            candidates = Candidates(*places.split([len(target_S), self.candidates.negatives]))
         return Batch(
             items_U=torch.from_numpy(items_U),
             slot_T=torch.from_numpy(inverse_T),
             layout=self._layout(event_T, owner_T),
             scored_S=torch.from_numpy(scored_S),
-            target_S=torch.from_numpy(self.items_E[event_T[scored_S] + 1]),
+            target_S=torch.from_numpy(target_S),
             target_weight=replicas / max(1, windows.n_targets),
             align_weight_U=torch.from_numpy(self._align_weights(windows, items_U, inverse_T[counted_T], replicas)),
             content_UV=None if self.content_IV is None else torch.from_numpy(self.content_IV[items_U]),
             user_S=local.user_M[owner_T[scored_S]],
+            candidates=candidates,
         )
 
     def _lay_out(self, windows: Windows) -> tuple[IntArray, IntArray, NDArray[np.bool_]]:
@@ -195,5 +213,6 @@ class Collator:
         # An item seen by two replicas is shared between them in proportion to its occurrences: its weights add up to one.
         first = np.repeat(windows.start_M - np.cumsum(length_M) + length_M, length_M)
         everywhere, counts = np.unique(self.items_E[first + np.arange(len(first))], return_counts=True)
-        share_U = here_U / counts[np.searchsorted(everywhere, items_U)]
+        place_U = np.searchsorted(everywhere, items_U).clip(max=len(everywhere) - 1)  # candidates only: none here
+        share_U = here_U / counts[place_U]
         return (share_U * replicas / max(1, len(everywhere))).astype(np.float32)

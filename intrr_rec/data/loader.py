@@ -51,7 +51,7 @@ class Loader:
 
         def build(step: int) -> Batch:
             chosen = order[step * self.batch_windows : (step + 1) * self.batch_windows]
-            return self.collate(self.windows.take(chosen), self.rank, self.replicas)
+            return self.collate(self.windows.take(chosen), self.rank, self.replicas, epoch * self.steps + step)
 
         pool = ThreadPoolExecutor(1, thread_name_prefix="loader")
         ahead: deque[Future[Batch]] = deque()

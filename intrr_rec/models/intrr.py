@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from intrr_rec.config import ModelConfig
 from intrr_rec.data.batch import Batch, Layout
+from intrr_rec.data.candidates import Candidates
 from intrr_rec.models.backbone import make_backbone
 from intrr_rec.models.dropout import dropout
-from intrr_rec.models.losses import level_nll
+from intrr_rec.models.losses import level_nll, sampled_softmax_nll
 from intrr_rec.models.ran import Ran
 from intrr_rec.models.recommender import ItemRecommender
 from intrr_rec.models.tables import CODEBOOK_TABLE, ITEM_CODEBOOK_TABLE, UID_TABLE, Codebooks, look_up, make_collection
@@ -106,12 +107,18 @@ class IntRR(ItemRecommender):
         dropped_TD = dropout(history_TD, self.config.input_dropout, self.training)
         return self.backbone(dropped_TD, layout)
 
+    def score(self, state_BD: Tensor, items_BWD: Tensor) -> Tensor:
+        """The dense score of each state and each of its items, `[B, W]`: their cosine over the temperature of `dense`."""
+        cosine_BW = (F.normalize(items_BWD, dim=-1) @ F.normalize(state_BD, dim=-1)[..., None]).squeeze(-1)
+        return cosine_BW / self.config.dense.temperature
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The step's losses, to be averaged over replicas.
 
         Returns:
             `loss` = L_rec + λ·L_aln (Eq. 11), to be differentiated; for the log, `rec_L` (Eq. 10) and `align_L` (Eq. 8)
-            level by level, and `entropy_L`, the mean entropy of each level's redistribution in nats.
+            level by level, and `entropy_L`, the mean entropy of each level's redistribution in nats. With `model.dense`,
+            its loss is part of `loss` and stands beside them as `dense`.
         """
         codebooks = self.codebooks()
         items = self.items(batch.items_U, batch.content_UV, codebooks)
@@ -124,12 +131,26 @@ class IntRR(ItemRecommender):
             logits = self.ran.redistribute(state_SD, codebooks)[1]
         rec_L = level_nll(logits, target_SL).sum(0) * batch.target_weight
         align_L = batch.align_weight_U @ level_nll(items.log_p, self.codes_IL[batch.items_U])
-        return {
-            "loss": rec_L.sum() + self.config.align_weight * align_L.sum(),
+        loss = rec_L.sum() + self.config.align_weight * align_L.sum()
+        figures = {}
+        if batch.candidates is not None:
+            dense = self._dense_nll(state_SD, items.representation_UD, batch.candidates).sum() * batch.target_weight
+            loss = loss + self.config.dense.weight * dense
+            figures["dense"] = dense.detach()
+        return figures | {
+            "loss": loss,
             "rec_L": rec_L.detach(),
             "align_L": align_L.detach(),
             "entropy_L": torch.stack([batch.align_weight_U @ _entropy(log_p) for log_p in items.log_p]).detach(),
         }
+
+    def _dense_nll(self, state_SD: Tensor, items_UD: Tensor, candidates: Candidates) -> Tensor:
+        """The sampled softmax over cosines, `[S]`: negatives are shared, so they are one product."""
+        state_SD = F.normalize(state_SD, dim=-1) / self.config.dense.temperature
+        items_UD = F.normalize(items_UD, dim=-1)
+        positive_S = (state_SD * F.embedding(candidates.target_S, items_UD)).sum(-1)
+        negative_SM = state_SD @ F.embedding(candidates.negative_M, items_UD).T
+        return sampled_softmax_nll(positive_S, negative_SM, candidates)
 
 
 def _entropy(log_p_UK: Tensor) -> Tensor:

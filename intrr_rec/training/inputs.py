@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from intrr_rec.artefact import require_parent, write_json
 from intrr_rec.config import Recipe, load_recipe
 from intrr_rec.data.batch import Collator
+from intrr_rec.data.candidates import CandidateSampler
 from intrr_rec.data.prepared import Dataset
 from intrr_rec.data.vectors import read_vectors, vectors_hash
 from intrr_rec.errors import ArtefactError, ConfigError
@@ -54,8 +55,12 @@ class Inputs:
         return model
 
     def collator(self, *, training: bool) -> Collator:
-        """Builds this run's batches."""
+        """Builds this run's batches; negatives are drawn for training only."""
         model = self.recipe.model
+        candidates = None
+        if training and model.dense.weight:
+            seed = self.recipe.train.seed
+            candidates = CandidateSampler(self.dataset.n_items, model.dense.negatives, seed)
         times_E = self.dataset.timestamps_E if model.reads_times else None
         return Collator(
             self.dataset.items_E,
@@ -63,6 +68,7 @@ class Inputs:
             self.content_IV,
             model.align_average,
             times_E,
+            candidates,
             with_targets=training and model.kind == "flattened",
         )
 

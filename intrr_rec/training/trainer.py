@@ -130,7 +130,13 @@ class Run:
         return losses
 
     def _averaged(self, losses: dict[str, Tensor]) -> dict[str, float]:
-        names = {"loss": "loss", "rec_L": "rec_nll", "align_L": "align_nll", "entropy_L": "align_entropy"}
+        names = {
+            "loss": "loss",
+            "rec_L": "rec_nll",
+            "align_L": "align_nll",
+            "entropy_L": "align_entropy",
+            "dense": "dense_nll",
+        }
         figures: dict[str, float] = {}
         for key, value in losses.items():
             mean = (self.world.sum(value) / self.world.size).tolist()

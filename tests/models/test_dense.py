@@ -1,0 +1,78 @@
+"""The dense loss beside the RAN's, and the beam's items ranked by both."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from intrr_rec.config import EvaluateConfig, ModelConfig, load_recipe
+from intrr_rec.data.batch import Collator
+from intrr_rec.data.candidates import CandidateSampler
+from intrr_rec.data.windows import evaluation_windows, training_windows
+from intrr_rec.decoding.decode import decode
+from intrr_rec.decoding.trie import PrefixTrie
+from intrr_rec.errors import ConfigError
+from intrr_rec.models.intrr import IntRR
+
+CODES, N_ITEMS, WINDOW = (3, 4, 5), 20, 6
+LENGTHS = (5, 8, 4)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    shape = {"hstu": {"layers": 1, "width": 8, "heads": 2}, "window": WINDOW, "codebook_std": 0.7, "uid_std": 0.7}
+    paths = torch.cartesian_prod(*(torch.arange(k) for k in CODES))[torch.randperm(60)[:N_ITEMS]]
+    dense = {"weight": 0.5, "negatives": 4, "temperature": 0.2}
+    config = ModelConfig.model_validate({**shape, "ran": {"hidden": 8}, "dense": dense})
+    return IntRR(config, paths, CODES, None, torch.device("cpu")).eval()
+
+
+@pytest.fixture(scope="module")
+def events():
+    items_E = np.random.default_rng(0).integers(0, N_ITEMS, sum(LENGTHS))
+    return items_E, np.concatenate([[0], np.cumsum(LENGTHS)]).astype(np.int64)
+
+
+def test_the_loss_is_the_rans_plus_the_weighted_sampled_softmax_of_cosines(model, events):
+    items_E, offsets = events
+    sampler = CandidateSampler(N_ITEMS, 4, seed=0)
+    batch = Collator(items_E, WINDOW, None, "items", candidates=sampler)(training_windows(offsets, WINDOW))
+    found = model(batch)
+    items = model.items(batch.items_U, None, model.codebooks()).representation_UD
+    state_SD = model.states(items[batch.slot_T], batch.layout)[batch.scored_S]
+    cosine_SU = torch.stack([F.cosine_similarity(state_D, items, dim=-1) for state_D in state_SD])
+    target_S, negative_M = batch.candidates.target_S, batch.candidates.negative_M
+    nll = []
+    for row_U, target in zip(cosine_SU / 0.2, target_S.tolist(), strict=True):
+        rivals_R = row_U[negative_M[negative_M != target]]
+        nll.append(torch.cat([row_U[target, None], rivals_R]).logsumexp(0) - row_U[target])
+    expected = torch.stack(nll).mean()
+    torch.testing.assert_close(found["dense"], expected, rtol=1e-5, atol=1e-5)
+    whole = found["rec_L"].sum() + 0.1 * found["align_L"].sum() + 0.5 * expected
+    torch.testing.assert_close(found["loss"], whole, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_full_beam_ranked_by_both_is_the_catalogue_ranked_by_both(model, events):
+    items_E, offsets = events
+    batch = Collator(items_E, WINDOW, None, "items")(evaluation_windows(offsets, WINDOW, "test"))
+    trie = PrefixTrie.build(model.codes_IL, CODES)
+    catalogue_ID = model.represent(torch.arange(N_ITEMS), None)
+    by_path, by_both = (
+        EvaluateConfig(beam=N_ITEMS + 5, rank_by=rank_by, path_weight=0.7) for rank_by in ("path", "path_and_dense")
+    )
+    items_BW, log_p_BW = decode(model, batch, catalogue_ID, trie, by_path)
+    log_p_BI = torch.empty_like(log_p_BW[:, :N_ITEMS]).scatter_(1, items_BW[:, :N_ITEMS], log_p_BW[:, :N_ITEMS])
+    state_BD = model.states(catalogue_ID[batch.items_U[batch.slot_T]], batch.layout)[batch.scored_S]
+    cosine_BI = torch.stack([F.cosine_similarity(state_D, catalogue_ID, dim=-1) for state_D in state_BD])
+    expected = (cosine_BI / 0.2 + 0.7 * log_p_BI).sort(dim=-1, descending=True)
+    ranked_BW, scores_BW = decode(model, batch, catalogue_ID, trie, by_both)
+    assert ranked_BW[:, :N_ITEMS].tolist() == expected.indices.tolist()
+    torch.testing.assert_close(scores_BW[:, :N_ITEMS], expected.values, rtol=1e-5, atol=1e-5)
+    assert (ranked_BW[:, N_ITEMS:] == -1).all() and (scores_BW[:, N_ITEMS:] == -torch.inf).all()
+
+
+def test_ranking_by_a_loss_that_was_not_trained_is_refused():
+    with pytest.raises(ConfigError, match=r"needs a model trained with model\.dense\.weight"):
+        load_recipe(None, ["evaluate.rank_by=path_and_dense"])
