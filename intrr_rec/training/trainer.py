@@ -47,6 +47,7 @@ def train(recipe: Recipe, *, dataset: Path, semantic_ids: Path, vectors: Path | 
     _require_same_recipe(recipe, out)
     paths = {"dataset": dataset, "semantic_ids": semantic_ids, "vectors": vectors}
     with join_world() as world:
+        world.barrier()  # the main rank writes to `out` only when every rank has looked at what is there
         if world.is_main:
             save_recipe(recipe, out / CONFIG)
             record_inputs(out, inputs, paths, command=shlex.join(["intrr", *sys.argv[1:]]))
