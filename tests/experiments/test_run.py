@@ -13,7 +13,10 @@ from intrr_rec.experiments import run
 from intrr_rec.experiments.cells import Workplace, expand
 from intrr_rec.experiments.grid import load_grid
 from intrr_rec.experiments.run import run_cells
-from tests.experiments.mini import lay_out, write
+from tests.distributed.launch import environment
+from tests.experiments.mini import GRID, lay_out, write
+
+TRAIN, REQUIRE = run.train, run._require_files
 
 
 @pytest.fixture
@@ -27,9 +30,6 @@ def trained(monkeypatch) -> list[str]:
 
     monkeypatch.setattr(run, "train", counted)
     return calls
-
-
-TRAIN = run.train
 
 
 def workplace(folder: Path) -> Workplace:
@@ -48,20 +48,12 @@ def test_artefacts_and_runs_are_made_once(tmp_path, trained):
     assert "device" in json.loads((place.folder(cells[0]) / run.MACHINE).read_text())
 
     # Results of other settings count as nothing, and are not overwritten.
-    other = yaml_with(tmp_path, "paper.yaml", "learning_rate")
+    with open(tmp_path / "paper.yaml", "a") as recipe:
+        recipe.write("prepare: {min_sequence: 4}\n")
     changed = expand(*load_grid(str(grid)))
-    assert other and place.state(changed[0]) == "changed"
+    assert place.state(changed[0]) == "changed"
     (outcome,) = run_cells(changed[:1], place)
     assert outcome.what == "failed" and "remove it, or choose another --work" in outcome.why
-
-
-def yaml_with(folder: Path, name: str, key: str) -> bool:
-    import yaml
-
-    tree = yaml.safe_load((folder / name).read_text())
-    tree["train"][key] = 0.005
-    write(folder, name, tree)
-    return True
 
 
 def test_an_interrupted_run_goes_on(tmp_path, trained, monkeypatch):
@@ -153,19 +145,24 @@ def test_an_artefact_that_cannot_be_made_is_tried_once(tmp_path, monkeypatch):
     assert len(tried) == 1
 
 
-REQUIRE = run._require_files
-
-
 def test_ids_of_other_settings_are_not_used(tmp_path, trained):
     grid, place = lay_out(tmp_path), workplace(tmp_path)
     run_cells(expand(*load_grid(str(grid)))[:1], place)
     words = ["index.method=rk_means", "index.levels=2", "index.codes=6", "index.dedup_codes=8", "prepare.k_core=1"]
-    other = lay_out_again(tmp_path, words)
+    other = write(tmp_path, "other.yaml", GRID | {"indexers": {"rk_means": words}})
     (outcome,) = run_cells(expand(*load_grid(str(other)))[1:], place)
     assert outcome.what == "failed" and "was made with codes 5, the grid wants 6" in outcome.why
 
 
-def lay_out_again(folder: Path, words: list[str]) -> Path:
-    from tests.experiments.mini import GRID
-
-    return write(folder, "other.yaml", GRID | {"indexers": {"rk_means": words}})
+@pytest.mark.slow
+def test_two_ranks_go_through_the_same_cells(tmp_path):
+    grid = lay_out(tmp_path)
+    words = ["reproduce", str(grid), "--data", "raw", "--work", "work", "--docs", "docs"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "intrr_rec"]
+    done = subprocess.run(
+        [*launcher, *words], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for cell in expand(*load_grid(str(grid))):
+        results = json.loads((workplace(tmp_path).folder(cell) / "results.json").read_text())
+        assert results["world_size"] == 2
