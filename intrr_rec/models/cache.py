@@ -3,7 +3,8 @@
 A user's prompt (the history) is read once by every beam of that user, never copied for one. What a beam has generated
 itself is a few tokens, kept apart and re-ordered as beams are dropped and branch.
 
-Shape suffixes: B users, W beams, P longest prompt, H heads, F width of a head, C blocks, N slots of a block.
+Shape suffixes: B users, W beams, R = B·W, P longest prompt, H heads, F width of a head, C blocks, N slots of
+a block.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 KeysValues = tuple[Tensor, Tensor]
@@ -33,32 +35,41 @@ class LayerCache:
 
 
 @dataclass
+class Prompts:
+    """The prompts of a batch, as they lie in its packed blocks.
+
+    Attributes:
+        packed: each layer's keys and values `[C, H, N, F]`.
+        block_B: the block a user's prompt lies in.
+        first_B: its first slot there.
+        length_B: how many slots it takes.
+    """
+
+    packed: Sequence[KeysValues]
+    block_B: Tensor
+    first_B: Tensor
+    length_B: Tensor
+
+    def cache(self, user_B: Tensor) -> Cache:
+        """What the beams of these users look at, gathered out of the blocks."""
+        length_B, first_B1 = self.length_B[user_B], self.first_B[user_B, None]
+        step_P = torch.arange(max(length_B.tolist(), default=0), device=length_B.device)
+        inside_BP = step_P < length_B[:, None]
+        slot_BP = torch.where(inside_BP, first_B1 + step_P, first_B1)
+        layers = []
+        for keys_CHNF, values_CHNF in self.packed:
+            k_BPHF, v_BPHF = (x.transpose(1, 2)[self.block_B[user_B, None], slot_BP] for x in (keys_CHNF, values_CHNF))
+            v_BPHF = v_BPHF * inside_BP[..., None, None]
+            layers.append(LayerCache(k_BPHF.transpose(1, 2).contiguous(), v_BPHF.transpose(1, 2).contiguous()))
+        return Cache(length_B, layers)
+
+
+@dataclass
 class Cache:
-    """The layers' caches, and how long each prompt is."""
+    """The layers' caches of some users, and how long each prompt is."""
 
     length_B: Tensor
     layers: list[LayerCache]
-
-    @classmethod
-    def of_prompts(cls, packed: Sequence[KeysValues], block_B: Tensor, first_B: Tensor, length_B: Tensor) -> Cache:
-        """Gather each user's prompt out of packed blocks.
-
-        Args:
-            packed: each layer's keys and values `[C, H, N, F]`.
-            block_B: the block a user's prompt lies in.
-            first_B: its first slot there.
-            length_B: how many slots it takes.
-        """
-        longest = max(length_B.tolist(), default=0)
-        step_P = torch.arange(longest, device=length_B.device)
-        inside_BP = step_P < length_B[:, None]
-        slot_BP = torch.where(inside_BP, first_B[:, None] + step_P, first_B[:, None])
-        layers = []
-        for keys_CHNF, values_CHNF in packed:
-            k_BPHF, v_BPHF = (x.transpose(1, 2)[block_B[:, None], slot_BP] for x in (keys_CHNF, values_CHNF))
-            v_BPHF = v_BPHF * inside_BP[..., None, None]
-            layers.append(LayerCache(k_BPHF.transpose(1, 2).contiguous(), v_BPHF.transpose(1, 2).contiguous()))
-        return cls(length_B, layers)
 
     def prompt_distance_BP(self) -> Tensor:
         """How far back each slot of the prompt lies from the token about to be read; not positive where there is none."""
@@ -73,10 +84,25 @@ class Cache:
 
     def select(self, parent_BW: Tensor) -> None:
         """Make beam w the continuation of the former beam `parent_BW[:, w]`."""
+        if not self.layers[0].own:
+            return
+        former = self.layers[0].own[0][0].shape[1]
+        row_R = (parent_BW + torch.arange(len(parent_BW), device=parent_BW.device)[:, None] * former).flatten()
         for layer in self.layers:
-            layer.own = [(_rows(k_BWHF, parent_BW), _rows(v_BWHF, parent_BW)) for k_BWHF, v_BWHF in layer.own]
+            layer.own = [
+                (_rows(k_BWHF, row_R, parent_BW.shape), _rows(v_BWHF, row_R, parent_BW.shape))
+                for k_BWHF, v_BWHF in layer.own
+            ]
 
 
-def _rows(x_BWHF: Tensor, parent_BW: Tensor) -> Tensor:
-    first_B1 = torch.arange(len(x_BWHF), device=x_BWHF.device)[:, None] * x_BWHF.shape[1]
-    return x_BWHF.flatten(0, 1)[first_B1 + parent_BW]
+def _rows(x_BWHF: Tensor, row_R: Tensor, shape: torch.Size) -> Tensor:
+    """Rows of the flattened beams; embedding is the fastest way to copy rows on a CPU."""
+    return F.embedding(row_R, x_BWHF.flatten(2).flatten(0, 1)).view(*shape, *x_BWHF.shape[2:])
+
+
+def scores_with_bias(q_BHWF: Tensor, k_BHPF: Tensor, bias_BHWP: Tensor) -> Tensor:
+    """q·kᵀ + bias, `[B, H, W, P]`, in one pass over the scores; the bias may be one for all heads or beams."""
+    users, heads, beams, _ = q_BHWF.shape
+    bias = bias_BHWP.expand(users, heads, -1, -1).flatten(0, 1)
+    scores = torch.baddbmm(bias, q_BHWF.flatten(0, 1), k_BHPF.flatten(0, 1).transpose(1, 2))
+    return scores.view(users, heads, beams, k_BHPF.shape[2])

@@ -20,7 +20,7 @@ from torch import Tensor
 from intrr_rec.config import ModelConfig
 from intrr_rec.data.batch import Batch, Layout
 from intrr_rec.models.backbone import make_backbone
-from intrr_rec.models.cache import Cache
+from intrr_rec.models.cache import Cache, Prompts
 from intrr_rec.models.dropout import dropout
 from intrr_rec.models.losses import level_nll
 from intrr_rec.models.recommender import CodeRecommender
@@ -68,8 +68,8 @@ class Flattened(CodeRecommender):
         rec_L = level_nll(logits, self.codes_IL[batch.target_S]).sum(0) * batch.target_weight
         return {"loss": rec_L.sum(), "rec_L": rec_L.detach()}
 
-    def begin(self, batch: Batch, codebooks: Sequence[Tensor]) -> tuple[Tensor, Cache]:
-        """One pass over the packed histories: logits `[B, K]` of the first code, and the cache of the prompts."""
+    def begin(self, batch: Batch, codebooks: Sequence[Tensor]) -> tuple[Tensor, Prompts]:
+        """One pass over the packed histories: logits `[B, K]` of the first code, and the prompts."""
         x_TD, layout = self._tokens(batch, codebooks)
         state_TD, packed = self.backbone.prefill(x_TD, layout)
         last_B = self._last_token(batch.scored_S)
@@ -77,8 +77,7 @@ class Flattened(CodeRecommender):
         block_B, slot_B = last_B // slots, last_B % slots
         is_own_BN = layout.owner_CN[block_B] == layout.owner_CN.flatten()[last_B][:, None]
         first_B = is_own_BN.int().argmax(1)
-        cache = Cache.of_prompts(packed, block_B, first_B, slot_B - first_B + 1)
-        return state_TD[last_B] @ codebooks[0].T, cache
+        return state_TD[last_B] @ codebooks[0].T, Prompts(packed, block_B, first_B, slot_B - first_B + 1)
 
     def step(self, level: int, code_BW: Tensor, cache: Cache, codebooks: Sequence[Tensor]) -> Tensor:
         """Logits `[B, W, K]` of level `level` + 1."""

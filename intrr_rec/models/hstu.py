@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from intrr_rec.config import HstuConfig
 from intrr_rec.data.batch import Layout
-from intrr_rec.models.cache import Cache, KeysValues, LayerCache
+from intrr_rec.models.cache import Cache, KeysValues, LayerCache, scores_with_bias
 from intrr_rec.models.dropout import dropout
 
 TIME_BUCKETS = 128
@@ -68,9 +68,9 @@ class HstuLayer(nn.Module):
         u_BWD, vqk_BWD = self._project(x_BWD)
         v_BWHF, q_BWHF, k_BWHF = vqk_BWD.unflatten(-1, (3, self.heads, -1)).unbind(2)
         cache.own.append((k_BWHF, v_BWHF))
-        scores_BHWP = torch.matmul(q_BWHF.transpose(1, 2), cache.prompt_k_BHPF.transpose(-1, -2))
-        scores_BHWP = scores_BHWP + self.position_bias[prompt_distance_BP][:, None, None]
-        attended_BWHF = torch.matmul(F.silu(scores_BHWP), cache.prompt_v_BHPF).transpose(1, 2)
+        bias_BHWP = self.position_bias[prompt_distance_BP][:, None, None]
+        weight_BHWP = F.silu(scores_with_bias(q_BWHF.transpose(1, 2), cache.prompt_k_BHPF, bias_BHWP), inplace=True)
+        attended_BWHF = torch.matmul(weight_BHWP, cache.prompt_v_BHPF).transpose(1, 2)
         for (key_BWHF, value_BWHF), bias in zip(cache.own, self.position_bias[own_distance_G], strict=True):
             score_BWH1 = (q_BWHF * key_BWHF).sum(-1, keepdim=True) + bias
             attended_BWHF = attended_BWHF + F.silu(score_BWH1) * value_BWHF

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from intrr_rec.config import HstuConfig
 from intrr_rec.data.batch import Layout
-from intrr_rec.models.cache import Cache, KeysValues, LayerCache
+from intrr_rec.models.cache import Cache, KeysValues, LayerCache, scores_with_bias
 from intrr_rec.models.dropout import dropout
 from intrr_rec.models.t5 import BUCKETS, distance_bucket
 
@@ -64,7 +64,7 @@ class ReleasedHstuLayer(nn.Module):
         cache.own.append((k_BWHF, v_BWHF))
         q_BWHF = q_BWHF * q_BWHF.shape[-1] ** -0.5
         bias_BHP = self.distance_bias[distance_bucket(distance_BP)].transpose(1, 2)
-        scores_BHWP = torch.matmul(q_BWHF.transpose(1, 2), cache.prompt_k_BHPF.transpose(-1, -2)) + bias_BHP[:, :, None]
+        scores_BHWP = scores_with_bias(q_BWHF.transpose(1, 2), cache.prompt_k_BHPF, bias_BHP[:, :, None])
         weight_BHWP = F.softplus(scores_BHWP) * (distance_BP > 0)[:, None, None]
         attended_BWHF = torch.matmul(weight_BHWP, cache.prompt_v_BHPF).transpose(1, 2)
         total_BWH = weight_BHWP.sum(-1).transpose(1, 2)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchrec import EmbeddingCollection
 
 from intrr_rec.data.batch import Batch, Layout
-from intrr_rec.models.cache import Cache
+from intrr_rec.models.cache import Cache, Prompts
 from intrr_rec.models.tables import Codebooks
 
 
@@ -50,8 +50,8 @@ class CodeRecommender(Recommender):
     codebooks: Codebooks
 
     @abstractmethod
-    def begin(self, batch: Batch, codebooks: Sequence[Tensor]) -> tuple[Tensor, Cache]:
-        """Logits `[B, K]` of the first code after each scored slot of the batch, and what the codes after it will need."""
+    def begin(self, batch: Batch, codebooks: Sequence[Tensor]) -> tuple[Tensor, Prompts]:
+        """Logits `[B, K]` of the first code after each scored slot of the batch, and the prompts of the codes after it."""
 
     @abstractmethod
     def step(self, level: int, code_BW: Tensor, cache: Cache, codebooks: Sequence[Tensor]) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from intrr_rec.config import T5Config
 from intrr_rec.data.batch import Layout
-from intrr_rec.models.cache import Cache, KeysValues, LayerCache
+from intrr_rec.models.cache import Cache, KeysValues, LayerCache, scores_with_bias
 from intrr_rec.models.dropout import dropout
 
 BUCKETS = 32
@@ -72,7 +72,7 @@ class T5Layer(nn.Module):
         q_BWHF, k_BWHF, v_BWHF = qkv_BWHF.unbind(2)
         cache.own.append((k_BWHF, v_BWHF))
         q_BHWF, prompt = q_BWHF.transpose(1, 2), cache.prompt_k_BHPF.shape[2]
-        prompt_BHWP = torch.matmul(q_BHWF, cache.prompt_k_BHPF.transpose(-1, -2)) + prompt_bias_BHP[:, :, None]
+        prompt_BHWP = scores_with_bias(q_BHWF, cache.prompt_k_BHPF, prompt_bias_BHP[:, :, None])
         own = [(q_BWHF * key_BWHF).sum(-1) + bias for (key_BWHF, _), bias in zip(cache.own, own_bias_GH, strict=True)]
         scores = torch.cat([prompt_BHWP, torch.stack(own, dim=-1).transpose(1, 2)], dim=-1)
         p_BHWP, p_BHWG = scores.softmax(-1).split((prompt, len(own)), dim=-1)

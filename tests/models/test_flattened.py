@@ -91,7 +91,8 @@ def test_steps_score_what_reading_everything_anew_scores(model):
     users, beams = len(batch.scored_S), 4
     owner_B = batch.layout.owner_CN.flatten()[batch.scored_S]
     assert len(batch.layout.owner_CN) < users
-    logits_BK, cache = model.begin(batch, books)
+    logits_BK, prompts = model.begin(batch, books)
+    cache = prompts.cache(torch.arange(users))
     logits_BWK, code_BW = logits_BK[:, None], None
     chosen = torch.zeros(users, 1, 0, dtype=torch.int64)
     for level in range(len(CODES)):

@@ -6,7 +6,7 @@ import torch
 from intrr_rec.config import HstuConfig, load_recipe
 from intrr_rec.data.batch import Layout
 from intrr_rec.errors import ConfigError
-from intrr_rec.models.cache import Cache
+from intrr_rec.models.cache import Prompts
 from intrr_rec.models.hstu_released import ReleasedHstu
 from intrr_rec.models.t5 import distance_bucket
 
@@ -82,7 +82,8 @@ def test_tokens_read_one_by_one_give_the_states_of_one_pass(backbone):
     """Two prompts of unequal length in one block, then three tokens a beam."""
     prompts, own_BWGD = [torch.randn(n, WIDTH) for n in (5, 3)], torch.randn(2, 2, 3, WIDTH)
     _, packed = backbone.prefill(torch.cat(prompts), Layout(torch.tensor([[0, 0, 0, 0, 0, 1, 1, 1]])))
-    cache = Cache.of_prompts(packed, torch.tensor([0, 0]), torch.tensor([0, 5]), torch.tensor([5, 3]))
+    laid_out = Prompts(packed, torch.tensor([0, 0]), torch.tensor([0, 5]), torch.tensor([5, 3]))
+    cache = laid_out.cache(torch.arange(2))
     states = torch.stack([backbone.step(own_BWGD[:, :, g], cache) for g in range(3)], dim=2)
     for user, prompt_ND in enumerate(prompts):
         for beam in range(2):
