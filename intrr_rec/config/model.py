@@ -72,6 +72,7 @@ class DenseConfig(Section):
     weight: float = Field(0.0, ge=0, description="of the dense loss beside L_rec; 0 leaves it out")
     negatives: int = Field(512, ge=1, description="items drawn uniformly a step and replica, shared by its targets")
     temperature: float = Field(0.07, gt=0, description="of the cosine between state and item")
+    repeat_bias: bool = Field(True, description="one learned number added to the score of items already in the history")
 
 
 class ModelConfig(Section):

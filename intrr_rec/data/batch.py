@@ -51,8 +51,8 @@ class Batch:
     """Input of one forward pass.
 
     `slot_T` says which of `items_U` each slot holds (padding holds some item of the batch), `layout` whose history it
-    belongs to. Items no slot holds are there as candidates only. `scored_S` are the slots to predict from, `target_S` and `user_S` what follows there and for whom.
-    `target_weight` is the weight of each scored slot in L_rec and `align_weight_U` that of each item in L_aln. Both are
+    belongs to. Items no slot holds are there as candidates only. `scored_S` are the slots to predict from, `target_S` and
+    `user_S` what follows there and for whom. `target_weight` is the weight of each scored slot in L_rec and `align_weight_U` that of each item in L_aln. Both are
     computed over the whole step, all replicas included, and multiplied by their number: averaging the gradients of the
     replicas then gives the step's mean, however the users were dealt out.
     """
@@ -67,6 +67,12 @@ class Batch:
     content_UV: Tensor | None
     user_S: IntArray
     candidates: Candidates | None = None
+
+    def seen_items(self) -> tuple[Tensor, Tensor]:
+        """What lies in each scored slot's block `[S, N]`, and which of it is history up to that slot."""
+        slots = self.layout.owner_CN.shape[1]
+        item_CN = self.items_U[self.slot_T].view(-1, slots)
+        return item_CN[self.scored_S // slots], self.layout.visible_CNN().flatten(0, 1)[self.scored_S]
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""

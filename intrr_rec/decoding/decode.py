@@ -47,7 +47,11 @@ def _(
     items_BW, log_p_BW = beam_search(model.ran, model.codebooks(), trie, state_BD, settings.beam, settings.normalize)
     if settings.rank_by == "path":
         return items_BW, log_p_BW
-    return rerank(model, state_BD, catalogue_ID, items_BW, log_p_BW, settings.path_weight)
+    assert model.dense is not None
+    candidate_BWD = F.embedding(items_BW.clamp(min=0), catalogue_ID)
+    dense_BW = model.dense.score(state_BD, candidate_BWD, items_BW, batch)
+    scores_BW, order_BW = (dense_BW + settings.path_weight * log_p_BW).sort(dim=-1, descending=True)
+    return items_BW.gather(1, order_BW), scores_BW
 
 
 @decode.register
@@ -70,12 +74,3 @@ def scored_states(model: ItemRecommender, batch: Batch, catalogue_ID: Tensor) ->
     """The state at each scored slot, `[B, D]`."""
     history_TD = F.embedding(batch.items_U[batch.slot_T], catalogue_ID)
     return model.states(history_TD, batch.layout)[batch.scored_S]
-
-
-def rerank(
-    model: IntRR, state_BD: Tensor, catalogue_ID: Tensor, items_BW: Tensor, log_p_BW: Tensor, path_weight: float
-) -> tuple[Tensor, Tensor]:
-    """The beam's items by dense score + `path_weight` · log P of their path, best first; empty places stay last."""
-    dense_BW = model.score(state_BD, F.embedding(items_BW.clamp(min=0), catalogue_ID))
-    scores_BW, order_BW = (dense_BW + path_weight * log_p_BW).sort(dim=-1, descending=True)
-    return items_BW.gather(1, order_BW), scores_BW

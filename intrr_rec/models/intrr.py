@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from intrr_rec.config import ModelConfig
 from intrr_rec.data.batch import Batch, Layout
-from intrr_rec.data.candidates import Candidates
 from intrr_rec.models.backbone import make_backbone
+from intrr_rec.models.dense import DenseHead
 from intrr_rec.models.dropout import dropout
-from intrr_rec.models.losses import level_nll, sampled_softmax_nll
+from intrr_rec.models.losses import level_nll
 from intrr_rec.models.ran import Ran
 from intrr_rec.models.recommender import ItemRecommender
 from intrr_rec.models.tables import CODEBOOK_TABLE, ITEM_CODEBOOK_TABLE, UID_TABLE, Codebooks, look_up, make_collection
@@ -69,6 +69,7 @@ class IntRR(ItemRecommender):
             self.item_codebooks = Codebooks(ITEM_CODEBOOK_TABLE, codes_per_level, width, config.codebook_std, device)
             self.item_ran = Ran(len(codes_per_level), width, config.ran)
         self.backbone = make_backbone(config, config.window)
+        self.dense = DenseHead(config.dense, width) if config.dense.weight else None
         self.content_map = nn.Linear(content_width or 0, width, bias=False) if config.content else None
         self.content_scale = width**0.5  # as the tables' rows: content and UID start and learn alike
         self.register_buffer("codes_IL", codes_IL, persistent=False)
@@ -107,11 +108,6 @@ class IntRR(ItemRecommender):
         dropped_TD = dropout(history_TD, self.config.input_dropout, self.training)
         return self.backbone(dropped_TD, layout)
 
-    def score(self, state_BD: Tensor, items_BWD: Tensor) -> Tensor:
-        """The dense score of each state and each of its items, `[B, W]`: their cosine over the temperature of `dense`."""
-        cosine_BW = (F.normalize(items_BWD, dim=-1) @ F.normalize(state_BD, dim=-1)[..., None]).squeeze(-1)
-        return cosine_BW / self.config.dense.temperature
-
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The step's losses, to be averaged over replicas.
 
@@ -123,7 +119,8 @@ class IntRR(ItemRecommender):
         codebooks = self.codebooks()
         items = self.items(batch.items_U, batch.content_UV, codebooks)
         history_TD = F.embedding(batch.slot_T, items.representation_UD)
-        state_SD = self.states(history_TD, batch.layout)[batch.scored_S]
+        state_TD = self.states(history_TD, batch.layout)
+        state_SD = state_TD[batch.scored_S]
         target_SL = self.codes_IL[batch.target_S]
         if self.config.user_side == "teacher_forcing":
             logits = self.ran.teacher_forced(state_SD, target_SL, codebooks)
@@ -133,8 +130,9 @@ class IntRR(ItemRecommender):
         align_L = batch.align_weight_U @ level_nll(items.log_p, self.codes_IL[batch.items_U])
         loss = rec_L.sum() + self.config.align_weight * align_L.sum()
         figures = {}
-        if batch.candidates is not None:
-            dense = self._dense_nll(state_SD, items.representation_UD, batch.candidates).sum() * batch.target_weight
+        if self.dense is not None:
+            nll_S = self.dense.nll(state_TD, history_TD, items.representation_UD, batch)
+            dense = nll_S.sum() * batch.target_weight
             loss = loss + self.config.dense.weight * dense
             figures["dense"] = dense.detach()
         return figures | {
@@ -143,14 +141,6 @@ class IntRR(ItemRecommender):
             "align_L": align_L.detach(),
             "entropy_L": torch.stack([batch.align_weight_U @ _entropy(log_p) for log_p in items.log_p]).detach(),
         }
-
-    def _dense_nll(self, state_SD: Tensor, items_UD: Tensor, candidates: Candidates) -> Tensor:
-        """The sampled softmax over cosines, `[S]`: negatives are shared, so they are one product."""
-        state_SD = F.normalize(state_SD, dim=-1) / self.config.dense.temperature
-        items_UD = F.normalize(items_UD, dim=-1)
-        positive_S = (state_SD * F.embedding(candidates.target_S, items_UD)).sum(-1)
-        negative_SM = state_SD @ F.embedding(candidates.negative_M, items_UD).T
-        return sampled_softmax_nll(positive_S, negative_SM, candidates)
 
 
 def _entropy(log_p_UK: Tensor) -> Tensor:

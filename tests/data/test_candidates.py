@@ -1,14 +1,11 @@
-"""The sampled softmax: draws, places of targets and negatives, and an unchanged rest of the step."""
+"""What a sampled softmax reads: draws, places of targets and negatives, own histories, and an unchanged rest of the step."""
 
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
 
 from intrr_rec.data.batch import Collator
-from intrr_rec.data.candidates import Candidates, CandidateSampler
-from intrr_rec.data.windows import training_windows
-from intrr_rec.models.losses import sampled_softmax_nll
+from intrr_rec.data.candidates import CandidateSampler
+from intrr_rec.data.windows import evaluation_windows, training_windows
 
 LENGTHS = (5, 8, 4, 12)
 N_ITEMS, WINDOW = 40, 6
@@ -51,14 +48,10 @@ def test_candidates_hold_every_target_and_leave_the_step_as_it_was(events, repli
             assert found == weight.get(item, 0.0)
 
 
-def test_it_is_the_softmax_over_the_target_and_the_negatives_that_are_not_it():
-    torch.manual_seed(0)
-    score_SU = torch.randn(4, 8)
-    candidates = Candidates(target_S=torch.tensor([1, 7, 0, 3]), negative_M=torch.tensor([3, 5, 3, 0]))
-    expected = []
-    for row_U, target in zip(score_SU, candidates.target_S.tolist(), strict=True):
-        rivals = [row_U[item] for item in candidates.negative_M.tolist() if item != target]
-        expected.append(-F.log_softmax(torch.stack([row_U[target], *rivals]), dim=0)[0])
-    positive_S = score_SU[torch.arange(4), candidates.target_S]
-    found_S = sampled_softmax_nll(positive_S, score_SU[:, candidates.negative_M], candidates)
-    torch.testing.assert_close(found_S, torch.stack(expected))
+def test_seen_items_are_the_history_up_to_each_scored_slot(events):
+    items_E, offsets = events
+    batch = Collator(items_E, WINDOW, None, "items")(evaluation_windows(offsets, WINDOW, "test"))
+    seen_SN, is_seen_SN = batch.seen_items()
+    for user, items_N, mask_N in zip(batch.user_S.tolist(), seen_SN, is_seen_SN, strict=True):
+        history = items_E[offsets[user] : offsets[user + 1] - 1][-WINDOW:]
+        assert items_N[mask_N].tolist() == history.tolist()

@@ -25,7 +25,13 @@ def model():
     paths = torch.cartesian_prod(*(torch.arange(k) for k in CODES))[torch.randperm(60)[:N_ITEMS]]
     dense = {"weight": 0.5, "negatives": 4, "temperature": 0.2}
     config = ModelConfig.model_validate({**shape, "ran": {"hidden": 8}, "dense": dense})
-    return IntRR(config, paths, CODES, None, torch.device("cpu")).eval()
+    model = IntRR(config, paths, CODES, None, torch.device("cpu")).eval()
+    torch.nn.init.constant_(model.dense.repeat_bias, -0.5)
+    return model
+
+
+def bias(model):
+    return model.dense.repeat_bias * 8**0.5
 
 
 @pytest.fixture(scope="module")
@@ -39,18 +45,33 @@ def test_the_loss_is_the_rans_plus_the_weighted_sampled_softmax_of_cosines(model
     sampler = CandidateSampler(N_ITEMS, 4, seed=0)
     batch = Collator(items_E, WINDOW, None, "items", candidates=sampler)(training_windows(offsets, WINDOW))
     found = model(batch)
-    items = model.items(batch.items_U, None, model.codebooks()).representation_UD
-    state_SD = model.states(items[batch.slot_T], batch.layout)[batch.scored_S]
-    cosine_SU = torch.stack([F.cosine_similarity(state_D, items, dim=-1) for state_D in state_SD])
-    target_S, negative_M = batch.candidates.target_S, batch.candidates.negative_M
+    items_UD = model.items(batch.items_U, None, model.codebooks()).representation_UD
+    state_TD = model.states(items_UD[batch.slot_T], batch.layout)
+    owner_T, negatives = batch.layout.owner_CN.flatten(), batch.items_U[batch.candidates.negative_M].tolist()
     nll = []
-    for row_U, target in zip(cosine_SU / 0.2, target_S.tolist(), strict=True):
-        rivals_R = row_U[negative_M[negative_M != target]]
-        nll.append(torch.cat([row_U[target, None], rivals_R]).logsumexp(0) - row_U[target])
+    for slot, target in zip(batch.scored_S.tolist(), batch.target_S.tolist(), strict=True):
+        seen = batch.items_U[batch.slot_T[: slot + 1][owner_T[: slot + 1] == owner_T[slot]]].tolist()
+
+        def score(item, seen=seen, slot=slot):
+            place = batch.items_U.tolist().index(item)
+            return F.cosine_similarity(state_TD[slot], items_UD[place], dim=0) / 0.2 + bias(model) * (item in seen)
+
+        rivals = [score(item) - bias(model) * (item in seen) for item in negatives if item != target]
+        rivals += [score(item) for item in seen if item != target]
+        nll.append(torch.stack([score(target), *rivals]).logsumexp(0) - score(target))
     expected = torch.stack(nll).mean()
     torch.testing.assert_close(found["dense"], expected, rtol=1e-5, atol=1e-5)
     whole = found["rec_L"].sum() + 0.1 * found["align_L"].sum() + 0.5 * expected
     torch.testing.assert_close(found["loss"], whole, rtol=1e-5, atol=1e-5)
+
+
+def test_the_repeat_bias_learns_that_nobody_comes_back(model, events):
+    items_E, offsets = np.random.default_rng(1).permutation(N_ITEMS)[: sum(LENGTHS)], events[1]
+    batch = Collator(items_E, WINDOW, None, "items", candidates=CandidateSampler(N_ITEMS, 4, seed=0))(
+        training_windows(offsets, WINDOW)
+    )
+    (gradient,) = torch.autograd.grad(model(batch)["loss"], model.dense.repeat_bias)
+    assert gradient > 0
 
 
 @torch.no_grad()
@@ -66,6 +87,9 @@ def test_a_full_beam_ranked_by_both_is_the_catalogue_ranked_by_both(model, event
     log_p_BI = torch.empty_like(log_p_BW[:, :N_ITEMS]).scatter_(1, items_BW[:, :N_ITEMS], log_p_BW[:, :N_ITEMS])
     state_BD = model.states(catalogue_ID[batch.items_U[batch.slot_T]], batch.layout)[batch.scored_S]
     cosine_BI = torch.stack([F.cosine_similarity(state_D, catalogue_ID, dim=-1) for state_D in state_BD])
+    for row, user in enumerate(batch.user_S.tolist()):
+        window_N = items_E[offsets[user] : offsets[user + 1] - 1][-WINDOW:]
+        cosine_BI[row, np.unique(window_N)] += 0.2 * bias(model)
     expected = (cosine_BI / 0.2 + 0.7 * log_p_BI).sort(dim=-1, descending=True)
     ranked_BW, scores_BW = decode(model, batch, catalogue_ID, trie, by_both)
     assert ranked_BW[:, :N_ITEMS].tolist() == expected.indices.tolist()
