@@ -61,5 +61,10 @@ class EvaluateConfig(Section):
         description="log P of an item's path, or, for a model trained with `model.dense`, the dense score plus "
         "`path_weight` times it, over the items of the beam",
     )
+    pool: Literal["beam", "beam_and_dense"] = Field(
+        "beam",
+        description="what path_and_dense ranks: the items of the beam, or also the `beam` items of the best dense scores, "
+        "found by scoring the whole catalogue",
+    )
     path_weight: float = Field(0.5, ge=0, description="of log P beside the dense score")
     batch_users: int = Field(256, ge=1, description="users a decode step; a small batch stays in the processor's cache")

@@ -97,6 +97,33 @@ def test_a_full_beam_ranked_by_both_is_the_catalogue_ranked_by_both(model, event
     assert (ranked_BW[:, N_ITEMS:] == -1).all() and (scores_BW[:, N_ITEMS:] == -torch.inf).all()
 
 
+@torch.no_grad()
+def test_the_wider_pool_holds_the_beam_and_the_densest_items_each_once(model, events):
+    items_E, offsets = events
+    batch = Collator(items_E, WINDOW, None, "items")(evaluation_windows(offsets, WINDOW, "test"))
+    trie = PrefixTrie.build(model.codes_IL, CODES)
+    catalogue_ID = model.represent(torch.arange(N_ITEMS), None)
+    narrow = {"beam": 4, "rank_by": "path_and_dense"}
+    state_BD = model.states(catalogue_ID[batch.items_U[batch.slot_T]], batch.layout)[batch.scored_S]
+    for path_weight in (0.0, 0.7):
+        settings = EvaluateConfig(**narrow, path_weight=path_weight, pool="beam_and_dense")
+        items_BW, scores_BW = decode(model, batch, catalogue_ID, trie, settings)
+        beam_BW, log_p_BW = decode(model, batch, catalogue_ID, trie, EvaluateConfig(beam=4))
+        for row in range(len(items_BW)):
+            score = {}
+            for item in range(N_ITEMS):
+                cosine = F.cosine_similarity(state_BD[row], catalogue_ID[item], dim=0).item()
+                user = batch.user_S[row]
+                seen = item in items_E[offsets[user] : offsets[user + 1] - 1][-WINDOW:]
+                score[item] = cosine / 0.2 + bias(model).item() * seen
+            densest = sorted(score, key=score.__getitem__, reverse=True)[:4]
+            beam = dict(zip(beam_BW[row].tolist(), log_p_BW[row].tolist(), strict=True))
+            pool = {i: score[i] + path_weight * beam.get(i, min(beam.values())) for i in {*beam, *densest}}
+            expected = sorted(pool, key=pool.__getitem__, reverse=True)[:4]
+            assert items_BW[row].tolist() == expected
+            assert scores_BW[row].tolist() == pytest.approx([pool[item] for item in expected], rel=1e-4)
+
+
 def test_ranking_by_a_loss_that_was_not_trained_is_refused():
     with pytest.raises(ConfigError, match=r"needs a model trained with model\.dense\.weight"):
         load_recipe(None, ["evaluate.rank_by=path_and_dense"])
