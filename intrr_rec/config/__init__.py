@@ -9,7 +9,7 @@ from intrr_rec.config.indexing import (
     GateConfig,
     IndexConfig,
 )
-from intrr_rec.config.model import DenseConfig, HstuConfig, ModelConfig, RanConfig, SasrecConfig, T5Config
+from intrr_rec.config.model import DenseConfig, HstuConfig, ModelConfig, RanConfig, SasrecConfig, T5Config, TigerConfig
 from intrr_rec.config.recipe import Recipe, load_recipe, parse, read_yaml, save_recipe
 from intrr_rec.config.section import Section
 from intrr_rec.config.training import EvaluateConfig, PrepareConfig, TrainConfig
@@ -32,6 +32,7 @@ __all__ = [
     "SasrecConfig",
     "Section",
     "T5Config",
+    "TigerConfig",
     "TrainConfig",
     "load_recipe",
     "parse",

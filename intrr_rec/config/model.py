@@ -56,6 +56,14 @@ class T5Config(Section):
     dropout: float = Field(0.15, ge=0, lt=1)
 
 
+class TigerConfig(T5Config):
+    """The T5 encoder-decoder of TIGER (Rajput et al. 2023)."""
+
+    layers: int = Field(4, ge=1, description="of the encoder, and as many of the decoder")
+    width: int = Field(128, ge=1, description="D: width of tokens and codebooks")
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+
 class SasrecConfig(Section):
     """SASRec with sampled softmax, the dense baseline."""
 
@@ -78,12 +86,14 @@ class DenseConfig(Section):
 class ModelConfig(Section):
     """IntRR (Stage 2). `content` and `uid_residual` go beyond the paper."""
 
-    kind: Literal["intrr", "flattened", "sasrec"] = Field(
+    kind: Literal["intrr", "flattened", "tiger", "sasrec"] = Field(
         "intrr",
         description="flattened: the baseline of L tokens an item; reads window, backbone, hstu, t5, codebook_init, "
-        "codebook_std, input_dropout. sasrec: the dense baseline; reads window, uid_std, sasrec",
+        "codebook_std, input_dropout. tiger: an encoder-decoder over such tokens; reads window, tiger, codebook_init, "
+        "codebook_std. sasrec: the dense baseline; reads window, uid_std, sasrec",
     )
     sasrec: SasrecConfig = SasrecConfig()
+    tiger: TigerConfig = TigerConfig()
     window: int = Field(30, ge=2, description="N: items of history the backbone sees")
     backbone: Literal["hstu", "hstu_released", "t5"] = Field(
         "hstu", description="hstu_released: what the authors' code calls HSTU, set by the hstu section too"

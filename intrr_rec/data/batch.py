@@ -41,9 +41,13 @@ class Layout:
         times = (each.to(device, non_blocking=True) for each in (self.event_time_CN, self.request_time_CN))
         return Layout(owner_CN, *times)
 
+    def together_CNN(self) -> Tensor:
+        """Which slots are of the same history."""
+        return self.owner_CN[:, :, None] == self.owner_CN[:, None, :]
+
     def visible_CNN(self) -> Tensor:
         """Where a slot may look: at slots of the same history, not after it."""
-        return (self.owner_CN[:, :, None] == self.owner_CN[:, None, :]).tril()
+        return self.together_CNN().tril()
 
 
 @dataclass

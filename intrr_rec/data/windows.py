@@ -67,6 +67,20 @@ def training_windows(offsets: IntArray, window: int) -> Windows:
     return Windows(user, offsets[user] + start, end - start, first_scored)
 
 
+def prefix_windows(offsets: IntArray, window: int) -> Windows:
+    """One window a training position, only that position scored: for models that read a history in both directions.
+
+    Args:
+        offsets: as in `training_windows`.
+        window: N, events a window may read: the last ones.
+    """
+    inputs_U = np.maximum(0, np.diff(offsets) - 3)
+    user = np.repeat(np.arange(len(inputs_U)), inputs_U)
+    seen = np.arange(len(user)) - np.repeat(np.cumsum(inputs_U) - inputs_U, inputs_U) + 1
+    length = np.minimum(seen, window)
+    return Windows(user, offsets[user] + seen - length, length, length - 1)
+
+
 def evaluation_windows(offsets: IntArray, window: int, split: Literal["valid", "test"]) -> Windows:
     """One window a user: the last `window` events before the held-out one, only the last position scored.
 

@@ -75,7 +75,7 @@ class Cell:
         try:
             base, own = load_recipe(self.recipe_file), self.recipe
             given = {key: _written(_value(own, key)) for key in given if _value(own, key) != _value(base, key)}
-            backbone = None if own.model.kind == "sasrec" else own.model.backbone
+            backbone = None if own.model.kind in ("sasrec", "tiger") else own.model.backbone
         except ConfigError:
             pass  # named by its words; running it says what is wrong
         head = "-".join(filter(None, (self.recipe_file.stem, backbone)))

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from intrr_rec.data.batch import Layout
+
 KeysValues = tuple[Tensor, Tensor]
 
 
@@ -43,12 +45,25 @@ class Prompts:
         block_B: the block a user's prompt lies in.
         first_B: its first slot there.
         length_B: how many slots it takes.
+        start: each layer's keys and values `[B, 1, H, F]` of a start token, which counts as generated.
     """
 
     packed: Sequence[KeysValues]
     block_B: Tensor
     first_B: Tensor
     length_B: Tensor
+    start: Sequence[KeysValues] = ()
+
+    @classmethod
+    def up_to(
+        cls, last_B: Tensor, layout: Layout, packed: Sequence[KeysValues], start: Sequence[KeysValues] = ()
+    ) -> Prompts:
+        """The histories up to these slots of a layout, counted over all blocks."""
+        slots = layout.owner_CN.shape[1]
+        block_B, slot_B = last_B // slots, last_B % slots
+        is_own_BN = layout.owner_CN[block_B] == layout.owner_CN.flatten()[last_B][:, None]
+        first_B = is_own_BN.int().argmax(1)
+        return cls(packed, block_B, first_B, slot_B - first_B + 1, start)
 
     def cache(self, user_B: Tensor) -> Cache:
         """What the beams of these users look at, gathered out of the blocks."""
@@ -61,6 +76,8 @@ class Prompts:
             k_BPHF, v_BPHF = (x.transpose(1, 2)[self.block_B[user_B, None], slot_BP] for x in (keys_CHNF, values_CHNF))
             v_BPHF = v_BPHF * inside_BP[..., None, None]
             layers.append(LayerCache(k_BPHF.transpose(1, 2).contiguous(), v_BPHF.transpose(1, 2).contiguous()))
+        for layer, (k_B1HF, v_B1HF) in zip(layers, self.start, strict=False):
+            layer.own.append((k_B1HF[user_B], v_B1HF[user_B]))
         return Cache(length_B, layers)
 
 

@@ -1,6 +1,7 @@
 """What training, evaluation and parallelism ask of any model.
 
-Shape suffixes: U items, T token slots, D width, V width of content vectors, B users, W beams, K codes.
+Shape suffixes: U items, T token slots, S scored item slots, D width, L levels,
+V width of content vectors, B users, W beams, K codes.
 """
 
 from __future__ import annotations
@@ -8,12 +9,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchrec import EmbeddingCollection
 
 from intrr_rec.data.batch import Batch, Layout
 from intrr_rec.models.cache import Cache, Prompts
-from intrr_rec.models.tables import Codebooks
+from intrr_rec.models.tables import CODEBOOK_TABLE, Codebooks
 
 
 class Recommender(nn.Module, ABC):
@@ -45,9 +48,41 @@ class ItemRecommender(Recommender):
 
 
 class CodeRecommender(Recommender):
-    """A recommender that generates the next item's Semantic ID code by code, each through its backbone."""
+    """A recommender that reads an item as L tokens and generates the next item's Semantic ID code by code.
 
-    codebooks: Codebooks
+    A token is the row of its level's codebook, so the level needs no mark of its own.
+
+    Args:
+        codes_IL: the Semantic ID of every item, the de-duplication digit included.
+        codes_per_level: K_l of each of the L levels.
+        width: D of tokens and codebooks.
+        std: initial scale of the codebooks.
+        device: of the codebooks' first rows.
+    """
+
+    codes_IL: Tensor
+    rows_IL: Tensor
+
+    def __init__(
+        self, codes_IL: Tensor, codes_per_level: Sequence[int], width: int, std: float, device: torch.device
+    ) -> None:
+        super().__init__()
+        self.uid = None
+        self.levels = len(codes_per_level)
+        self.codebooks = Codebooks(CODEBOOK_TABLE, codes_per_level, width, std, device)
+        first_L = torch.tensor([0, *codes_per_level[:-1]]).cumsum(0)
+        self.register_buffer("codes_IL", codes_IL, persistent=False)
+        self.register_buffer("rows_IL", codes_IL + first_L, persistent=False)
+
+    def tokens(self, batch: Batch, codebooks: Sequence[Tensor]) -> tuple[Tensor, Layout]:
+        """Tokens `[T, D]` of all item slots, an item's L side by side, and whose they are."""
+        row_T = self.rows_IL[batch.items_U[batch.slot_T]].flatten()
+        x_TD = F.embedding(row_T, torch.cat(list(codebooks)))
+        return x_TD, Layout(batch.layout.owner_CN.repeat_interleave(self.levels, dim=1))
+
+    def last_token(self, slot_S: Tensor) -> Tensor:
+        """The token slot of the last code in each item slot."""
+        return slot_S * self.levels + self.levels - 1
 
     @abstractmethod
     def begin(self, batch: Batch, codebooks: Sequence[Tensor]) -> tuple[Tensor, Prompts]:

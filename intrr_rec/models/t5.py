@@ -58,18 +58,17 @@ class T5Layer(nn.Module):
         `bias_CHNN` is added to the scores, -inf where a slot may not look.
         """
         blocks, _, slots, _ = bias_CHNN.shape
-        qkv = self.qkv(self.attention_norm(x_TD)).view(blocks, slots, 3, self.heads, -1)
-        q_CHNF, k_CHNF, v_CHNF = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        q_CHNF, k_CHNF, v_CHNF = self.project(x_TD).unflatten(0, (blocks, slots)).permute(2, 0, 3, 1, 4).unbind(0)
         attended_CHNF = F.scaled_dot_product_attention(q_CHNF, k_CHNF, v_CHNF, attn_mask=bias_CHNN, scale=1.0)
-        return self._mix(x_TD, attended_CHNF.transpose(1, 2).reshape(len(x_TD), -1)), (k_CHNF, v_CHNF)
+        x_TD = self.add_attention(x_TD, attended_CHNF.transpose(1, 2).reshape(len(x_TD), -1))
+        return self.add_feed_forward(x_TD), (k_CHNF, v_CHNF)
 
     def step(self, x_BWD: Tensor, cache: LayerCache, prompt_bias_BHP: Tensor, own_bias_GH: Tensor) -> Tensor:
         """One more token a beam, `[B, W, D]` → `[B, W, D]`; its key and value join the cache.
 
         The biases are of the distances; the prompt's is -inf beyond its end.
         """
-        qkv_BWHF = self.qkv(self.attention_norm(x_BWD)).unflatten(-1, (3, self.heads, -1))
-        q_BWHF, k_BWHF, v_BWHF = qkv_BWHF.unbind(2)
+        q_BWHF, k_BWHF, v_BWHF = self.project(x_BWD).unbind(2)
         cache.own.append((k_BWHF, v_BWHF))
         q_BHWF, prompt = q_BWHF.transpose(1, 2), cache.prompt_k_BHPF.shape[2]
         prompt_BHWP = scores_with_bias(q_BHWF, cache.prompt_k_BHPF, prompt_bias_BHP[:, :, None])
@@ -79,10 +78,18 @@ class T5Layer(nn.Module):
         attended_BWHF = torch.matmul(p_BHWP, cache.prompt_v_BHPF).transpose(1, 2)
         for (_, value_BWHF), p_BHW in zip(cache.own, p_BHWG.unbind(-1), strict=True):
             attended_BWHF = attended_BWHF + p_BHW.transpose(1, 2)[..., None] * value_BWHF
-        return self._mix(x_BWD, attended_BWHF.flatten(2))
+        return self.add_feed_forward(self.add_attention(x_BWD, attended_BWHF.flatten(2)))
 
-    def _mix(self, x_D: Tensor, attended_D: Tensor) -> Tensor:
-        x_D = x_D + dropout(self.output(attended_D), self.dropout, self.training)
+    def project(self, x_D: Tensor) -> Tensor:
+        """Queries, keys and values of tokens `[…, D]`, `[…, 3, H, F]`."""
+        return self.qkv(self.attention_norm(x_D)).unflatten(-1, (3, self.heads, -1))
+
+    def add_attention(self, x_D: Tensor, attended_D: Tensor) -> Tensor:
+        """Tokens `[…, D]` and what they gathered, `[…, H·F]` → tokens."""
+        return x_D + dropout(self.output(attended_D), self.dropout, self.training)
+
+    def add_feed_forward(self, x_D: Tensor) -> Tensor:
+        """Tokens `[…, D]` → tokens."""
         hidden = dropout(F.relu(self.expand(self.feed_forward_norm(x_D))), self.dropout, self.training)
         if self.deepen is not None:
             hidden = dropout(F.relu(self.deepen(hidden)), self.dropout, self.training)
@@ -130,9 +137,15 @@ class T5(nn.Module):
         return self.norm(x_BWD)
 
 
-def distance_bucket(distance: Tensor) -> Tensor:
-    """Bucket of how far back a slot looks: exact up to 15, then logarithmic up to `MAX_DISTANCE`; negative counts as 0."""
-    exact = BUCKETS // 2
+def distance_bucket(distance: Tensor, buckets: int = BUCKETS) -> Tensor:
+    """Bucket of how far back a slot looks: half of them exact, then logarithmic up to `MAX_DISTANCE`; negative is 0."""
+    exact = buckets // 2
     distance = distance.clamp(min=0)
-    far = exact + (distance.clamp(min=1) / exact).log() / math.log(MAX_DISTANCE / exact) * (BUCKETS - exact)
-    return torch.where(distance < exact, distance, far.long().clamp(max=BUCKETS - 1))
+    far = exact + (distance.clamp(min=1) / exact).log() / math.log(MAX_DISTANCE / exact) * (buckets - exact)
+    return torch.where(distance < exact, distance, far.long().clamp(max=buckets - 1))
+
+
+def two_sided_bucket(distance: Tensor) -> Tensor:
+    """The same where a slot also looks ahead (negative distances): half of the buckets are for each side."""
+    half = BUCKETS // 2
+    return distance_bucket(distance.abs(), half) + half * (distance < 0)

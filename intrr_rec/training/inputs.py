@@ -17,6 +17,7 @@ from intrr_rec.data.batch import Collator
 from intrr_rec.data.candidates import CandidateSampler
 from intrr_rec.data.prepared import Dataset
 from intrr_rec.data.vectors import read_vectors, vectors_hash
+from intrr_rec.data.windows import Windows, prefix_windows, training_windows
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.indexing.semantic_ids import SemanticIds
 from intrr_rec.models.flattened import Flattened
@@ -24,6 +25,7 @@ from intrr_rec.models.intrr import IntRR
 from intrr_rec.models.recommender import Recommender
 from intrr_rec.models.sasrec import SASRec
 from intrr_rec.models.tables import Codebooks
+from intrr_rec.models.tiger import Tiger
 from intrr_rec.training.run_dir import CONFIG, INPUTS
 
 
@@ -45,6 +47,8 @@ class Inputs:
         model: Recommender
         if config.kind == "flattened":
             model = Flattened(config, ids.codes_IL, ids.codes_per_level, device).to(device)
+        elif config.kind == "tiger":
+            model = Tiger(config.tiger, config.codebook_std, ids.codes_IL, ids.codes_per_level, device).to(device)
         else:
             width = None if self.content_IV is None else self.content_IV.shape[1]
             model = IntRR(config, ids.codes_IL, ids.codes_per_level, width, device).to(device)
@@ -53,6 +57,12 @@ class Inputs:
                 if isinstance(module, Codebooks):
                     module.start_from(ids.codebooks)
         return model
+
+    def training_windows(self) -> Windows:
+        """What this run learns from: a causal model learns from every position of a window, TIGER from its last alone."""
+        model = self.recipe.model
+        cut = prefix_windows if model.kind == "tiger" else training_windows
+        return cut(self.dataset.offsets, model.window)
 
     def collator(self, *, training: bool) -> Collator:
         """Builds this run's batches; negatives are drawn for training only."""

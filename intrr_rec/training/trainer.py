@@ -20,7 +20,6 @@ from intrr_rec.artefact import write_text
 from intrr_rec.config import Recipe, load_recipe, save_recipe
 from intrr_rec.data.batch import Batch
 from intrr_rec.data.loader import Loader
-from intrr_rec.data.windows import training_windows
 from intrr_rec.errors import ArtefactError, ConfigError, DataError
 from intrr_rec.parallel.apply import Parallel, parallelize
 from intrr_rec.parallel.checkpoint import load_checkpoint, read_state, save_checkpoint
@@ -68,7 +67,7 @@ class Run:
 
     def __init__(self, inputs: Inputs, out: Path, world: World) -> None:
         config = inputs.recipe.train
-        windows = training_windows(inputs.dataset.offsets, inputs.recipe.model.window)
+        windows = inputs.training_windows()
         if not len(windows):
             raise DataError(f"{inputs.dataset.path}: no user has the four events that training needs; lower the k-core")
         self.inputs, self.out, self.world, self.config = inputs, out, world, config

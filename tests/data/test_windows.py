@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from intrr_rec.data.windows import evaluation_windows, training_windows
+from intrr_rec.data.windows import evaluation_windows, prefix_windows, training_windows
 
 LENGTHS = st.lists(st.integers(3, 60), min_size=1, max_size=8)
 WINDOW = st.integers(2, 20)
@@ -42,6 +42,20 @@ def test_a_history_within_the_window_is_one_window():
     assert windows.start_M.tolist() == [3, 7]
     assert windows.length_M.tolist() == [1, 10]
     assert windows.first_scored_M.tolist() == [0, 0]
+
+
+@given(LENGTHS, WINDOW)
+def test_prefix_windows_are_one_a_training_position(lengths, window):
+    offsets = offsets_of(lengths)
+    windows = prefix_windows(offsets, window)
+    expected = [
+        (user, max(offsets[user], target - window), target)
+        for user, n in enumerate(lengths)
+        for target in range(offsets[user] + 1, offsets[user] + n - 2)
+    ]
+    assert list(zip(windows.user_M, windows.start_M, windows.start_M + windows.length_M, strict=True)) == expected
+    assert (windows.first_scored_M == windows.length_M - 1).all()
+    assert windows.n_targets == training_windows(offsets, window).n_targets
 
 
 @given(LENGTHS, WINDOW)

@@ -22,6 +22,10 @@ VARIANTS = {
     "data_parallel": ("train.uid_sharding=data_parallel",),
     "row_wise": ("train.uid_sharding=row_wise",),
     "flattened": ("model.kind=flattened",),
+    "tiger": (
+        "model.kind=tiger",
+        "model.tiger={layers: 1, width: 16, heads: 2, head_width: 8, feed_forward: 32, dropout: 0}",
+    ),
 }
 
 

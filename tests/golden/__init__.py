@@ -29,6 +29,10 @@ CASES = {
     "flattened-hstu": ("model.kind=flattened",),
     "flattened-hstu_released": ("model.kind=flattened", "model.backbone=hstu_released"),
     "flattened-t5": ("model.kind=flattened", "model.backbone=t5", T5),
+    "tiger": (
+        "model.kind=tiger",
+        "model.tiger={layers: 2, width: 16, heads: 2, head_width: 8, feed_forward: 32, dropout: 0}",
+    ),
     "sasrec": ("model.kind=sasrec", "model.sasrec={layers: 2, width: 16, heads: 2, dropout: 0, negatives: 64}"),
 }
 
