@@ -102,7 +102,9 @@ def test_learns_fifty_users_by_heart(tmp_path, epochs, words):
         with torch.no_grad():
             first = []
             for batch in run.loader.epoch():
-                items_SW, _ = decode(model, batch, run.evaluator.catalogue(), run.evaluator.trie, inputs.recipe.evaluate)
+                items_SW, _ = decode(
+                    model, batch, run.evaluator.catalogue(), run.evaluator.trie, inputs.recipe.evaluate
+                )
                 first.append(items_SW[:, 0] == batch.target_S)
         run.figures.close()
     assert torch.cat(first).double().mean() > 0.95
