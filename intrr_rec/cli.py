@@ -264,6 +264,25 @@ def bench_training(
     run(_recipe(config, overrides), dataset=dataset, semantic_ids=semantic_ids, vectors=vectors, out=out)
 
 
+@bench.command("decoding")
+def bench_decoding(
+    dataset: DatasetDir,
+    semantic_ids: SemanticIdsDir,
+    out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
+    beams: Annotated[str, typer.Option("--beams", help="Beam widths, such as 10,20,50.")] = "10,20,50",
+    repeats: Annotated[int, typer.Option(min=1, help="Decodes a beam width; their median is reported.")] = 15,
+    vectors: Vectors = None,
+    config: Config = None,
+    overrides: Overrides = None,
+) -> None:
+    """Milliseconds of decoding one batch of full histories, by beam width; the weights are random."""
+    from intrr_rec.bench.decoding import bench_decoding as run
+    from intrr_rec.bench.decoding import parse_beams
+
+    recipe, widths = _recipe(config, overrides), parse_beams(beams)
+    run(recipe, dataset=dataset, semantic_ids=semantic_ids, vectors=vectors, beams=widths, repeats=repeats, out=out)
+
+
 @app.command()
 def doctor() -> None:
     """Check the installation: versions, a sharded lookup, and the exact mend where something is off."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import resource
 import statistics
 import tempfile
 import time
@@ -27,7 +26,7 @@ from torch import Tensor
 
 from intrr_rec.artefact import write_json
 from intrr_rec.bench import machine
-from intrr_rec.bench.machine import describe, gemm_peak
+from intrr_rec.bench.machine import describe, gemm_peak, peak_memory_gb
 from intrr_rec.data.generator import World
 from intrr_rec.indexing.quantizer import TensorSource
 from intrr_rec.indexing.residual_kmeans import ResidualKMeans
@@ -71,7 +70,7 @@ def bench_indexing(*, rows: int, dimension: int, levels: int, codes: int, seed: 
             "generate": generate.seconds,
             "read": read.seconds,
             **_row(fit, assign, quantizer.relative_error[-1]),
-            "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+            "peak_memory_gb": peak_memory_gb(torch.device("cpu")),
         }
         x_ID = _first_rows(source, min(rows, IN_MEMORY))
     figures["assign_share_of_gemm_peak"] = _share_of_peak(quantizer, x_ID[:ASSIGNED])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import platform
+import resource
 import statistics
 import time
 
+import psutil
 import torch
 
 SIZE = 2048
@@ -17,10 +19,10 @@ def gemm_peak(device: torch.device) -> float:
     a, b = torch.randn(SIZE, SIZE, device=device), torch.randn(SIZE, SIZE, device=device)
     seconds = []
     for _ in range(REPEATS + 3):
-        _synchronize(device)
+        synchronize(device)
         started = time.perf_counter()
         torch.mm(a, b)
-        _synchronize(device)
+        synchronize(device)
         seconds.append(time.perf_counter() - started)
     return 2 * SIZE**3 / statistics.median(seconds[3:])
 
@@ -39,6 +41,28 @@ def _cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
-def _synchronize(device: torch.device) -> None:
+def memory_gb(device: torch.device) -> float:
+    """Memory held now: of the GPU by tensors, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device) / 2**30
+    return psutil.Process().memory_info().rss / 2**30
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """The most memory held so far: of the GPU by tensors, or of this process.
+
+    Linux counts what a parent held into a child's `ru_maxrss`, so the mark of this address space is read instead.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    try:
+        with open("/proc/self/status") as lines:
+            return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for what the device was given to do."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

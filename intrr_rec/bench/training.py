@@ -6,7 +6,6 @@ Each figure is a median over the steps of a whole epoch after a warm-up, taken t
 from __future__ import annotations
 
 import logging
-import resource
 import statistics
 import tempfile
 import time
@@ -21,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from intrr_rec.artefact import write_json
-from intrr_rec.bench.machine import describe, gemm_peak
+from intrr_rec.bench.machine import describe, gemm_peak, memory_gb, peak_memory_gb
 from intrr_rec.config import Recipe
 from intrr_rec.data.batch import Batch
 from intrr_rec.parallel.topology import join_world
@@ -56,18 +55,20 @@ def bench_training(
     """
     inputs = open_inputs(recipe, dataset, semantic_ids, vectors)
     with join_world() as world, tempfile.TemporaryDirectory() as scratch:
+        at_rest = memory_gb(world.device)
         run = Run(inputs, Path(scratch), world)
         run.parallel.module.train()
         figures: dict[str, Any] = {"machine": describe(world.device), "recipe": recipe.model_dump(mode="json")}
-        figures["gemm_peak_gflops"] = gemm_peak(world.device) / 1e9
         batches = list(run.loader.epoch(1))
         for batch in batches[:WARM_UP]:
             run.step(batch)
         figures |= _time_epoch(run)
+        figures["memory_at_rest_gb"], figures["training_peak_memory_gb"] = at_rest, peak_memory_gb(world.device)
+        figures["gemm_peak_gflops"] = gemm_peak(world.device) / 1e9
         figures["loader_ms_alone"] = 1e3 * _timed(lambda: list(run.loader.epoch(3))) / run.loader.steps
         figures |= _count_flops(run, batches, figures)
         figures["evaluation_seconds"] = _timed(lambda: run.evaluator.evaluate("test"))
-        figures["peak_memory_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        figures["peak_memory_gb"] = peak_memory_gb(world.device)
         figures["step_profile"] = _profile(run, batches[:PROFILED])
         if world.is_main:
             write_json(out, figures)

@@ -47,6 +47,7 @@ class Grid(Section):
     """
 
     title: str
+    rows: str = Field("model", description="what the labels are: heading of their column")
     measure: Literal["accuracy", "training", "latency"] = Field(
         description="train and test; or the speed of training; or of inference by beam width"
     )
