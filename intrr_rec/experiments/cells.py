@@ -101,6 +101,14 @@ class Workplace:
         """The Semantic IDs."""
         return self.work / cell.dataset.stem / "semantic-ids" / cell.indexer
 
+    def seeds(self, cells: Sequence[Cell]) -> list[int]:
+        """Seeds of the cells, and of every run there is of the same names."""
+        found = {cell.seed for cell in cells}
+        for parent in {self.folder(cell).parent for cell in cells if cell.measure == "accuracy"}:
+            names = (folder.name.removeprefix("seed") for folder in parent.glob("seed*"))
+            found |= {int(name) for name in names if name.isdigit()}
+        return sorted(found)
+
     def state(self, cell: Cell) -> State:
         """How far the cell has come.
 

@@ -69,6 +69,11 @@ class Grid(Section):
     published: dict[str, dict[str, dict[str, tuple[float | None, ...]]]] = Field({})
     notes: tuple[str, ...] = Field((), description="sentences under the page's title")
 
+    @property
+    def columns(self) -> int:
+        """How many figures the paper has for a row: four metrics and the difference; speed and memory; one a beam width."""
+        return {"accuracy": len(ACCURACY) + 1, "training": 2, "latency": len(self.beams)}[self.measure]
+
     @model_validator(mode="after")
     def _consistent(self) -> Grid:
         labels = [model.label for model in self.models]
@@ -84,6 +89,10 @@ class Grid(Section):
         stems = {Path(name).stem for name in self.datasets}
         for dataset, by_indexer in self.published.items():
             for indexer, rows in by_indexer.items():
+                if short := [row for row, figures in rows.items() if len(figures) != self.columns]:
+                    raise ValueError(
+                        f"published figures of '{short[0]}' must be {self.columns}, null where there is none"
+                    )
                 for wrong in {dataset} - stems | {indexer} - set(self.indexers) | set(rows) - set(labels):
                     raise ValueError(f"published figures name '{wrong}', which is not in this grid")
         return self

@@ -45,6 +45,11 @@ def reproduce(wish: Wish) -> int:
     failed = 0
     if not wish.write_only:
         failed = _run(chosen, place)
+    if _is_main():
+        from intrr_rec.experiments.pages import write_page
+
+        everything = expand(grid, path, place.seeds(cells))
+        print(write_page(grid, path.stem, everything, place, wish.docs))
     return 1 if failed else 0
 
 
@@ -52,7 +57,7 @@ def _run(cells: list[Cell], place: Workplace) -> int:
     from intrr_rec.experiments.run import run_cells  # after --list: torch takes seconds to load
 
     outcomes = run_cells(cells, place)
-    if os.environ.get("RANK", "0") == "0":
+    if _is_main():
         _print([(o.cell.full_name, o.what, o.why) for o in outcomes], ("cell", "outcome", "why"), Console(stderr=True))
     return sum(outcome.what == "failed" for outcome in outcomes)
 
@@ -69,6 +74,10 @@ def _print(rows: Sequence[tuple[str, ...]], columns: tuple[str, ...], console: C
     for row in rows:
         table.add_row(*row)
     console.print(table)
+
+
+def _is_main() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _seeds(words: str | None) -> tuple[int, ...]:

@@ -91,8 +91,9 @@ def test_only_takes_a_name_a_part_or_a_glob():
         ({"models": [{"label": "a", "recipe": "p.yaml"}] * 2}, "label 'a' is given to two models"),
         ({"models": [{"label": "a", "recipe": "p.yaml", "against": "b"}]}, "'b', which is no label"),
         ({"models": [{"label": "a", "recipe": "p.yaml", "indexers": ["x"]}]}, "names indexer 'x'"),
-        ({"published": {"mini": {"rk_means": {"x": [1]}}}}, "published figures name 'x'"),
-        ({"measure": "latency"}, "beams are needed"),
+        ({"published": {"mini": {"rk_means": {"x": [1, 2, 3, 4, 5]}}}}, "published figures name 'x'"),
+        ({"published": {"mini": {"rk_means": {"IntRR": [1]}}}}, "published figures of 'IntRR' must be 5"),
+        ({"measure": "latency", "published": {}}, "beams are needed"),
         ({"measure": "speed"}, "'measure'"),
     ],
 )
