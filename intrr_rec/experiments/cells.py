@@ -25,6 +25,7 @@ State = Literal["finished", "interrupted", "missing", "changed", "impossible"]
 Measure = Literal["accuracy", "training", "latency"]
 CONFIG, INPUTS, RESULTS, FIGURES = "config.yaml", "run.json", "results.json", "figures.json"
 ARTEFACTS = ("prepare.", "index.")  # settings of what a run reads: the dataset and the indexer name them
+WITH_BACKBONE = ("intrr", "flattened")
 FOLDERS = {"accuracy": "runs", "training": "training-speed", "latency": "latency"}
 
 
@@ -75,7 +76,7 @@ class Cell:
         try:
             base, own = load_recipe(self.recipe_file), self.recipe
             given = {key: _written(_value(own, key)) for key in given if _value(own, key) != _value(base, key)}
-            backbone = None if own.model.kind in ("sasrec", "tiger") else own.model.backbone
+            backbone = own.model.backbone if own.model.kind in WITH_BACKBONE else None
         except ConfigError:
             pass  # named by its words; running it says what is wrong
         head = "-".join(filter(None, (self.recipe_file.stem, backbone)))
