@@ -25,6 +25,7 @@ CASES = {
     "intrr-hstu": (),
     "intrr-hstu-time": ("model.hstu.time_bias=true",),
     "intrr-hstu_released": ("model.backbone=hstu_released",),
+    "intrr-dense": ("model.dense={weight: 1, negatives: 16}", "model.content=true", "model.uid_residual=true"),
     "intrr-t5": ("model.backbone=t5", T5),
     "flattened-hstu": ("model.kind=flattened",),
     "flattened-hstu_released": ("model.kind=flattened", "model.backbone=hstu_released"),
