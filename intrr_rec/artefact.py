@@ -90,9 +90,9 @@ def writing(target: Path | str, kind: str, config: Mapping[str, Any]) -> Iterato
         files = {p.relative_to(staging).as_posix(): file_hash(p) for p in paths}
         manifest = Manifest(kind, files, dict(draft.counts), dict(config), dict(draft.parents))
         for path in paths:
-            _sync(path)
+            sync(path)
         write_json(staging / MANIFEST, asdict(manifest))
-        _sync(staging)
+        sync(staging)
         staging.chmod(0o755)
         swap_into_place(staging, target)
     finally:
@@ -159,7 +159,7 @@ def write_text(path: Path, text: str) -> None:
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(staging, path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         staging.unlink(missing_ok=True)
 
@@ -173,7 +173,7 @@ def swap_into_place(staging: Path, target: Path) -> None:
         os.rename(target, retired)
         os.rename(staging, target)
         shutil.rmtree(retired, ignore_errors=True)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def _make_staging(target: Path) -> tuple[Path, int]:
@@ -222,7 +222,8 @@ def _exchange(a: Path, b: Path) -> bool:
     return renameat2(at_cwd, os.fsencode(a), at_cwd, os.fsencode(b), exchange) == 0
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file or folder written through to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

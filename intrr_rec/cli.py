@@ -155,7 +155,7 @@ def inspect_ids(
 def train(
     dataset: DatasetDir,
     semantic_ids: SemanticIdsDir,
-    out: Annotated[Path, typer.Option("--out", help="Run folder; training resumes from its last checkpoint.")],
+    out: Annotated[Path, typer.Option("--out", help="Run folder; training resumes from its newest checkpoint.")],
     vectors: Vectors = None,
     config: Config = None,
     overrides: Overrides = None,

@@ -80,7 +80,7 @@ def test_an_error_in_the_block_leaves_what_was_there(tmp_path: Path, before: str
         assert (target / "data.txt").read_text() == before
 
 
-@pytest.mark.parametrize("step", ["file_hash", "_sync", "write_json", "swap_into_place"])
+@pytest.mark.parametrize("step", ["file_hash", "sync", "write_json", "swap_into_place"])
 def test_a_failure_while_publishing_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:

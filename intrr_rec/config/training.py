@@ -45,6 +45,10 @@ class TrainConfig(Section):
     )
     uid_learning_rate: float = Field(0.02, gt=0, description="row-wise Adagrad's, used when the UID table is sharded")
     validate_every: int = Field(1, ge=1, description="epochs between validations")
+    checkpoint_every: int | None = Field(
+        None, ge=1, description="steps between checkpoints within an epoch; null: at validations only"
+    )
+    keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints to keep, beside the best one")
     patience: int = Field(10, ge=1, description="validations without a better Recall@10 before stopping")
     seed: int = 0
 

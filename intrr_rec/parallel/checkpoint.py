@@ -1,7 +1,8 @@
 """Checkpoints: torch.distributed.checkpoint for tensors, JSON for the rest, published whole or not at all.
 
-The tensors are keyed by parameter name, so a checkpoint written by one number of ranks loads on another. Nothing is ever
-unpickled freely: the one pickled file of the format, its metadata, is read by an unpickler that knows only its classes.
+The tensors are keyed by parameter name, so a checkpoint written by one number of ranks loads on another. A checkpoint is a
+folder with a file of hashes, written last: one that lacks it or does not match it is refused. Nothing is ever unpickled
+freely: the one pickled file of the format, its metadata, is read by an unpickler that knows only its classes.
 """
 
 from __future__ import annotations
@@ -15,51 +16,71 @@ from pathlib import Path, PosixPath
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
-from intrr_rec.artefact import swap_into_place, write_json
+from intrr_rec.artefact import file_hash, swap_into_place, sync, write_json
 from intrr_rec.errors import ArtefactError
 from intrr_rec.parallel.apply import Parallel
 from intrr_rec.parallel.topology import World
 
-STATE = "state.json"
+STATE, COMPLETE = "state.json", "complete.json"
 
 
 def save_checkpoint(
     path: Path, parallel: Parallel, world: World, state: dict[str, Any], *, with_optimizer: bool
 ) -> None:
-    """Write model (and optimizer) tensors and `state`; every rank calls this. `state.json` is written last, then the
-    folder is swapped into place."""
-    token = [uuid.uuid4().hex[:8] if world.is_main else ""]
-    dist.broadcast_object_list(token, device=world.device)
-    staging = path.with_name(f".{path.name}.tmp-{token[0]}")
+    """Write model (and optimizer) tensors and the main rank's `state`; every rank calls this.
+
+    All is written and synced in a folder beside `path`, the hashes of its files last; then that folder is renamed to `path`.
+
+    Raises:
+        ArtefactError: the disk is full or cannot be written, on every rank; what was at `path` is still there.
+    """
+    staging = path.with_name(f".{path.name}.tmp-{world.told(uuid.uuid4().hex[:8])}")
     if world.is_main:
-        for stale in path.parent.glob(f".{path.name}.tmp-*"):  # of a job that was killed while saving
-            shutil.rmtree(stale, ignore_errors=True)
+        remove_unfinished(path.parent)
     world.barrier()
-    try:
-        dcp.save(_tensors(parallel, with_optimizer), storage_writer=dcp.FileSystemWriter(staging, sync_files=True))
-        if world.is_main:
+
+    def write_tensors() -> None:
+        try:
+            dcp.save(_tensors(parallel, with_optimizer), storage_writer=dcp.FileSystemWriter(staging, sync_files=True))
+        except (dcp.CheckpointException, OSError) as error:
+            raise ArtefactError(_cannot_write(path, error)) from None
+
+    def publish() -> None:
+        if not world.is_main:
+            return
+        try:
             write_json(staging / STATE, state)
+            sums[STATE] = file_hash(staging / STATE)
+            write_json(staging / COMPLETE, {"files": sums})
+            sync(staging)
             swap_into_place(staging, path)
+        except OSError as error:
+            raise ArtefactError(_cannot_write(path, error)) from None
+
+    try:
+        world.together(write_tensors)
+        own = [*staging.glob(f"__{world.rank}_*"), *([staging / ".metadata"] if world.is_main else [])]
+        sums = {
+            name: digest for part in world.gather({f.name: file_hash(f) for f in own}) for name, digest in part.items()
+        }
+        world.together(publish)
     finally:
         if world.is_main:
             shutil.rmtree(staging, ignore_errors=True)
-    world.barrier()
 
 
-def load_checkpoint(path: Path, parallel: Parallel, *, with_optimizer: bool) -> dict[str, Any]:
+def load_checkpoint(path: Path, parallel: Parallel, world: World, *, with_optimizer: bool) -> dict[str, Any]:
     """Load tensors in place, on any number of ranks, and return the saved state.
 
     Raises:
-        ArtefactError: no complete checkpoint there, or one of another model.
+        ArtefactError: no complete checkpoint there, a damaged one, or one of another model; on every rank. The model may
+            then hold a part of it.
     """
-    state = read_state(path)
-    if state is None:
-        raise ArtefactError(f"{path}: holds no complete checkpoint; train first or mend the path")
+    world.together(lambda: _verify(path, world))
     if with_optimizer:
         parallel.optimizer.optimizers[-1][1].init_state()  # moments exist only after a step; they are overwritten here
     tensors = _tensors(parallel, with_optimizer)
@@ -67,23 +88,54 @@ def load_checkpoint(path: Path, parallel: Parallel, *, with_optimizer: bool) -> 
         dcp.load(tensors, storage_reader=_WeightsOnlyReader(path))
     except (dcp.CheckpointException, pickle.UnpicklingError, RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[-1][:200]
-        raise ArtefactError(f"{path}: does not fit this model or is damaged ({first})") from None
+        raise ArtefactError(f"{path}: does not fit this model ({first})") from None
     parallel.module.load_state_dict(tensors["model"])
-    return state
+    return json.loads((path / STATE).read_text())
 
 
-def read_state(path: Path) -> dict[str, Any] | None:
-    """The saved state of a complete checkpoint, or None.
+def remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint so that a kill in between leaves none that looks like one."""
+    dying = path.with_name(f".{path.name}.tmp-removed")
+    path.rename(dying)
+    shutil.rmtree(dying, ignore_errors=True)
 
-    Raises:
-        ArtefactError: it is damaged.
-    """
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed job left of checkpoints that it was writing or removing in `folder`."""
+    for stale in folder.glob(".*.tmp-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+
+
+def _verify(path: Path, world: World) -> None:
+    """Compare this rank's share of the files with their recorded hashes."""
     try:
-        return json.loads((path / STATE).read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        raise ArtefactError(f"{path / STATE}: is damaged; remove {path} and train again") from None
+        sums = sorted(json.loads((path / COMPLETE).read_text())["files"].items())
+    except (FileNotFoundError, NotADirectoryError):
+        raise ArtefactError(f"{path}: holds no complete checkpoint; train first or mend the path") from None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise ArtefactError(f"{path}: is damaged ({COMPLETE} cannot be read)") from None
+    for name, expected in sums[world.rank :: world.size]:
+        if not (path / name).is_file():
+            raise ArtefactError(f"{path}: is damaged ({name} is missing)")
+        if file_hash(path / name) != expected:
+            raise ArtefactError(f"{path}: is damaged ({name} is not what was written)")
+
+
+def _cannot_write(path: Path, error: BaseException) -> str:
+    """One line for what went wrong on the disk.
+
+    torch.save hides the system's error behind its own; the number of free bytes tells the commonest cause all the same.
+    """
+    causes = [cause for cause, _ in error.failures.values()] if isinstance(error, dcp.CheckpointException) else [error]
+    cause = causes[0]
+    while not isinstance(cause, OSError) and (deeper := cause.__cause__ or cause.__context__):
+        cause = deeper
+    reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause).splitlines()[0]
+    free = shutil.disk_usage(next(folder for folder in path.parents if folder.exists())).free / 2**20
+    return (
+        f"{path}: cannot be written ({reason}; {free:,.0f} MB free); the checkpoints before it are whole: make room, "
+        "then give the same command again"
+    )
 
 
 def _tensors(parallel: Parallel, with_optimizer: bool) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,7 @@ from intrr_rec.errors import UserError
 
 TIMEOUT = timedelta(minutes=10)
 PATIENCE = timedelta(days=7)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,34 @@ class World:
     def barrier(self) -> None:
         """Wait until every rank is here."""
         dist.barrier()
+
+    def told(self, value: T) -> T:
+        """The main rank's value (small, of plain types), on every rank."""
+        box = [value]
+        dist.broadcast_object_list(box, device=self.device)
+        return box[0]
+
+    def gather(self, value: T) -> list[T]:
+        """The value (small, of plain types) of every rank, on every rank."""
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def together(self, work: Callable[[], None]) -> None:
+        """Do `work` on every rank.
+
+        Raises:
+            UserError: of the class and message that `work` met on the first rank where it failed, on every rank.
+        """
+        met: UserError | None = None
+        try:
+            work()
+        except UserError as error:
+            met = error
+        for complaint in self.gather((type(met), str(met)) if met else None):
+            if complaint:
+                kind, message = complaint
+                raise kind(message)
 
 
 class Council:

@@ -20,14 +20,14 @@ from intrr_rec.artefact import write_json
 from intrr_rec.errors import ConfigError
 from intrr_rec.models.intrr import IntRR
 from intrr_rec.parallel.apply import parallelize
-from intrr_rec.parallel.checkpoint import load_checkpoint
 from intrr_rec.parallel.topology import World, join_world
 from intrr_rec.training.beyond_accuracy import beyond_accuracy, exposure
+from intrr_rec.training.checkpoints import Checkpoints
 from intrr_rec.training.evaluator import Evaluator, Ranked, TargetRanks, most_popular
 from intrr_rec.training.inputs import Inputs, reopen_inputs
 from intrr_rec.training.parts import write_parts
 from intrr_rec.training.ranks import write_ranks
-from intrr_rec.training.run_dir import INPUTS, INSPECTION, RECOMMENDATIONS, RESULTS, checkpoint_path
+from intrr_rec.training.run_dir import INPUTS, INSPECTION, RECOMMENDATIONS, RESULTS
 from intrr_rec.training.slices import HISTORY_FROM, POPULARITY_FROM, SLICED_BY, as_slices, band_name, slice_sums
 
 TOP = 20
@@ -49,7 +49,7 @@ def evaluate_run(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
     inputs = reopen_inputs(run, overrides)
     with join_world() as world:
         parallel = parallelize(inputs.model(world.device), world, inputs.recipe.train)
-        state = load_checkpoint(checkpoint_path(run, "best"), parallel, with_optimizer=False)
+        state = Checkpoints(run, parallel, world).load_best()
         return write_results(run, Evaluator(parallel.model, inputs, world), state)
 
 

@@ -2,7 +2,7 @@
 
 config.yaml      the fully resolved recipe          metrics.jsonl   one object a line, a figure a key
 run.json         inputs and their hashes            tensorboard/    the same figures
-plan.txt         the sharding plan                  checkpoints/    last, best
+plan.txt         the sharding plan                  checkpoints/    the newest (step-00001234), and best
 results.json     metrics of the best checkpoint     inspection.json, recommendations/   what it recommends
 ranks/           each user's rank of the held-out item
 """
@@ -10,6 +10,7 @@ ranks/           each user's rank of the held-out item
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,7 @@ from intrr_rec.artefact import write_text
 
 CONFIG, INPUTS, PLAN, METRICS = "config.yaml", "run.json", "plan.txt", "metrics.jsonl"
 RESULTS, INSPECTION = "results.json", "inspection.json"
-RECOMMENDATIONS, RANKS = "recommendations", "ranks"
-
-
-def checkpoint_path(run: Path, name: str) -> Path:
-    """Where the run keeps its checkpoint "last" or "best"."""
-    return run / "checkpoints" / name
+RECOMMENDATIONS, RANKS, CHECKPOINTS = "recommendations", "ranks", "checkpoints"
 
 
 class MetricsLog:
@@ -33,15 +29,17 @@ class MetricsLog:
 
     Args:
         run: the run folder.
-        resumed_step: figures of later steps are dropped: they will be measured again.
+        lines: how many to keep of those that are there: what came after will be measured again.
+        step: up to which TensorBoard keeps its figures.
         seconds: training time before this process.
     """
 
-    def __init__(self, run: Path, resumed_step: int, seconds: float) -> None:
+    def __init__(self, run: Path, lines: int, step: int, seconds: float) -> None:
         self.path = run / METRICS
-        kept = [line for line in self._lines() if json.loads(line)["step"] <= resumed_step]
-        write_text(self.path, "".join(f"{line}\n" for line in kept))
-        self.board = SummaryWriter(run / "tensorboard", purge_step=resumed_step + 1)
+        there = self.path.read_text().splitlines() if self.path.is_file() else []
+        write_text(self.path, "".join(f"{line}\n" for line in there[:lines]))
+        self.lines = min(lines, len(there))
+        self.board = SummaryWriter(run / "tensorboard", purge_step=step + 1)
         self.started = time.monotonic() - seconds
 
     @property
@@ -55,15 +53,12 @@ class MetricsLog:
         record |= {name: value if value == value else None for name, value in figures.items()}
         with open(self.path, "a", encoding="utf-8") as handle:
             handle.write(json.dumps(record) + "\n")
+            handle.flush()
+            os.fsync(handle.fileno())  # a checkpoint counts on the lines before it
+        self.lines += 1
         for name, value in figures.items():
             self.board.add_scalar(f"{split}/{name}", value, step)
 
     def close(self) -> None:
         """Flush and close."""
         self.board.close()
-
-    def _lines(self) -> list[str]:
-        if not self.path.is_file():
-            return []
-        # A kill may have cut the last line short.
-        return [line for line in self.path.read_text().splitlines() if line.endswith("}")]

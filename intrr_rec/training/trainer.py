@@ -1,7 +1,7 @@
 """The training loop: one causal pass a step, validation by the real decode, early stopping, resumable.
 
-A run is exact to repeat: the order of windows depends on (seed, epoch) alone and dropout is seeded by (seed, epoch, rank),
-so a run resumed from its last checkpoint continues as if it had never stopped.
+A run is exact to repeat: the order of windows depends on (seed, epoch) alone, dropout is seeded by (seed, step, rank), and
+a checkpoint holds the sums of the epoch under way, so a run resumed at any step continues as if it had never stopped.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from intrr_rec.data.batch import Batch
 from intrr_rec.data.loader import Loader
 from intrr_rec.errors import ArtefactError, ConfigError, DataError
 from intrr_rec.parallel.apply import Parallel, parallelize
-from intrr_rec.parallel.checkpoint import load_checkpoint, read_state, save_checkpoint
 from intrr_rec.parallel.topology import World, join_world
+from intrr_rec.training.checkpoints import Checkpoints
 from intrr_rec.training.evaluator import Evaluator
 from intrr_rec.training.inputs import Inputs, open_inputs, record_inputs
 from intrr_rec.training.progress import EpochProgress
 from intrr_rec.training.results import write_results
-from intrr_rec.training.run_dir import CONFIG, PLAN, MetricsLog, checkpoint_path
+from intrr_rec.training.run_dir import CONFIG, PLAN, MetricsLog
 from intrr_rec.training.schedule import Schedule
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,8 @@ def train(recipe: Recipe, *, dataset: Path, semantic_ids: Path, vectors: Path | 
 
     Raises:
         ConfigError: `out` holds a run of another recipe.
-        ArtefactError, DataError: see `open_inputs`; or no user is long enough to learn from.
+        ArtefactError, DataError: see `open_inputs`; no user is long enough to learn from; the run has checkpoints but none
+            that is whole; or a checkpoint cannot be written.
     """
     inputs = open_inputs(recipe, dataset, semantic_ids, vectors)
     _require_same_recipe(recipe, out)
@@ -52,12 +53,12 @@ def train(recipe: Recipe, *, dataset: Path, semantic_ids: Path, vectors: Path | 
             record_inputs(out, inputs, paths, command=shlex.join(["intrr", *sys.argv[1:]]))
         run = Run(inputs, out, world)
         run.fit()
-        load_checkpoint(checkpoint_path(out, "best"), run.parallel, with_optimizer=False)
+        run.checkpoints.load_best()
         return write_results(out, run.evaluator, run.state)
 
 
 class Run:
-    """One run on one rank; picks up from the last checkpoint in `out` where there is one.
+    """One run on one rank; picks up from the newest whole checkpoint in `out` where there is one.
 
     Args:
         inputs: what it learns from.
@@ -82,43 +83,55 @@ class Run:
             replicas=world.size,
         )
         self.schedule = Schedule(self.parallel.optimizer, config, config.epochs * self.loader.steps)
-        self.state: dict[str, Any] = {"epoch": 0, "step": 0, "best": -1.0, "best_epoch": 0, "stale": 0, "seconds": 0.0}
-        last = checkpoint_path(out, "last")
-        if read_state(last) is not None:
-            self.state = load_checkpoint(last, self.parallel, with_optimizer=True)
-            log.info("resuming %s after epoch %d", out, self.state["epoch"])
+        # Epochs done; steps done of the next one, and what they came to; steps in all; lines of figures that are final.
+        self.state: dict[str, Any] = {"epoch": 0, "epoch_step": 0, "partial": None, "step": 0, "lines": 0}
+        self.state |= {"best": -1.0, "best_epoch": 0, "stale": 0, "seconds": 0.0}
+        self.checkpoints = Checkpoints(out, self.parallel, world)
+        if (saved := self.checkpoints.load_newest()) is not None:
+            self.state = saved
+            log.info("resuming %s after epoch %d and %d steps", out, self.state["epoch"], self.state["epoch_step"])
         self.figures: MetricsLog | None = None
         if world.is_main:
             write_text(out / PLAN, f"{self.parallel.plan}\n")
             log.info("sharding plan:\n%s", self.parallel.plan)
-            self.figures = MetricsLog(out, self.state["step"], self.state["seconds"])
+            self.figures = MetricsLog(out, self.state["lines"], self.state["step"], self.state["seconds"])
 
     def fit(self) -> None:
         """Epochs until the limit, the patience or the clock runs out."""
         while not self._finished():
-            self.state["epoch"] += 1
-            self._train_epoch(self.state["epoch"])
+            epoch = self.state["epoch"] + 1
+            self._train_epoch(epoch)
             out_of_time = self._out_of_time()
-            if self.state["epoch"] % self.config.validate_every == 0 or out_of_time or self._last_epoch():
-                self._validate()
-                if out_of_time:
-                    break
+            due = epoch % self.config.validate_every == 0 or out_of_time or epoch >= self.config.epochs
+            metrics = self._validate(epoch) if due else None
+            self.state |= {"epoch": epoch, "epoch_step": 0, "partial": None}
+            self.state["lines"] = self.figures.lines if self.figures else 0
+            if metrics:
+                self._keep(metrics)
+            if out_of_time:
+                break
         if self.figures:
             self.figures.close()
 
     def _train_epoch(self, epoch: int) -> None:
-        torch.manual_seed(_mix(self.config.seed, epoch, self.world.rank))
+        """The rest of the epoch, and its line of figures."""
+        state, every = self.state, self.config.checkpoint_every
         self.parallel.module.train()
-        with EpochProgress(f"epoch {epoch}", self.loader.steps, shown=self.world.is_main) as progress:
-            for batch in self.loader.epoch(epoch):
-                self.schedule.apply(self.state["step"])
+        done = state["epoch_step"]
+        with EpochProgress(f"epoch {epoch}", self.loader.steps, self.world, done, state["partial"]) as progress:
+            for batch in self.loader.epoch(epoch, done):
+                torch.manual_seed(_mix(self.config.seed, state["step"], self.world.rank))
+                self.schedule.apply(state["step"])
                 progress.advance(self.step(batch))
-                self.state["step"] += 1
+                state["step"] += 1
+                state["epoch_step"] += 1
+                if every and state["step"] % every == 0:
+                    self._save(progress)
         figures = self._averaged(progress.mean_losses()) | {
             "users_per_second": len(self.loader.windows) / progress.seconds
         }
         if self.figures:
-            self.figures.write("train", self.state["step"], epoch, figures)
+            self.figures.write("train", state["step"], epoch, figures)
             log.info("epoch %d: loss %.4f, %.0f users/s", epoch, figures["loss"], figures["users_per_second"])
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
@@ -147,27 +160,37 @@ class Run:
                 figures[names[key]] = mean
         return figures
 
-    def _validate(self) -> None:
+    def _validate(self, epoch: int) -> dict[str, float]:
         metrics = self.evaluator.evaluate("valid")
         if self.figures:
-            self.figures.write("valid", self.state["step"], self.state["epoch"], metrics)
-            log.info("epoch %d: validation %s", self.state["epoch"], {k: round(v, 4) for k, v in metrics.items()})
-            self.state["seconds"] = self.figures.seconds
+            self.figures.write("valid", self.state["step"], epoch, metrics)
+            log.info("epoch %d: validation %s", epoch, {k: round(v, 4) for k, v in metrics.items()})
+        return metrics
+
+    def _keep(self, metrics: dict[str, float]) -> None:
+        """Save the model, as the best one too if it is."""
         self.state["stale"] += 1
         if metrics[SELECT_BY] > self.state["best"]:
             self.state |= {"best": metrics[SELECT_BY], "best_epoch": self.state["epoch"], "stale": 0}
-            best = checkpoint_path(self.out, "best")
-            save_checkpoint(best, self.parallel, self.world, self.state, with_optimizer=False)
-        save_checkpoint(checkpoint_path(self.out, "last"), self.parallel, self.world, self.state, with_optimizer=True)
+            self._mark_time()
+            self.checkpoints.save_best(self.state)
+        self._save(None)
+
+    def _save(self, progress: EpochProgress | None) -> None:
+        """Save all as of this step, which is within an epoch if there is `progress`."""
+        self.state["partial"] = progress.saved() if progress else None
+        self._mark_time()
+        self.checkpoints.save(self.state, self.config.keep_checkpoints)
+
+    def _mark_time(self) -> None:
+        if self.figures:
+            self.state["seconds"] = self.figures.seconds
 
     def _finished(self) -> bool:
         stopped_early = self.state["stale"] >= self.config.patience
         if stopped_early and self.world.is_main:
             log.info("no better validation %s in %d validations: stopping", SELECT_BY, self.config.patience)
         return stopped_early or self.state["epoch"] >= self.config.epochs
-
-    def _last_epoch(self) -> bool:
-        return self.state["epoch"] >= self.config.epochs
 
     def _out_of_time(self) -> bool:
         """Whether the main rank's clock has run out, as agreed by all ranks."""
@@ -188,7 +211,13 @@ def _require_same_recipe(recipe: Recipe, out: Path) -> None:
         return
     saved = load_recipe(out / CONFIG)
     changed = [key for key, value in _flat(recipe.model_dump()).items() if _flat(saved.model_dump())[key] != value]
-    free = {"train.max_minutes", "train.patience", "evaluate.batch_users"}
+    free = {
+        "train.max_minutes",
+        "train.patience",
+        "train.checkpoint_every",
+        "train.keep_checkpoints",
+        "evaluate.batch_users",
+    }
     if recipe.train.schedule == "constant":
         free.add("train.epochs")
     if blocking := sorted(set(changed) - free):

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch.distributed.checkpoint import filesystem, metadata
 
+from intrr_rec.artefact import file_hash, write_json
 from intrr_rec.errors import ArtefactError
 from intrr_rec.parallel import checkpoint
-from intrr_rec.parallel.checkpoint import load_checkpoint, read_state, save_checkpoint
+from intrr_rec.parallel.checkpoint import COMPLETE, load_checkpoint, save_checkpoint
 from intrr_rec.parallel.topology import join_world
 from intrr_rec.training.inputs import open_inputs
 from intrr_rec.training.trainer import Run
@@ -67,7 +68,7 @@ def test_model_and_optimizer_come_back_to_the_bit_and_go_on_alike(make_run, worl
     before = tensors(run)
     assert any(not torch.equal(before[name], value) for name, value in tensors(other).items())
     assert sum(name.startswith("optimizer.") for name in before) > 20
-    assert load_checkpoint(tmp_path / "saved", other.parallel, with_optimizer=True) == {"epoch": 3}
+    assert load_checkpoint(tmp_path / "saved", other.parallel, world, with_optimizer=True) == {"epoch": 3}
     assert_same(tensors(other), before)
     batch = next(run.loader.epoch(2))
     for each in (run, other):
@@ -79,7 +80,7 @@ def test_model_and_optimizer_come_back_to_the_bit_and_go_on_alike(make_run, worl
 def test_loads_into_an_optimizer_that_has_not_stepped(make_run, world, tmp_path):
     run, fresh = make_run(steps=2), make_run()
     save_checkpoint(tmp_path / "saved", run.parallel, world, {}, with_optimizer=True)
-    load_checkpoint(tmp_path / "saved", fresh.parallel, with_optimizer=True)
+    load_checkpoint(tmp_path / "saved", fresh.parallel, world, with_optimizer=True)
     assert_same(tensors(fresh), tensors(run))
 
 
@@ -87,33 +88,40 @@ def test_without_the_optimizer_only_the_model_is_saved(make_run, world, tmp_path
     run, other = make_run(steps=2), make_run(steps=1)
     optimizer = {name: value for name, value in tensors(other).items() if name.startswith("optimizer.")}
     save_checkpoint(tmp_path / "saved", run.parallel, world, {}, with_optimizer=False)
-    load_checkpoint(tmp_path / "saved", other.parallel, with_optimizer=False)
+    load_checkpoint(tmp_path / "saved", other.parallel, world, with_optimizer=False)
     ours = {name: value for name, value in tensors(run).items() if name.startswith("model.")}
     assert_same(tensors(other), ours | optimizer)
 
 
-def test_an_absent_checkpoint_is_named(make_run, tmp_path):
-    assert read_state(tmp_path / "nowhere") is None
+def test_an_absent_checkpoint_is_named(make_run, world, tmp_path):
     with pytest.raises(ArtefactError, match="nowhere: holds no complete checkpoint"):
-        load_checkpoint(tmp_path / "nowhere", make_run().parallel, with_optimizer=False)
+        load_checkpoint(tmp_path / "nowhere", make_run().parallel, world, with_optimizer=False)
 
 
 def test_another_models_checkpoint_is_refused(make_run, world, tmp_path):
     save_checkpoint(tmp_path / "saved", make_run().parallel, world, {}, with_optimizer=False)
     for other in ("model.hstu.width=8", "model.hstu.layers=3"):
-        with pytest.raises(ArtefactError, match="does not fit this model or is damaged"):
-            load_checkpoint(tmp_path / "saved", make_run(other).parallel, with_optimizer=False)
+        with pytest.raises(ArtefactError, match="does not fit this model"):
+            load_checkpoint(tmp_path / "saved", make_run(other).parallel, world, with_optimizer=False)
 
 
-@pytest.mark.parametrize("name", [".metadata", "__0_0.distcp", "state.json"])
-@pytest.mark.parametrize("damage", ["cut short", "overwritten"])
+@pytest.mark.parametrize("name", [".metadata", "__0_0.distcp", "state.json", "complete.json"])
+@pytest.mark.parametrize("damage", ["cut short", "one bit", "removed"])
 def test_a_damaged_file_is_refused(make_run, world, tmp_path, name, damage):
     run = make_run()
     save_checkpoint(tmp_path / "saved", run.parallel, world, {"epoch": 1}, with_optimizer=False)
-    whole = (tmp_path / "saved" / name).read_bytes()
-    (tmp_path / "saved" / name).write_bytes(whole[: len(whole) // 2] if damage == "cut short" else b"\0" * len(whole))
-    with pytest.raises(ArtefactError, match="damaged"):
-        load_checkpoint(tmp_path / "saved", run.parallel, with_optimizer=False)
+    file = tmp_path / "saved" / name
+    whole = file.read_bytes()
+    if damage == "removed":
+        file.unlink()
+    else:
+        middle = len(whole) // 2
+        file.write_bytes(
+            whole[:middle] + (b"" if damage == "cut short" else bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+        )
+    says = "no complete checkpoint" if (name, damage) == ("complete.json", "removed") else "is damaged"
+    with pytest.raises(ArtefactError, match=f"saved: .*{says}"):
+        load_checkpoint(tmp_path / "saved", run.parallel, world, with_optimizer=False)
 
 
 def fail_before_publishing(monkeypatch, error, keep_staging):
@@ -136,14 +144,20 @@ def test_dying_in_the_middle_of_a_save_leaves_the_previous_checkpoint(make_run, 
     run.step(next(run.loader.epoch(2)))
     with monkeypatch.context() as patch:
         fail_before_publishing(patch, OSError("disk full"), keep_staging=killed)
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(ArtefactError, match=r"last: cannot be written \(disk full; .* MB free\)"):
             save_checkpoint(folder / "last", run.parallel, world, {"epoch": 2}, with_optimizer=True)
     assert len(list(folder.iterdir())) == (2 if killed else 1)
-    assert read_state(folder / "last") == {"epoch": 1}
-    load_checkpoint(folder / "last", run.parallel, with_optimizer=True)
+    assert load_checkpoint(folder / "last", run.parallel, world, with_optimizer=True) == {"epoch": 1}
     assert_same(tensors(run), before)
     save_checkpoint(folder / "last", run.parallel, world, {"epoch": 2}, with_optimizer=True)
-    assert read_state(folder / "last") == {"epoch": 2}
+    assert load_checkpoint(folder / "last", run.parallel, world, with_optimizer=True) == {"epoch": 2}
+    assert [path.name for path in folder.iterdir()] == ["last"]
+
+
+def sign(saved):
+    """Record the files as they are now, as somebody would who means to deceive."""
+    files = {path.name: file_hash(path) for path in saved.iterdir() if path.name != COMPLETE}
+    write_json(saved / COMPLETE, {"files": files})
 
 
 def call_pickled(module, name, argument):
@@ -180,8 +194,9 @@ def test_metadata_that_calls_a_function_is_refused_unrun(make_run, world, tmp_pa
     reachable = trace.exists()  # the payload is a real one wherever the module happens to hold that name
     trace.unlink(missing_ok=True)
     (tmp_path / "saved" / ".metadata").write_bytes(payload)
+    sign(tmp_path / "saved")
     with pytest.raises(ArtefactError, match="no place in checkpoint metadata"):
-        load_checkpoint(tmp_path / "saved", run.parallel, with_optimizer=False)
+        load_checkpoint(tmp_path / "saved", run.parallel, world, with_optimizer=False)
     assert not trace.exists()
     if (module, name) in ROUTES[:3]:
         assert reachable
@@ -208,6 +223,7 @@ def test_a_tensor_relabelled_as_an_object_is_refused_unrun(make_run, world, tmp_
         honest.state_dict_metadata[key] = metadata.BytesStorageMetadata()
         honest.storage_data[metadata.MetadataIndex(key)] = filesystem._StorageInfo("evil.distcp", 0, size)
     (saved / ".metadata").write_bytes(pickle.dumps(honest))
+    sign(saved)
     with pytest.raises(ArtefactError, match="BytesStorageMetadata has no place"):
-        load_checkpoint(saved, run.parallel, with_optimizer=False)
+        load_checkpoint(saved, run.parallel, world, with_optimizer=False)
     assert not trace.exists()

@@ -4,7 +4,6 @@ import itertools
 import json
 from collections import Counter
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -12,13 +11,13 @@ from intrr_rec.data.prepared import Dataset
 from intrr_rec.decoding.decode import decode
 from intrr_rec.errors import ArtefactError, ConfigError, DataError
 from intrr_rec.parallel.topology import join_world
-from intrr_rec.training import trainer
 from intrr_rec.training.inputs import open_inputs
 from intrr_rec.training.metrics import as_means, metrics_by_user
 from intrr_rec.training.ranks import read_ranks
 from intrr_rec.training.results import evaluate_run
 from intrr_rec.training.trainer import Run, train
 from tests import tiny
+from tests.training.figures import lines, recommendations, results
 
 LEARNS = ("train.learning_rate=0.01", "train.epochs=3")
 DROPOUT = ("model.hstu.dropout=0.2", "model.input_dropout=0.2", "model.ran.dropout=0.2")
@@ -35,23 +34,6 @@ def finished(line, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "whole"
     train(tiny.recipe(*LEARNS, *DROPOUT), **line.inputs(), out=out)
     return out
-
-
-def lines(run, split=None):
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    timing = ("seconds", "users_per_second")
-    return [{k: v for k, v in r.items() if k not in timing} for r in records if split in (None, r["split"])]
-
-
-def results(run):
-    found = json.loads((run / "results.json").read_text())
-    return {
-        key: found[key] for key in ("valid", "test", "slices", "beyond_accuracy", "baseline", "epochs", "best_epoch")
-    }
-
-
-def recommendations(run):
-    return pq.read_table(run / "recommendations").sort_by("user_id").to_pylist()
 
 
 @pytest.mark.parametrize(
@@ -223,49 +205,6 @@ def test_an_extended_run_equals_the_uninterrupted_one(line, finished, tmp_path):
     assert lines(tmp_path / "run") == lines(finished)
     assert results(tmp_path / "run") == results(finished)
     assert recommendations(tmp_path / "run") == recommendations(finished)
-
-
-@pytest.mark.parametrize("moment", ["step", "evaluate"])
-def test_a_run_cut_off_in_its_second_epoch_resumes_to_the_same_figures(line, finished, tmp_path, monkeypatch, moment):
-    """Cut in the middle of the epoch, and after its figures were written but before the checkpoint."""
-    owner = Run if moment == "step" else trainer.Evaluator
-    original, calls = getattr(owner, moment), []
-
-    def cut_off(self, argument):
-        calls.append(1)
-        if len(calls) == (6 if moment == "step" else 2):
-            raise KeyboardInterrupt
-        return original(self, argument)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, moment, cut_off)
-        with pytest.raises(KeyboardInterrupt):
-            train(tiny.recipe(*LEARNS, *DROPOUT), **line.inputs(), out=tmp_path / "run")
-    train(tiny.recipe(*LEARNS, *DROPOUT), **line.inputs(), out=tmp_path / "run")
-    assert lines(tmp_path / "run") == lines(finished)
-    assert results(tmp_path / "run") == results(finished)
-
-
-def test_a_falling_learning_rate_goes_on_where_it_was(line, tmp_path, monkeypatch):
-    words = (*LEARNS, "train.schedule=linear", "train.warmup_steps=3")
-    recipe = tiny.recipe(*words)
-    train(recipe, **line.inputs(), out=tmp_path / "whole")
-    original, calls = Run.step, []
-
-    def cut_off(self, batch):
-        calls.append(1)
-        if len(calls) == 6:
-            raise KeyboardInterrupt
-        return original(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "step", cut_off)
-        with pytest.raises(KeyboardInterrupt):
-            train(recipe, **line.inputs(), out=tmp_path / "cut")
-    train(recipe, **line.inputs(), out=tmp_path / "cut")
-    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
-    with pytest.raises(ConfigError, match=r"another train\.epochs"):
-        train(tiny.recipe(*words, "train.epochs=9"), **line.inputs(), out=tmp_path / "cut")
 
 
 def test_a_folder_with_another_recipe_is_refused(line, finished):

@@ -1,0 +1,146 @@
+"""A run cut off anywhere resumes to the figures, results and weights of the uninterrupted one, to the last digit."""
+
+import json
+import logging
+
+import pytest
+
+from intrr_rec.errors import ArtefactError, ConfigError
+from intrr_rec.training import trainer
+from intrr_rec.training.results import evaluate_run
+from intrr_rec.training.trainer import Run, train
+from tests import tiny
+from tests.training.figures import story
+
+# All that draws at random or depends on the step: dropout, negatives, warm-up and a falling learning rate. An epoch has 4 steps.
+WORDS = (
+    "train.learning_rate=0.01",
+    "train.epochs=3",
+    "model.hstu.dropout=0.2",
+    "model.input_dropout=0.2",
+    "model.ran.dropout=0.2",
+    "model.dense={weight: 1, negatives: 8}",
+    "train.schedule=linear",
+    "train.warmup_steps=3",
+)
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory):
+    return tiny.make_line(tmp_path_factory.mktemp("line"))
+
+
+@pytest.fixture(scope="module")
+def whole(line, tmp_path_factory):
+    """A run never interrupted, with checkpoints at validations only."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    train(tiny.recipe(*WORDS), **line.inputs(), out=out)
+    return story(out)
+
+
+def cut_off(monkeypatch, line, out, words, owner, name, call):
+    """Train until `owner.name` is called for the `call`-th time."""
+    original, calls = getattr(owner, name), []
+
+    def cut(self, *arguments):
+        calls.append(1)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, cut)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny.recipe(*words), **line.inputs(), out=out)
+
+
+def steps(out):
+    return sorted(int(path.name[5:]) for path in (out / "checkpoints").glob("step-*"))
+
+
+@pytest.mark.parametrize(
+    ("every", "owner", "name", "call", "from_step"),
+    [
+        ("null", Run, "step", 6, [4]),
+        ("3", Run, "step", 3, []),
+        ("3", Run, "step", 6, [3, 4]),
+        ("3", Run, "step", 8, [4, 6]),
+        ("1", Run, "step", 11, [9, 10]),
+        ("4", trainer.Evaluator, "evaluate", 2, [4, 8]),
+        ("3", trainer.Evaluator, "evaluate", 3, [9, 12]),
+        ("3", Run, "_save", 4, [4, 6]),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_cut_off_and_resumed_equals_uninterrupted(
+    line, whole, tmp_path, monkeypatch, every, owner, name, call, from_step
+):
+    """In mid-epoch, after an epoch's last step with its figures written, and with figures written but no checkpoint."""
+    words = (*WORDS, f"train.checkpoint_every={every}")
+    cut_off(monkeypatch, line, tmp_path / "run", words, owner, name, call)
+    assert steps(tmp_path / "run") == from_step
+    train(tiny.recipe(*words), **line.inputs(), out=tmp_path / "run")
+    assert story(tmp_path / "run") == whole
+
+
+def test_cut_off_many_times_with_another_rhythm_each_time(line, whole, tmp_path, monkeypatch):
+    for every, call in (2, 3), (3, 2), (1, 2), (5, 3):
+        words = (*WORDS, f"train.checkpoint_every={every}", "train.keep_checkpoints=9")
+        cut_off(monkeypatch, line, tmp_path / "run", words, Run, "step", call)
+    assert steps(tmp_path / "run") == [2, 3, 4, 5]
+    train(tiny.recipe(*WORDS), **line.inputs(), out=tmp_path / "run")
+    assert story(tmp_path / "run") == whole
+
+
+def test_a_changed_length_moves_a_falling_learning_rate_so_it_is_refused(line, tmp_path, monkeypatch):
+    cut_off(monkeypatch, line, tmp_path / "run", WORDS, Run, "step", 6)
+    with pytest.raises(ConfigError, match=r"another train\.epochs"):
+        train(tiny.recipe(*WORDS, "train.epochs=9"), **line.inputs(), out=tmp_path / "run")
+
+
+def spoil(folder, file="__0_0.distcp"):
+    """Flip one bit."""
+    content = bytearray((folder / file).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / file).write_bytes(content)
+
+
+def test_a_damaged_checkpoint_is_skipped_and_named(line, whole, tmp_path, monkeypatch, caplog):
+    words, checkpoints = (*WORDS, "train.checkpoint_every=3"), tmp_path / "run" / "checkpoints"
+    cut_off(monkeypatch, line, tmp_path / "run", words, Run, "step", 8)
+    spoil(checkpoints / "step-00000006")
+    with caplog.at_level(logging.WARNING, "intrr_rec"):
+        cut_off(monkeypatch, line, tmp_path / "run", (*WORDS, "train.checkpoint_every=5"), Run, "step", 3)
+    (said,) = [record.message for record in caplog.records if "skipped" in record.message]
+    assert "step-00000006: is damaged (__0_0.distcp is not what was written)" in said
+    assert steps(tmp_path / "run") == [4, 5]  # what was skipped does not count among the newest
+    train(tiny.recipe(*words), **line.inputs(), out=tmp_path / "run")
+    assert story(tmp_path / "run") == whole
+
+
+def test_no_checkpoint_that_is_whole_is_one_clear_error(line, tmp_path, monkeypatch):
+    cut_off(monkeypatch, line, tmp_path / "run", (*WORDS, "train.checkpoint_every=3"), Run, "step", 8)
+    before = (tmp_path / "run/metrics.jsonl").read_bytes()
+    for folder in (tmp_path / "run/checkpoints").glob("step-*"):
+        (folder / "complete.json").unlink()
+    with pytest.raises(
+        ArtefactError, match=r"none of its checkpoints can be used \(.*step-00000006: .*; put back a whole"
+    ):
+        train(tiny.recipe(*WORDS), **line.inputs(), out=tmp_path / "run")
+    assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
+
+
+def test_a_damaged_best_is_not_evaluated(line, tmp_path):
+    train(tiny.recipe("train.epochs=1"), **line.inputs(), out=tmp_path / "run")
+    spoil(tmp_path / "run/checkpoints/best", "state.json")
+    with pytest.raises(ArtefactError, match=r"best: is damaged \(state\.json"):
+        evaluate_run(tmp_path / "run", [])
+
+
+def test_as_many_checkpoints_as_asked_stay(line, tmp_path):
+    words = ("train.checkpoint_every=1", "train.keep_checkpoints=3")
+    train(tiny.recipe(*words), **line.inputs(), out=tmp_path / "run")
+    there = sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir())
+    assert there == ["best", "step-00000006", "step-00000007", "step-00000008"]
+    state = json.loads((tmp_path / "run/checkpoints/step-00000007/state.json").read_text())
+    assert (state["epoch"], state["epoch_step"], state["step"]) == (1, 3, 7)
