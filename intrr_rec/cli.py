@@ -16,7 +16,7 @@ import typer
 
 from intrr_rec import __version__
 from intrr_rec.config import Recipe, load_recipe
-from intrr_rec.errors import ConfigError, UserError
+from intrr_rec.errors import ConfigError, Stopped, UserError
 
 app = typer.Typer(
     help="Generative recommendation with IntRR: raw logs → Semantic IDs → sharded training → trie-constrained decoding.",
@@ -292,7 +292,7 @@ def doctor() -> None:
 
 
 def main() -> None:
-    """Run the command line; a UserError becomes one line on stderr and exit code 2."""
+    """Run the command line; a UserError becomes one line on stderr and exit code 2, a Stopped one line and its own."""
     logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("intrr_rec").setLevel(os.environ.get("INTRR_LOG", "INFO"))
     # torchrec and torch announce deprecations of their own doing on every start; none of them is the user's to mend.
@@ -305,6 +305,10 @@ def main() -> None:
         code = app(prog_name="intrr", standalone_mode=False) or 0
     except UserError as error:
         sys.exit(_complain(str(error), error.exit_code))
+    except Stopped as stop:
+        if message := str(stop):
+            _complain(message, stop.exit_code)
+        sys.exit(stop.exit_code)
     except typer.TyperException as error:
         sys.exit(_complain(error.format_message(), 2))
     if code == 130:

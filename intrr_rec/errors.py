@@ -26,3 +26,16 @@ class DataError(UserError):
 
 class ArtefactError(UserError):
     """A folder of ours that is missing, incomplete, altered or built from something else."""
+
+
+class Stopped(BaseException):
+    """A run was told to stop, and has saved itself: no error, so nothing that catches errors takes it for one.
+
+    Args:
+        message: the line for the user; empty on all ranks but the main one.
+        exit_code: of the process.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

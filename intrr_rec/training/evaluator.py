@@ -5,7 +5,7 @@ Shape suffixes: B users, W beams, I items, D width, S scored slots.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,12 +59,16 @@ class Evaluator:
         model: the model inside its parallel wrapper.
         inputs: of the run.
         world: this rank among its peers.
+        between: called before each batch, as often on every rank; it may raise.
     """
 
-    def __init__(self, model: Recommender, inputs: Inputs, world: World) -> None:
+    def __init__(
+        self, model: Recommender, inputs: Inputs, world: World, between: Callable[[], None] = lambda: None
+    ) -> None:
         self.model = model
         self.inputs = inputs
         self.world = world
+        self.between = between
         self.trie = inputs.semantic_ids.trie.to(world.device)
         self.collate = inputs.collator(training=False)
 
@@ -90,6 +94,7 @@ class Evaluator:
             windows, self.collate, settings.batch_users, seed=None, rank=self.world.rank, replicas=self.world.size
         )
         for batch in loader.epoch():
+            self.between()
             moved = batch.to(self.world.device)
             items_BW, scores_BW = decode(self.model, moved, catalogue_ID, self.trie, settings)
             yield Ranked(batch.user_S, items_BW, scores_BW, moved.target_S)

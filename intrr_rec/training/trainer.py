@@ -20,7 +20,7 @@ from intrr_rec.artefact import write_text
 from intrr_rec.config import Recipe, load_recipe, save_recipe
 from intrr_rec.data.batch import Batch
 from intrr_rec.data.loader import Loader
-from intrr_rec.errors import ArtefactError, ConfigError, DataError
+from intrr_rec.errors import ArtefactError, ConfigError, DataError, Stopped
 from intrr_rec.parallel.apply import Parallel, parallelize
 from intrr_rec.parallel.topology import World, join_world
 from intrr_rec.training.checkpoints import Checkpoints
@@ -30,6 +30,7 @@ from intrr_rec.training.progress import EpochProgress
 from intrr_rec.training.results import write_results
 from intrr_rec.training.run_dir import CONFIG, PLAN, MetricsLog
 from intrr_rec.training.schedule import Schedule
+from intrr_rec.training.stopping import EXIT_CODES, StopSignals
 
 log = logging.getLogger(__name__)
 SELECT_BY = "recall@10"
@@ -42,6 +43,7 @@ def train(recipe: Recipe, *, dataset: Path, semantic_ids: Path, vectors: Path | 
         ConfigError: `out` holds a run of another recipe.
         ArtefactError, DataError: see `open_inputs`; no user is long enough to learn from; the run has checkpoints but none
             that is whole; or a checkpoint cannot be written.
+        Stopped: SIGTERM or SIGINT came; all is saved.
     """
     inputs = open_inputs(recipe, dataset, semantic_ids, vectors)
     _require_same_recipe(recipe, out)
@@ -52,9 +54,10 @@ def train(recipe: Recipe, *, dataset: Path, semantic_ids: Path, vectors: Path | 
             save_recipe(recipe, out / CONFIG)
             record_inputs(out, inputs, paths, command=shlex.join(["intrr", *sys.argv[1:]]))
         run = Run(inputs, out, world)
-        run.fit()
-        run.checkpoints.load_best()
-        return write_results(out, run.evaluator, run.state)
+        with run.stop:
+            run.fit()
+            run.checkpoints.load_best()
+            return write_results(out, run.evaluator, run.state)
 
 
 class Run:
@@ -73,7 +76,8 @@ class Run:
             raise DataError(f"{inputs.dataset.path}: no user has the four events that training needs; lower the k-core")
         self.inputs, self.out, self.world, self.config = inputs, out, world, config
         self.parallel: Parallel = parallelize(inputs.model(world.device), world, config)
-        self.evaluator = Evaluator(self.parallel.model, inputs, world)
+        self.stop = StopSignals(world)
+        self.evaluator = Evaluator(self.parallel.model, inputs, world, between=self._heed)
         self.loader = Loader(
             windows,
             inputs.collator(training=True),
@@ -90,6 +94,8 @@ class Run:
         if (saved := self.checkpoints.load_newest()) is not None:
             self.state = saved
             log.info("resuming %s after epoch %d and %d steps", out, self.state["epoch"], self.state["epoch_step"])
+        self._saved_step = self.state["step"]
+        self._progress: EpochProgress | None = None
         self.figures: MetricsLog | None = None
         if world.is_main:
             write_text(out / PLAN, f"{self.parallel.plan}\n")
@@ -105,6 +111,7 @@ class Run:
             due = epoch % self.config.validate_every == 0 or out_of_time or epoch >= self.config.epochs
             metrics = self._validate(epoch) if due else None
             self.state |= {"epoch": epoch, "epoch_step": 0, "partial": None}
+            self._progress = None
             self.state["lines"] = self.figures.lines if self.figures else 0
             if metrics:
                 self._keep(metrics)
@@ -119,6 +126,7 @@ class Run:
         self.parallel.module.train()
         done = state["epoch_step"]
         with EpochProgress(f"epoch {epoch}", self.loader.steps, self.world, done, state["partial"]) as progress:
+            self._progress = progress
             for batch in self.loader.epoch(epoch, done):
                 torch.manual_seed(_mix(self.config.seed, state["step"], self.world.rank))
                 self.schedule.apply(state["step"])
@@ -126,7 +134,9 @@ class Run:
                 state["step"] += 1
                 state["epoch_step"] += 1
                 if every and state["step"] % every == 0:
-                    self._save(progress)
+                    self._save()
+                if self.stop.due(state["step"]):
+                    self._heed()
         figures = self._averaged(progress.mean_losses()) | {
             "users_per_second": len(self.loader.windows) / progress.seconds
         }
@@ -174,13 +184,24 @@ class Run:
             self.state |= {"best": metrics[SELECT_BY], "best_epoch": self.state["epoch"], "stale": 0}
             self._mark_time()
             self.checkpoints.save_best(self.state)
-        self._save(None)
+        self._save()
 
-    def _save(self, progress: EpochProgress | None) -> None:
-        """Save all as of this step, which is within an epoch if there is `progress`."""
-        self.state["partial"] = progress.saved() if progress else None
+    def _save(self) -> None:
+        """Save all as of this step."""
+        self.state["partial"] = self._progress.saved() if self._progress else None
         self._mark_time()
+        self._saved_step = self.state["step"]
         self.checkpoints.save(self.state, self.config.keep_checkpoints)
+
+    def _heed(self) -> None:
+        """Save and stop if any rank was told to; every rank is between the same steps, or batches of an evaluation."""
+        told = self.stop.agreed()
+        if told is None:
+            return
+        if self._saved_step != self.state["step"]:
+            self._save()
+        line = f"{told.name}: stopped, saved after step {self.state['step']}; the same command goes on from there"
+        raise Stopped(line if self.world.is_main else "", EXIT_CODES[told])
 
     def _mark_time(self) -> None:
         if self.figures:

@@ -2,12 +2,14 @@
 
 import json
 import logging
+import signal
 
 import pytest
 
-from intrr_rec.errors import ArtefactError, ConfigError
+from intrr_rec.errors import ArtefactError, ConfigError, Stopped
 from intrr_rec.training import trainer
 from intrr_rec.training.results import evaluate_run
+from intrr_rec.training.stopping import StopSignals
 from intrr_rec.training.trainer import Run, train
 from tests import tiny
 from tests.training.figures import story
@@ -88,6 +90,26 @@ def test_cut_off_many_times_with_another_rhythm_each_time(line, whole, tmp_path,
         words = (*WORDS, f"train.checkpoint_every={every}", "train.keep_checkpoints=9")
         cut_off(monkeypatch, line, tmp_path / "run", words, Run, "step", call)
     assert steps(tmp_path / "run") == [2, 3, 4, 5]
+    train(tiny.recipe(*WORDS), **line.inputs(), out=tmp_path / "run")
+    assert story(tmp_path / "run") == whole
+
+
+@pytest.mark.parametrize(
+    ("look", "step"), [(2, 2), (5, 4), (6, 5), (16, 12), (17, 12)], ids=["step", "valid", "next", "end", "test"]
+)
+def test_told_to_stop_it_saves_where_it_is(line, whole, tmp_path, monkeypatch, look, step):
+    """At a step, before an epoch's validation is done, and while the final results are made."""
+    looks = []
+
+    def agreed(self):
+        looks.append(1)
+        return signal.SIGTERM if len(looks) == look else None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StopSignals, "agreed", agreed)
+        with pytest.raises(Stopped, match=f"SIGTERM: stopped, saved after step {step};") as caught:
+            train(tiny.recipe(*WORDS), **line.inputs(), out=tmp_path / "run")
+    assert caught.value.exit_code == 75 and max(steps(tmp_path / "run")) == step
     train(tiny.recipe(*WORDS), **line.inputs(), out=tmp_path / "run")
     assert story(tmp_path / "run") == whole
 
