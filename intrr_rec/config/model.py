@@ -65,13 +65,12 @@ class TigerConfig(T5Config):
 
 
 class SasrecConfig(Section):
-    """SASRec with sampled softmax, the dense baseline."""
+    """SASRec with the dense head, the baseline without Semantic IDs."""
 
     layers: int = Field(2, ge=1)
     width: int = Field(128, ge=1)
     heads: int = Field(2, ge=1)
     dropout: float = Field(0.5, ge=0, lt=1)
-    negatives: int = Field(4096, ge=1, description="uniformly drawn negatives a step, shared by its targets")
 
 
 class DenseConfig(Section):
@@ -90,7 +89,7 @@ class ModelConfig(Section):
         "intrr",
         description="flattened: the baseline of L tokens an item; reads window, backbone, hstu, t5, codebook_init, "
         "codebook_std, input_dropout. tiger: an encoder-decoder over such tokens; reads window, tiger, codebook_init, "
-        "codebook_std. sasrec: the dense baseline; reads window, uid_std, sasrec",
+        "codebook_std. sasrec: the dense baseline; reads window, uid_std, sasrec, dense",
     )
     sasrec: SasrecConfig = SasrecConfig()
     tiger: TigerConfig = TigerConfig()

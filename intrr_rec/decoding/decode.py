@@ -63,9 +63,7 @@ def _(
 def _(
     model: SASRec, batch: Batch, catalogue_ID: Tensor, trie: PrefixTrie, settings: EvaluateConfig
 ) -> tuple[Tensor, Tensor]:
-    scores_BI = model.score(scored_states(model, batch, catalogue_ID), catalogue_ID)
-    scores_BW, items_BW = scores_BI.topk(min(settings.beam, len(catalogue_ID)), dim=-1)
-    return items_BW, scores_BW
+    return model.dense.best(scored_states(model, batch, catalogue_ID), catalogue_ID, settings.beam, batch)
 
 
 @decode.register
@@ -89,7 +87,7 @@ def _widen(
     An item the beam let go counts as likely as the beam's last; one that is in the beam already has score -inf the second
     time.
     """
-    found_BW = head.best(state_BD, catalogue_ID, items_BW.shape[1], batch)
+    found_BW, _ = head.best(state_BD, catalogue_ID, items_BW.shape[1], batch)
     again_BW = (found_BW[:, :, None] == items_BW[:, None]).any(-1)
     last_B1 = log_p_BW.masked_fill(log_p_BW == -torch.inf, torch.inf).amin(dim=1, keepdim=True)
     floor_BW = last_B1.expand_as(found_BW).masked_fill(again_BW, -torch.inf)

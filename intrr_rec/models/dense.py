@@ -66,12 +66,13 @@ class DenseHead(nn.Module):
         repeat_BW = ((items_BW[:, :, None] == seen_BN[:, None]) & is_seen_BN[:, None]).any(-1)
         return cosine_BW1.squeeze(-1) / self.temperature + repeat_BW * self._bias()
 
-    def best(self, state_BD: Tensor, catalogue_ID: Tensor, places: int, batch: Batch) -> Tensor:
-        """The `places` items of the whole catalogue with the best scores, `[B, W]`."""
+    def best(self, state_BD: Tensor, catalogue_ID: Tensor, places: int, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The `places` items of the whole catalogue with the best scores, `items_BW` and `scores_BW`, best first."""
         score_BI = F.normalize(state_BD, dim=-1) @ F.normalize(catalogue_ID, dim=-1).T / self.temperature
         seen_BN, is_seen_BN = batch.seen_items()
         is_seen_BI = torch.zeros_like(score_BI).scatter_reduce_(1, seen_BN, is_seen_BN.to(score_BI.dtype), "amax")
-        return (score_BI + is_seen_BI * self._bias()).topk(min(places, len(catalogue_ID)), dim=-1).indices
+        score_BW, item_BW = (score_BI + is_seen_BI * self._bias()).topk(min(places, len(catalogue_ID)), dim=-1)
+        return item_BW, score_BW
 
     def _bias(self) -> Tensor | float:
         return 0.0 if self.repeat_bias is None else self.repeat_bias * self.gain

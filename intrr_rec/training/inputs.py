@@ -43,7 +43,7 @@ class Inputs:
         torch.manual_seed(self.recipe.train.seed)
         config, ids = self.recipe.model, self.semantic_ids
         if config.kind == "sasrec":
-            return SASRec(config.sasrec, ids.n_items, config.window, config.uid_std, device).to(device)
+            return SASRec(config.sasrec, config.dense, ids.n_items, config.window, config.uid_std, device).to(device)
         model: Recommender
         if config.kind == "flattened":
             model = Flattened(config, ids.codes_IL, ids.codes_per_level, device).to(device)
@@ -68,7 +68,7 @@ class Inputs:
         """Builds this run's batches; negatives are drawn for training only."""
         model = self.recipe.model
         candidates = None
-        if training and model.dense.weight:
+        if training and (model.dense.weight or model.kind == "sasrec"):
             seed = self.recipe.train.seed
             candidates = CandidateSampler(self.dataset.n_items, model.dense.negatives, seed)
         times_E = self.dataset.timestamps_E if model.reads_times else None

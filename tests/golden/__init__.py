@@ -34,7 +34,11 @@ CASES = {
         "model.kind=tiger",
         "model.tiger={layers: 2, width: 16, heads: 2, head_width: 8, feed_forward: 32, dropout: 0}",
     ),
-    "sasrec": ("model.kind=sasrec", "model.sasrec={layers: 2, width: 16, heads: 2, dropout: 0, negatives: 64}"),
+    "sasrec": (
+        "model.kind=sasrec",
+        "model.dense.negatives=16",
+        "model.sasrec={layers: 2, width: 16, heads: 2, dropout: 0}",
+    ),
 }
 
 
