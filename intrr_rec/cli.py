@@ -254,6 +254,7 @@ def bench_training(
     dataset: DatasetDir,
     semantic_ids: SemanticIdsDir,
     out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
+    evaluation: Annotated[bool, typer.Option(help="Time the evaluation of the test users, too.")] = True,
     vectors: Vectors = None,
     config: Config = None,
     overrides: Overrides = None,
@@ -261,7 +262,8 @@ def bench_training(
     """Epoch and evaluation time, memory, share of the machine's GEMM peak, and a profile of the training step."""
     from intrr_rec.bench.training import bench_training as run
 
-    run(_recipe(config, overrides), dataset=dataset, semantic_ids=semantic_ids, vectors=vectors, out=out)
+    recipe = _recipe(config, overrides)
+    run(recipe, dataset=dataset, semantic_ids=semantic_ids, vectors=vectors, out=out, evaluation=evaluation)
 
 
 @bench.command("decoding")

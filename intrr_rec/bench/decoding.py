@@ -54,14 +54,12 @@ def bench_decoding(
         evaluator = Evaluator(inputs.model(world.device).eval(), inputs, world)
         batch = evaluator.collate(full_windows(inputs)).to(world.device)
         catalogue_ID = evaluator.catalogue()
-        milliseconds = {}
-        for beam in beams:
-            settings = recipe.evaluate.model_copy(update={"beam": beam})
+        widths = {str(beam): recipe.evaluate.model_copy(update={"beam": beam}) for beam in beams}
 
-            def work(settings: EvaluateConfig = settings) -> None:
-                decode(evaluator.model, batch, catalogue_ID, evaluator.trie, settings)
+        def work(settings: EvaluateConfig) -> None:
+            decode(evaluator.model, batch, catalogue_ID, evaluator.trie, settings)
 
-            milliseconds[str(beam)] = 1e3 * _median_seconds(work, repeats, world)
+        milliseconds = _median_milliseconds(work, widths, repeats, world)
         figures = {
             "machine": describe(world.device),
             "recipe": recipe.model_dump(mode="json"),
@@ -105,12 +103,16 @@ def parse_beams(words: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(map(int, parts)))
 
 
-def _median_seconds(work: Callable[[], None], repeats: int, world: World) -> float:
-    seconds = []
+def _median_milliseconds(
+    work: Callable[[EvaluateConfig], None], widths: dict[str, EvaluateConfig], repeats: int, world: World
+) -> dict[str, float]:
+    """All widths in turn, round after round, so that a machine whose speed drifts is as slow for each of them."""
+    seconds: dict[str, list[float]] = {width: [] for width in widths}
     for _ in range(WARM_UP + repeats):
-        synchronize(world.device)
-        started = time.perf_counter()
-        work()
-        synchronize(world.device)
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds[WARM_UP:])
+        for width, settings in widths.items():
+            synchronize(world.device)
+            started = time.perf_counter()
+            work(settings)
+            synchronize(world.device)
+            seconds[width].append(time.perf_counter() - started)
+    return {width: 1e3 * statistics.median(values[WARM_UP:]) for width, values in seconds.items()}

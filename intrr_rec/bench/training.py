@@ -46,9 +46,9 @@ GROUPS = {
 
 
 def bench_training(
-    recipe: Recipe, *, dataset: Path, semantic_ids: Path, vectors: Path | None, out: Path
+    recipe: Recipe, *, dataset: Path, semantic_ids: Path, vectors: Path | None, out: Path, evaluation: bool = True
 ) -> dict[str, Any]:
-    """Measure, print a table, write all figures to `out` (JSON).
+    """Measure, print a table, write all figures to `out` (JSON); `evaluation` times that of the test users as well.
 
     Raises:
         ArtefactError, ConfigError, DataError: as `intrr train`.
@@ -67,7 +67,8 @@ def bench_training(
         figures["gemm_peak_gflops"] = gemm_peak(world.device) / 1e9
         figures["loader_ms_alone"] = 1e3 * _timed(lambda: list(run.loader.epoch(3))) / run.loader.steps
         figures |= _count_flops(run, batches, figures)
-        figures["evaluation_seconds"] = _timed(lambda: run.evaluator.evaluate("test"))
+        if evaluation:
+            figures["evaluation_seconds"] = _timed(lambda: run.evaluator.evaluate("test"))
         figures["peak_memory_gb"] = peak_memory_gb(world.device)
         figures["step_profile"] = _profile(run, batches[:PROFILED])
         if world.is_main:
