@@ -29,10 +29,10 @@ class ArtefactError(UserError):
 
 
 class Stopped(BaseException):
-    """A run was told to stop, and has saved itself: no error, so nothing that catches errors takes it for one.
+    """A run ended before its time, and the same command goes on: no error, so nothing that catches errors takes it for one.
 
     Args:
-        message: the line for the user; empty on all ranks but the main one.
+        message: the line for the user; empty on a rank that leaves the word to another.
         exit_code: of the process.
     """
 

@@ -150,6 +150,11 @@ def join_world() -> Iterator[World]:
         dist.destroy_process_group()
 
 
+def is_lost_rank(error: RuntimeError) -> bool:
+    """Whether a collective failed because another rank is gone, or silent for longer than `TIMEOUT`."""
+    return isinstance(error, dist.DistError) or "/gloo/" in str(error)  # gloo's errors have no class of their own
+
+
 def _world() -> World:
     return World(dist.get_rank(), dist.get_world_size(), _local_size(), _device())
 

@@ -66,7 +66,8 @@ class Checkpoints:
                 state = load_checkpoint(self.folder / name, self.parallel, self.world, with_optimizer=True)
             except ArtefactError as error:
                 complaints.append(str(error))
-                log.warning("skipped a checkpoint: %s", error)
+                if self.world.is_main:
+                    log.warning("skipped a checkpoint: %s", error)
                 continue
             return state
         if complaints:

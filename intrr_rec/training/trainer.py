@@ -22,7 +22,7 @@ from intrr_rec.data.batch import Batch
 from intrr_rec.data.loader import Loader
 from intrr_rec.errors import ArtefactError, ConfigError, DataError, Stopped
 from intrr_rec.parallel.apply import Parallel, parallelize
-from intrr_rec.parallel.topology import World, join_world
+from intrr_rec.parallel.topology import World, is_lost_rank, join_world
 from intrr_rec.training.checkpoints import Checkpoints
 from intrr_rec.training.evaluator import Evaluator
 from intrr_rec.training.inputs import Inputs, open_inputs, record_inputs
@@ -43,21 +43,27 @@ def train(recipe: Recipe, *, dataset: Path, semantic_ids: Path, vectors: Path | 
         ConfigError: `out` holds a run of another recipe.
         ArtefactError, DataError: see `open_inputs`; no user is long enough to learn from; the run has checkpoints but none
             that is whole; or a checkpoint cannot be written.
-        Stopped: SIGTERM or SIGINT came; all is saved.
+        Stopped: SIGTERM or SIGINT came, and all is saved; or another rank was lost.
     """
     inputs = open_inputs(recipe, dataset, semantic_ids, vectors)
     _require_same_recipe(recipe, out)
     paths = {"dataset": dataset, "semantic_ids": semantic_ids, "vectors": vectors}
-    with join_world() as world:
-        world.barrier()  # the main rank writes to `out` only when every rank has looked at what is there
-        if world.is_main:
-            save_recipe(recipe, out / CONFIG)
-            record_inputs(out, inputs, paths, command=shlex.join(["intrr", *sys.argv[1:]]))
-        run = Run(inputs, out, world)
-        with run.stop:
-            run.fit()
-            run.checkpoints.load_best()
-            return write_results(out, run.evaluator, run.state)
+    try:
+        with join_world() as world:
+            world.barrier()  # the main rank writes to `out` only when every rank has looked at what is there
+            if world.is_main:
+                save_recipe(recipe, out / CONFIG)
+                record_inputs(out, inputs, paths, command=shlex.join(["intrr", *sys.argv[1:]]))
+            run = Run(inputs, out, world)
+            with run.stop:
+                run.fit()
+                run.checkpoints.load_best()
+                return write_results(out, run.evaluator, run.state)
+    except RuntimeError as error:
+        if not is_lost_rank(error):
+            raise
+        line = f"lost another rank, whose own output tells why; the same command goes on from the newest checkpoint ({error})"
+        raise Stopped(" ".join(line.split()), 1) from None
 
 
 class Run:

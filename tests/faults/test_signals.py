@@ -14,6 +14,7 @@ from tests.distributed.launch import ROOT, environment, free_port
 from tests.faults.job import Job, Slowly
 from tests.training.figures import story
 
+pytestmark = pytest.mark.timeout(600)
 WORDS = ("train.epochs=3", "model.hstu.dropout=0.2", "model.ran.dropout=0.2")
 
 
@@ -37,7 +38,9 @@ def whole(line, tmp_path_factory):
     return tell
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGTERM, 75, marks=pytest.mark.slow), (signal.SIGINT, 130)]
+)
 def test_one_process_saves_itself_and_goes_on_to_the_same_figures(line, whole, tmp_path, number, code):
     job = Job(line, tmp_path / "run", WORDS, fault=Slowly())
     job.wait_for_step(6)

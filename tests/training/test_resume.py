@@ -64,10 +64,10 @@ def steps(out):
     ("every", "owner", "name", "call", "from_step"),
     [
         ("null", Run, "step", 6, [4]),
-        ("3", Run, "step", 3, []),
+        pytest.param("3", Run, "step", 3, [], marks=pytest.mark.slow),
         ("3", Run, "step", 6, [3, 4]),
-        ("3", Run, "step", 8, [4, 6]),
-        ("1", Run, "step", 11, [9, 10]),
+        pytest.param("3", Run, "step", 8, [4, 6], marks=pytest.mark.slow),
+        pytest.param("1", Run, "step", 11, [9, 10], marks=pytest.mark.slow),
         ("4", trainer.Evaluator, "evaluate", 2, [4, 8]),
         ("3", trainer.Evaluator, "evaluate", 3, [9, 12]),
         ("3", Run, "_save", 4, [4, 6]),
@@ -95,7 +95,9 @@ def test_cut_off_many_times_with_another_rhythm_each_time(line, whole, tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("look", "step"), [(2, 2), (5, 4), (6, 5), (16, 12), (17, 12)], ids=["step", "valid", "next", "end", "test"]
+    ("look", "step"),
+    [(5, 4), (17, 12), *(pytest.param(*case, marks=pytest.mark.slow) for case in [(2, 2), (6, 5), (16, 12)])],
+    ids=["valid", "test", "step", "next", "end"],
 )
 def test_told_to_stop_it_saves_where_it_is(line, whole, tmp_path, monkeypatch, look, step):
     """At a step, before an epoch's validation is done, and while the final results are made."""
