@@ -52,9 +52,9 @@ class KillInSave:
         self.delay = random.Random(seed).uniform(0, longest)
 
     def __call__(self, run: Run) -> None:
-        original, saves = run.checkpoints.save, []
-        if run.state["step"] != run._saved_step:
+        if run.state["step"]:
             return
+        original, saves = run.checkpoints.save, []
 
         def killed(state, keep):
             saves.append(1)
