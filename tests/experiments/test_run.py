@@ -12,6 +12,7 @@ from intrr_rec import cli
 from intrr_rec.experiments import run
 from intrr_rec.experiments.cells import Workplace, expand
 from intrr_rec.experiments.grid import load_grid
+from intrr_rec.experiments.reproduce import Wish, reproduce
 from intrr_rec.experiments.run import run_cells
 from tests.distributed.launch import environment
 from tests.experiments.mini import GRID, lay_out, write
@@ -166,3 +167,31 @@ def test_two_ranks_go_through_the_same_cells(tmp_path):
     for cell in expand(*load_grid(str(grid))):
         results = json.loads((workplace(tmp_path).folder(cell) / "results.json").read_text())
         assert results["world_size"] == 2
+
+
+@pytest.mark.slow
+def test_latency_is_measured_in_a_process_of_its_own(tmp_path):
+    too_many = ["evaluate.batch_users=500"]
+    models = [{"label": "IntRR", "recipe": "paper.yaml", "set": ["evaluate.batch_users=4"]}]
+    models += [{"label": "broken", "recipe": "paper.yaml", "set": too_many}]
+    grid = lay_out(tmp_path, measure="latency", beams=[2, 5], models=models, published={})
+    wish = Wish(str(grid), (), tmp_path / "raw", tmp_path / "work", tmp_path / "docs", None, False, False)
+    assert reproduce(wish) == 1
+    cells, place = expand(*load_grid(str(grid))), workplace(tmp_path)
+    assert [place.state(cell) for cell in cells] == ["finished", "interrupted"]
+    assert "fewer than 500 × 8 events" in run_cells(cells[1:], place)[0].why
+    page = (tmp_path / "docs" / "grid.md").read_text()
+    assert "1 of 2 rows" in page and "4 users a batch" in page
+    # More beams than were measured: measured again, not refused.
+    wider = GRID | {"measure": "latency", "beams": [2, 5, 3], "models": models, "published": {}}
+    (cell, _) = expand(*load_grid(str(write(tmp_path, "grid.yaml", wider))))
+    assert place.state(cell) == "changed"
+    assert run_cells([cell], place)[0].what == "done" and place.state(cell) == "finished"
+
+
+@pytest.mark.slow
+def test_training_is_measured_in_a_process_of_its_own(tmp_path):
+    grid = lay_out(tmp_path, measure="training", published={})
+    cells, place = expand(*load_grid(str(grid))), workplace(tmp_path)
+    assert [outcome.what for outcome in run_cells(cells, place)] == ["done", "done"]
+    assert "users_per_second" in json.loads((place.folder(cells[0]) / "figures.json").read_text())
