@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from intrr_rec.config import Recipe, load_recipe, parse, save_recipe
+from intrr_rec.config import Recipe, load_recipe, parse, same_run, save_recipe
 from intrr_rec.errors import ConfigError
 
 
@@ -199,3 +199,15 @@ def test_a_resolved_copy_names_every_setting(tmp_path: Path) -> None:
     written = yaml.safe_load(path.read_text())
     assert written == Recipe().model_dump(mode="json")
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_saved_run_is_the_same_whatever_other_kinds_of_model_were_called(tmp_path: Path) -> None:
+    recipe = load_recipe(None, ["train.seed=3"])
+    save_recipe(recipe, tmp_path / "config.yaml")
+    assert same_run(tmp_path / "config.yaml", recipe)
+    assert not same_run(tmp_path / "config.yaml", load_recipe(None, ["train.seed=4"]))
+    assert not same_run(tmp_path / "config.yaml", load_recipe(None, ["train.seed=3", "model.kind=sasrec"]))
+    for section, still in (("sasrec", True), ("hstu", False)):
+        tree = yaml.safe_load((tmp_path / "config.yaml").read_text())
+        tree["model"][section]["a_key_of_old"] = 1
+        assert same_run(write(tmp_path / "old.yaml", yaml.safe_dump(tree)), recipe) == still

@@ -10,7 +10,7 @@ from intrr_rec.config.indexing import (
     IndexConfig,
 )
 from intrr_rec.config.model import DenseConfig, HstuConfig, ModelConfig, RanConfig, SasrecConfig, T5Config, TigerConfig
-from intrr_rec.config.recipe import Recipe, load_recipe, parse, read_yaml, save_recipe
+from intrr_rec.config.recipe import Recipe, load_recipe, parse, read_yaml, same_run, save_recipe
 from intrr_rec.config.section import Section
 from intrr_rec.config.training import EvaluateConfig, PrepareConfig, TrainConfig
 
@@ -37,5 +37,6 @@ __all__ = [
     "load_recipe",
     "parse",
     "read_yaml",
+    "same_run",
     "save_recipe",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError, model_validator
@@ -69,6 +69,24 @@ def parse(settings: dict[str, Any], source: str) -> Recipe:
 def save_recipe(recipe: Recipe, path: Path) -> None:
     """Write the fully resolved settings as YAML, atomically."""
     write_text(path, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+
+
+def same_run(saved: Path, recipe: Recipe) -> bool:
+    """Whether a run's saved settings are those of `recipe`, sections of other kinds of model aside.
+
+    Those are not read, and a later version may name their keys otherwise than the one that saved them.
+    """
+    try:
+        tree = read_yaml(saved)
+        return parse(_own(tree), str(saved)) == parse(_own(recipe.model_dump(mode="json")), "recipe")
+    except ConfigError:
+        return False
+
+
+def _own(tree: dict[str, Any]) -> dict[str, Any]:
+    model = tree.get("model", {})
+    others = set(get_args(ModelConfig.model_fields["kind"].annotation)) - {model.get("kind", Recipe().model.kind)}
+    return tree | {"model": {key: value for key, value in model.items() if key not in others}}
 
 
 def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from typing import Any, Literal
 import yaml
 
 from intrr_rec.artefact import MANIFEST, Manifest
-from intrr_rec.config import Recipe, load_recipe
-from intrr_rec.errors import ConfigError, UserError
+from intrr_rec.config import Recipe, load_recipe, same_run
+from intrr_rec.errors import ConfigError
 from intrr_rec.experiments.grid import Grid
 
 State = Literal["finished", "interrupted", "missing", "changed", "impossible"]
@@ -122,11 +122,8 @@ class Workplace:
         if not (folder / CONFIG).is_file():
             return "missing"
         done = (folder / (RESULTS if cell.measure == "accuracy" else FIGURES)).is_file()
-        try:
-            same = load_recipe(folder / CONFIG) == cell.recipe
-        except UserError:
-            same = False
         if done:
+            same = same_run(folder / CONFIG, cell.recipe)
             return "finished" if same and self._same_inputs(cell) and self._same_beams(cell) else "changed"
         return "interrupted"
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from intrr_rec.artefact import write_text
-from intrr_rec.config import Recipe, load_recipe, save_recipe
+from intrr_rec.config import Recipe, load_recipe, same_run, save_recipe
 from intrr_rec.data.batch import Batch
 from intrr_rec.data.loader import Loader
 from intrr_rec.errors import ArtefactError, ConfigError, DataError, Stopped
@@ -235,6 +235,8 @@ def _require_same_recipe(recipe: Recipe, out: Path) -> None:
     if not (out / CONFIG).is_file():
         if out.exists() and any(out.iterdir()):
             raise ArtefactError(f"{out}: is not empty and not a run folder; choose another --out")
+        return
+    if same_run(out / CONFIG, recipe):
         return
     saved = load_recipe(out / CONFIG)
     changed = [key for key, value in _flat(recipe.model_dump()).items() if _flat(saved.model_dump())[key] != value]
