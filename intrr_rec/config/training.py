@@ -57,6 +57,9 @@ class EvaluateConfig(Section):
     """Ranking by trie-constrained beam search inside the RAN."""
 
     beam: int = Field(50, ge=1, description="W: beams kept at each level")
+    validation_beam: int | None = Field(
+        None, ge=10, description="beams kept while validating to choose a checkpoint (Recall@10); null: `beam`"
+    )
     normalize: Literal["trie", "global"] = Field(
         "trie", description="softmax over the valid children of a prefix, or over all K codes"
     )

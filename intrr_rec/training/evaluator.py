@@ -72,9 +72,9 @@ class Evaluator:
         self.trie = inputs.semantic_ids.trie.to(world.device)
         self.collate = inputs.collator(training=False)
 
-    def evaluate(self, split: Split) -> dict[str, float]:
-        """Recall@K and NDCG@K over all users of the split, the same on every rank."""
-        return self.means(TargetRanks.of(self.rank_users(split)))
+    def evaluate(self, split: Split, beam: int | None = None) -> dict[str, float]:
+        """Recall@K and NDCG@K over all users of the split, the same on every rank; `beam` in place of the recipe's."""
+        return self.means(TargetRanks.of(self.rank_users(split, beam)))
 
     def means(self, ranks: TargetRanks) -> dict[str, float]:
         """Recall@K and NDCG@K over the users of all ranks, the same on every rank."""
@@ -83,9 +83,11 @@ class Evaluator:
         return as_means(totals, int(users))
 
     @torch.no_grad()
-    def rank_users(self, split: Split) -> Iterator[Ranked]:
+    def rank_users(self, split: Split, beam: int | None = None) -> Iterator[Ranked]:
         """Decode this rank's users, batch by batch."""
         settings = self.inputs.recipe.evaluate
+        if beam is not None:
+            settings = settings.model_copy(update={"beam": beam})
         was_training = self.model.training
         self.model.eval()
         catalogue_ID = self.catalogue()

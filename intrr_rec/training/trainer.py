@@ -177,7 +177,7 @@ class Run:
         return figures
 
     def _validate(self, epoch: int) -> dict[str, float]:
-        metrics = self.evaluator.evaluate("valid")
+        metrics = self.evaluator.evaluate("valid", self.inputs.recipe.evaluate.validation_beam)
         if self.figures:
             self.figures.write("valid", self.state["step"], epoch, metrics)
             log.info("epoch %d: validation %s", epoch, {k: round(v, 4) for k, v in metrics.items()})

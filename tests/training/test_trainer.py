@@ -105,6 +105,16 @@ def test_results_agree_with_the_figures_on_the_way(finished):
         assert record["loss"] == pytest.approx(record["rec_nll"] + 0.1 * record["align_nll"], rel=1e-5)
 
 
+def test_validations_may_keep_fewer_beams_than_the_results(line, finished, tmp_path):
+    words = ("evaluate.validation_beam=10", "evaluate.normalize=global")
+    train(tiny.recipe(*LEARNS, *DROPOUT, "evaluate.normalize=global"), **line.inputs(), out=tmp_path / "wide")
+    train(tiny.recipe(*LEARNS, *DROPOUT, *words), **line.inputs(), out=tmp_path / "narrow")
+    wide, narrow = lines(tmp_path / "wide", "valid"), lines(tmp_path / "narrow", "valid")
+    assert all(n["recall@20"] == n["recall@10"] <= w["recall@20"] for n, w in zip(narrow, wide, strict=True))
+    assert any(n["recall@20"] < w["recall@20"] for n, w in zip(narrow, wide, strict=True))
+    assert results(tmp_path / "narrow")["valid"]["recall@20"] > narrow[-1]["recall@20"]
+
+
 def test_recommendations_are_one_row_a_user_and_their_hit_rate_is_the_recall(line, finished):
     dataset = Dataset.open(line.dataset)
     rows = recommendations(finished)
