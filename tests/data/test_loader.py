@@ -12,13 +12,22 @@ from intrr_rec.data.windows import training_windows
 WINDOWS = training_windows(np.arange(24, dtype=np.int64) * 6, 8)  # 23 users, one window each
 
 
-def collate(windows, rank, replicas):
+def collate(windows, rank, replicas, step):
     return windows.user_M[rank::replicas].tolist()
 
 
 def steps(rank=0, replicas=1, epoch=1, seed=0, first_step=0, batch=5):
     loader = Loader(WINDOWS, collate, batch, seed=seed, rank=rank, replicas=replicas)
     return list(loader.epoch(epoch, first_step))
+
+
+def test_steps_are_numbered_through_all_epochs_whatever_the_rank_or_the_start():
+    def numbers(epoch, rank=0, replicas=1, first_step=0):
+        loader = Loader(WINDOWS, lambda windows, rank, replicas, step: step, 5, seed=0, rank=rank, replicas=replicas)
+        return list(loader.epoch(epoch, first_step))
+
+    assert numbers(1) + numbers(2) == list(range(5, 15))
+    assert numbers(2, rank=1, replicas=3, first_step=3) == [13, 14]
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 3, 7])
@@ -57,7 +66,7 @@ def loader_threads():
 def test_a_fault_in_the_collator_surfaces(bad_step):
     done = []
 
-    def faulty(windows, rank, replicas):
+    def faulty(windows, rank, replicas, step):
         if len(done) == bad_step:
             raise ZeroDivisionError("in the collator")
         done.append(1)
@@ -95,7 +104,7 @@ def test_an_error_in_the_consumer_ends_the_thread():
 def test_only_a_few_batches_are_built_ahead():
     built = []
 
-    def counting(windows, rank, replicas):
+    def counting(windows, rank, replicas, step):
         built.append(1)
         return 0
 
