@@ -283,11 +283,6 @@ def test_only_the_report_is_added_to_the_run(run, text):
     assert sorted(path.name for path in run.iterdir()) == files
 
 
-def test_same_points_same_bytes():
-    first, second = (plots.curves({"loss": [(0, 2.0), (1, 1.0)]}, x_label="epoch", title="loss") for _ in range(2))
-    assert first == second
-
-
 @pytest.mark.parametrize(
     ("name", "line"),
     [
@@ -394,13 +389,3 @@ def test_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
         write_report(tmp_path)
     assert (tmp_path / "report.html").read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "report.html"]
-
-
-def test_size_of_a_figure_does_not_follow_the_number_of_points_or_codes():
-    points = [(float(n), math.sin(n / 1e4)) for n in range(100_000)]
-    assert len(plots.curves({"loss": points}, x_label="step", title="loss")) < 40_000
-    p = np.zeros(8192)
-    p[8000] = 1.0
-    figure = plots.redistribution([p.tolist()], [8000], ["A"], level=1)
-    assert len(figure) < 60_000
-    assert "A, SID 8000: p = 1.00" in figure
