@@ -25,6 +25,8 @@ from tests.distributed.launch import free_port
 SECONDS = 60
 Fault = Callable[[Run], None]  # called before each step
 
+WORDS = ("train.epochs=3", "model.hstu.dropout=0.2", "model.ran.dropout=0.2")
+
 
 class Slowly:
     """Steps take a while."""

@@ -8,32 +8,13 @@ import pytest
 
 from intrr_rec.training.trainer import train
 from tests import tiny
+from tests.faults.job import WORDS as COMMON
 from tests.faults.job import FileLimit, Job, KillInSave, KillRank, NoSpace
 from tests.training.figures import story
 
 pytestmark = pytest.mark.timeout(600)
-WORDS = ("train.epochs=3", "model.hstu.dropout=0.2", "model.ran.dropout=0.2", "train.checkpoint_every=3")
+WORDS = (*COMMON, "train.checkpoint_every=3")
 SECONDS_TO_NOTICE = 20
-
-
-@pytest.fixture(scope="module")
-def line(tmp_path_factory):
-    return tiny.make_line(tmp_path_factory.mktemp("line"))
-
-
-@pytest.fixture(scope="module")
-def whole(line, tmp_path_factory):
-    """The story of an uninterrupted run, by the number of ranks."""
-    stories = {}
-
-    def tell(size):
-        if size not in stories:
-            out = tmp_path_factory.mktemp("whole") / "run"
-            assert Job(line, out, WORDS, size).codes() == [0] * size
-            stories[size] = story(out)
-        return stories[size]
-
-    return tell
 
 
 def names(out):

@@ -40,6 +40,17 @@ def events():
     return items_E, np.concatenate([[0], np.cumsum(LENGTHS)]).astype(np.int64)
 
 
+@pytest.fixture(scope="module")
+def ranking(model, events):
+    """A test batch and what ranks it."""
+    items_E, offsets = events
+    batch = Collator(items_E, WINDOW, None, "items")(evaluation_windows(offsets, WINDOW, "test"))
+    with torch.no_grad():
+        catalogue_ID = model.represent(torch.arange(N_ITEMS), None)
+        state_BD = model.states(catalogue_ID[batch.items_U[batch.slot_T]], batch.layout)[batch.scored_S]
+    return items_E, offsets, batch, PrefixTrie.build(model.codes_IL, CODES), catalogue_ID, state_BD
+
+
 def test_the_loss_is_the_rans_plus_the_weighted_sampled_softmax_of_cosines(model, events):
     items_E, offsets = events
     sampler = CandidateSampler(N_ITEMS, 4, seed=0)
@@ -75,17 +86,13 @@ def test_the_repeat_bias_learns_that_nobody_comes_back(model, events):
 
 
 @torch.no_grad()
-def test_a_full_beam_ranked_by_both_is_the_catalogue_ranked_by_both(model, events):
-    items_E, offsets = events
-    batch = Collator(items_E, WINDOW, None, "items")(evaluation_windows(offsets, WINDOW, "test"))
-    trie = PrefixTrie.build(model.codes_IL, CODES)
-    catalogue_ID = model.represent(torch.arange(N_ITEMS), None)
+def test_a_full_beam_ranked_by_both_is_the_catalogue_ranked_by_both(model, ranking):
+    items_E, offsets, batch, trie, catalogue_ID, state_BD = ranking
     by_path, by_both = (
         EvaluateConfig(beam=N_ITEMS + 5, rank_by=rank_by, path_weight=0.7) for rank_by in ("path", "path_and_dense")
     )
     items_BW, log_p_BW = decode(model, batch, catalogue_ID, trie, by_path)
     log_p_BI = torch.empty_like(log_p_BW[:, :N_ITEMS]).scatter_(1, items_BW[:, :N_ITEMS], log_p_BW[:, :N_ITEMS])
-    state_BD = model.states(catalogue_ID[batch.items_U[batch.slot_T]], batch.layout)[batch.scored_S]
     cosine_BI = torch.stack([F.cosine_similarity(state_D, catalogue_ID, dim=-1) for state_D in state_BD])
     for row, user in enumerate(batch.user_S.tolist()):
         window_N = items_E[offsets[user] : offsets[user + 1] - 1][-WINDOW:]
@@ -98,13 +105,9 @@ def test_a_full_beam_ranked_by_both_is_the_catalogue_ranked_by_both(model, event
 
 
 @torch.no_grad()
-def test_the_wider_pool_holds_the_beam_and_the_densest_items_each_once(model, events):
-    items_E, offsets = events
-    batch = Collator(items_E, WINDOW, None, "items")(evaluation_windows(offsets, WINDOW, "test"))
-    trie = PrefixTrie.build(model.codes_IL, CODES)
-    catalogue_ID = model.represent(torch.arange(N_ITEMS), None)
+def test_the_wider_pool_holds_the_beam_and_the_densest_items_each_once(model, ranking):
+    items_E, offsets, batch, trie, catalogue_ID, state_BD = ranking
     narrow = {"beam": 4, "rank_by": "path_and_dense"}
-    state_BD = model.states(catalogue_ID[batch.items_U[batch.slot_T]], batch.layout)[batch.scored_S]
     for path_weight in (0.0, 0.7):
         settings = EvaluateConfig(**narrow, path_weight=path_weight, pool="beam_and_dense")
         items_BW, scores_BW = decode(model, batch, catalogue_ID, trie, settings)

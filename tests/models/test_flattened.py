@@ -11,6 +11,7 @@ from intrr_rec.data.windows import evaluation_windows, training_windows
 from intrr_rec.decoding.cached import cached_beam_search
 from intrr_rec.decoding.trie import PrefixTrie
 from intrr_rec.models.flattened import Flattened
+from tests.models.siblings import not_siblings
 
 CODES, N_ITEMS, WINDOW = (4, 5, 3), 22, 6
 LENGTHS = [7, 4, 11, 5, 3]
@@ -61,10 +62,8 @@ def path_log_p(model, items, normalize="global"):
     for level, book_KD in enumerate(books):
         logits_K = book_KD @ state_TD[-len(books) - 1 + level]
         if normalize == "trie":
-            siblings = (model.codes_IL[:, :level] == path_L[:level]).all(1)
-            others = torch.ones_like(logits_K, dtype=torch.bool)
-            others[model.codes_IL[siblings, level]] = False
-            logits_K = logits_K.masked_fill(others, -torch.inf)
+            others_K = not_siblings(model.codes_IL, path_L, level, len(book_KD))
+            logits_K = logits_K.masked_fill(others_K, -torch.inf)
         log_p.append(logits_K.log_softmax(0)[path_L[level]])
     return torch.stack(log_p)
 

@@ -11,6 +11,7 @@ from intrr_rec.decoding.cached import cached_beam_search
 from intrr_rec.decoding.trie import PrefixTrie
 from intrr_rec.models.t5 import distance_bucket, two_sided_bucket
 from intrr_rec.models.tiger import Tiger
+from tests.models.siblings import not_siblings
 from tests.models.test_flattened import CODES, LENGTHS, N_ITEMS, WINDOW, make_events
 
 HEADS = 3
@@ -75,10 +76,8 @@ def path_log_p(model, items, normalize="global"):
     for level, (book_KD, state_D) in enumerate(zip(books, model.decoder_norm(y), strict=True)):
         logits_K = book_KD @ state_D
         if normalize == "trie":
-            siblings = (model.codes_IL[:, :level] == path_L[:level]).all(1)
-            others = torch.ones_like(logits_K, dtype=torch.bool)
-            others[model.codes_IL[siblings, level]] = False
-            logits_K = logits_K.masked_fill(others, -torch.inf)
+            others_K = not_siblings(model.codes_IL, path_L, level, len(book_KD))
+            logits_K = logits_K.masked_fill(others_K, -torch.inf)
         log_p.append(logits_K.log_softmax(0)[path_L[level]])
     return torch.stack(log_p)
 
