@@ -20,7 +20,7 @@ from intrr_rec.config import HstuConfig
 from intrr_rec.data.batch import Layout
 from intrr_rec.models.cache import Cache, KeysValues, LayerCache, scores_with_bias
 from intrr_rec.models.dropout import dropout
-from intrr_rec.models.t5 import BUCKETS, distance_bucket
+from intrr_rec.models.t5 import BUCKETS, distance_bucket, slot_buckets
 
 # Softplus reaches zero for very negative scores; a row of nothing else must not divide by it.
 SMALLEST_SUM = 1e-8
@@ -103,8 +103,7 @@ class ReleasedHstu(nn.Module):
     def prefill(self, x_TD: Tensor, layout: Layout) -> tuple[Tensor, list[KeysValues]]:
         """`forward`, and each layer's keys and values `[C, H, N, F]`."""
         visible_CNN = layout.visible_CNN()
-        position_N = torch.arange(visible_CNN.shape[1], device=x_TD.device)
-        bucket_NN = distance_bucket(position_N[:, None] - position_N[None, :])
+        bucket_NN = slot_buckets(visible_CNN.shape[1], x_TD.device)
         packed = []
         for layer in self.layers:
             x_TD, keys_values = layer(x_TD, visible_CNN, bucket_NN)

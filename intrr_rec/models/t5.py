@@ -116,8 +116,7 @@ class T5(nn.Module):
     def prefill(self, x_TD: Tensor, layout: Layout) -> tuple[Tensor, list[KeysValues]]:
         """`forward`, and each layer's keys and values `[C, H, N, F]`."""
         visible_CNN = layout.visible_CNN()
-        position_N = torch.arange(visible_CNN.shape[1], device=x_TD.device)
-        bucket_NN = distance_bucket(position_N[:, None] - position_N[None, :])
+        bucket_NN = slot_buckets(visible_CNN.shape[1], x_TD.device)
         bias_HNN = self.distance_bias[bucket_NN].permute(2, 0, 1)
         bias_CHNN = bias_HNN.masked_fill(~visible_CNN[:, None], -torch.inf)
         packed = []
@@ -135,6 +134,12 @@ class T5(nn.Module):
         for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
             x_BWD = cast(T5Layer, layer).step(x_BWD, layer_cache, prompt_bias_BHP, own_bias_GH)
         return self.norm(x_BWD)
+
+
+def slot_buckets(slots: int, device: torch.device) -> Tensor:
+    """Bucket of every pair of a block's slots, looking from the first to the second, `[N, N]`."""
+    position_N = torch.arange(slots, device=device)
+    return distance_bucket(position_N[:, None] - position_N[None, :])
 
 
 def distance_bucket(distance: Tensor, buckets: int = BUCKETS) -> Tensor:
