@@ -12,6 +12,7 @@ from intrr_rec.config.indexing import (
 from intrr_rec.config.model import DenseConfig, HstuConfig, ModelConfig, RanConfig, SasrecConfig, T5Config, TigerConfig
 from intrr_rec.config.recipe import Recipe, load_recipe, parse, read_yaml, same_run, save_recipe
 from intrr_rec.config.section import Section
+from intrr_rec.config.sharding import ShardingConfig, TopologyConfig
 from intrr_rec.config.training import EvaluateConfig, PrepareConfig, TrainConfig
 
 __all__ = [
@@ -31,8 +32,10 @@ __all__ = [
     "Recipe",
     "SasrecConfig",
     "Section",
+    "ShardingConfig",
     "T5Config",
     "TigerConfig",
+    "TopologyConfig",
     "TrainConfig",
     "load_recipe",
     "parse",

@@ -21,6 +21,14 @@ from intrr_rec.config.section import Section
 from intrr_rec.config.training import EvaluateConfig, PrepareConfig, TrainConfig
 from intrr_rec.errors import ConfigError
 
+# Keys of run folders written earlier, and what they are now; so those folders still open.
+RENAMED = {
+    "train": {"uid_sharding": ("sharding", "uid"), "uid_learning_rate": ("sharding", "learning_rate")},
+}
+
+# Items up to which evaluation makes every item's token beforehand; above, the tokens of each batch of histories.
+FEW_ITEMS = 1_000_000
+
 
 class Recipe(Section):
     """All settings of the line, one section a verb."""
@@ -36,6 +44,11 @@ class Recipe(Section):
         if self.evaluate.rank_by == "path_and_dense" and not (self.model.kind == "intrr" and self.model.dense.weight):
             raise ValueError("evaluate.rank_by: path_and_dense needs a model trained with model.dense.weight > 0")
         return self
+
+    def keeps_catalogue(self, items: int) -> bool:
+        """Whether evaluation holds the token of every item: where the ranking asks for all of them, or they are few."""
+        by_path = self.model.kind == "intrr" and self.evaluate.rank_by == "path"
+        return items <= FEW_ITEMS or not by_path
 
 
 def load_recipe(path: Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
@@ -106,6 +119,10 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ConfigError(f"{path}: is not valid YAML ({error})") from None
     if not isinstance(settings, dict):
         raise ConfigError(f"{path}: must hold 'section: {{key: value}}' entries")
+    for section, keys in RENAMED.items():
+        for old, (group, new) in keys.items():
+            if old in (settings.get(section) or {}):
+                settings[section].setdefault(group, {})[new] = settings[section].pop(old)
     base = settings.pop("base", None)
     if base is None:
         return settings

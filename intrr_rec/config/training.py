@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from intrr_rec.config.section import Section
+from intrr_rec.config.sharding import ShardingConfig
 
 
 class PrepareConfig(Section):
@@ -39,11 +40,7 @@ class TrainConfig(Section):
     )
     warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises linearly from 0")
     weight_decay: float = Field(1e-4, ge=0)
-    uid_sharding: Literal["data_parallel", "row_wise"] = Field(
-        "data_parallel",
-        description="data_parallel trains the UID table with Adam; row_wise shards it, row-wise Adagrad",
-    )
-    uid_learning_rate: float = Field(0.02, gt=0, description="row-wise Adagrad's, used when the UID table is sharded")
+    sharding: ShardingConfig = ShardingConfig()
     validate_every: int = Field(1, ge=1, description="epochs between validations")
     checkpoint_every: int | None = Field(
         None, ge=1, description="steps between checkpoints within an epoch; null: at validations only"

@@ -31,7 +31,8 @@ def decode(
     Args:
         model: in evaluation mode.
         batch: histories, on the model's device.
-        catalogue_ID: `model.represent` of every item, for an `ItemRecommender`; None for any other model.
+        catalogue_ID: `model.represent` of every item, for an `ItemRecommender`; None for any other model, or to have the
+            tokens of the histories made from the batch.
         trie: of the catalogue's Semantic IDs.
         settings: beam width and normalisation.
 
@@ -43,13 +44,13 @@ def decode(
 
 @decode.register
 def _(
-    model: IntRR, batch: Batch, catalogue_ID: Tensor, trie: PrefixTrie, settings: EvaluateConfig
+    model: IntRR, batch: Batch, catalogue_ID: Tensor | None, trie: PrefixTrie, settings: EvaluateConfig
 ) -> tuple[Tensor, Tensor]:
     state_BD = scored_states(model, batch, catalogue_ID)
     items_BW, log_p_BW = beam_search(model.ran, model.codebooks(), trie, state_BD, settings.beam, settings.normalize)
     if settings.rank_by == "path":
         return items_BW, log_p_BW
-    assert model.dense is not None
+    assert model.dense is not None and catalogue_ID is not None
     if settings.pool == "beam_and_dense":
         items_BW, log_p_BW = _widen(model.dense, state_BD, catalogue_ID, items_BW, log_p_BW, batch)
     candidate_BWD = F.embedding(items_BW.clamp(min=0), catalogue_ID)
@@ -73,9 +74,12 @@ def _(
     return cached_beam_search(model, batch, trie, settings.beam, settings.normalize)
 
 
-def scored_states(model: ItemRecommender, batch: Batch, catalogue_ID: Tensor) -> Tensor:
+def scored_states(model: ItemRecommender, batch: Batch, catalogue_ID: Tensor | None) -> Tensor:
     """The state at each scored slot, `[B, D]`."""
-    history_TD = F.embedding(batch.items_U[batch.slot_T], catalogue_ID)
+    if catalogue_ID is None:
+        history_TD = F.embedding(batch.slot_T, model.represent(batch.items_U, batch.content_UV))
+    else:
+        history_TD = F.embedding(batch.items_U[batch.slot_T], catalogue_ID)
     return model.states(history_TD, batch.layout)[batch.scored_S]
 
 

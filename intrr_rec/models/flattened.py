@@ -33,7 +33,7 @@ class Flattened(CodeRecommender):
         config: backbone and its settings, window, `codebook_std`, `input_dropout`.
         codes_IL: the Semantic ID of every item, the de-duplication digit included.
         codes_per_level: K_l of each of the L levels.
-        device: of the codebooks' first rows.
+        device: of the codebooks.
     """
 
     def __init__(

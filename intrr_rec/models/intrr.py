@@ -44,7 +44,7 @@ class IntRR(ItemRecommender):
         codes_IL: the Semantic ID of every item, the de-duplication digit included.
         codes_per_level: K_l of each of the L levels.
         content_width: V of the content vectors, needed when `config.content`.
-        device: of the tables' first rows.
+        device: of the tables.
     """
 
     codes_IL: Tensor
@@ -60,6 +60,7 @@ class IntRR(ItemRecommender):
         super().__init__()
         width, uid_width = config.width, config.uid_width or config.width
         self.config = config
+        self.token_width = width
         self.uid = make_collection(UID_TABLE, len(codes_IL), uid_width, config.uid_std, device)
         self.uid_map = nn.Linear(uid_width, width, bias=False) if config.uid_width else None
         self.codebooks = Codebooks(CODEBOOK_TABLE, codes_per_level, width, config.codebook_std, device)

@@ -34,9 +34,14 @@ class Recommender(nn.Module, ABC):
 
 
 class ItemRecommender(Recommender):
-    """A recommender that reads one token an item, so that a catalogue's tokens are made once and then looked up."""
+    """A recommender that reads one token an item, so that a catalogue's tokens are made once and then looked up.
+
+    Attributes:
+        token_width: D of those tokens.
+    """
 
     uid: EmbeddingCollection
+    token_width: int
 
     @abstractmethod
     def represent(self, items_U: Tensor, content_UV: Tensor | None) -> Tensor:

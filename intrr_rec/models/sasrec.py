@@ -28,7 +28,7 @@ class SASRec(ItemRecommender):
         n_items: rows of the item table.
         window: N, the longest history.
         uid_std: initial scale of the item table.
-        device: of the table's first rows.
+        device: of the table.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class SASRec(ItemRecommender):
     ) -> None:
         super().__init__()
         self.config = config
+        self.token_width = config.width
         self.dense = DenseHead(head, config.width)
         self.uid = make_collection(UID_TABLE, n_items, config.width, uid_std, device)
         self.positions = nn.Parameter(torch.randn(window, config.width) * 0.02 * config.width**0.5)

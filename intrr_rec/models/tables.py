@@ -6,13 +6,15 @@ They are TorchRec modules so that a plan can shard them; nothing here knows whet
 Rows are multiplied by √D on their way out. Drawn at a small scale and stepped by Adam, both tables would otherwise need
 thousands of steps before a softmax over codes is anything but flat; multiplied, one step moves them √D times as far.
 
-Shape suffixes: U items looked up, D width, K codes.
+Shape suffixes: U items looked up, D width, K codes, R rows of a shard, C columns of a shard.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,13 +25,60 @@ CODEBOOK_TABLE = "codebooks"
 ITEM_CODEBOOK_TABLE = "item_codebooks"
 
 
+BLOCK_ROWS = 4096  # rows drawn by one generator
+
+
+class InitialRows:
+    """Rows from N(0, std²) that depend on seed, table and row alone: a shard is filled with its own, whoever holds it.
+
+    Rows come in blocks, each drawn on the CPU by a generator of its own, so that no rank draws the whole table and every
+    division of it, on whatever device, starts alike.
+
+    Args:
+        name: of the table; two tables of one model start differently.
+        width: D.
+        std: scale. The seed is the one last given to `torch.manual_seed`.
+    """
+
+    def __init__(self, name: str, width: int, std: float) -> None:
+        self.width = width
+        self.std = std
+        self.first_RD = torch.empty(0, width)
+        self._seed = (torch.initial_seed(), zlib.crc32(name.encode()))
+
+    def __call__(self, table: Tensor) -> Tensor:
+        """Fill a whole table, in place."""
+        if not table.is_meta:
+            self.fill(table.data, 0, 0)
+        return table
+
+    @torch.no_grad()
+    def fill(self, shard_RC: Tensor, first_row: int, first_column: int) -> None:
+        """Fill a shard, in place, whose first element is at this row and column of the table."""
+        rows, columns = shard_RC.shape
+        for block in range(first_row // BLOCK_ROWS, -(-(first_row + rows) // BLOCK_ROWS)):
+            start = block * BLOCK_ROWS
+            low, high = max(start, first_row), min(start + BLOCK_ROWS, first_row + rows)
+            drawn_RD = self._draw(block)[low - start : high - start]
+            shard_RC[low - first_row : high - first_row] = drawn_RD[:, first_column : first_column + columns]
+        given = self.first_RD[first_row : first_row + rows, first_column : first_column + columns]
+        shard_RC[: len(given)] = given
+
+    def _draw(self, block: int) -> Tensor:
+        seed = int(np.random.SeedSequence([*self._seed, block]).generate_state(1, np.uint64)[0])
+        generator = torch.Generator().manual_seed(seed)
+        return torch.empty(BLOCK_ROWS, self.width).normal_(0, self.std, generator=generator)
+
+
 def make_collection(name: str, rows: int, width: int, std: float, device: torch.device) -> EmbeddingCollection:
-    """A collection of one table, rows drawn from N(0, std²)."""
-
-    def init(weight: Tensor) -> Tensor:
-        return nn.init.normal_(weight, std=std)
-
-    config = EmbeddingConfig(name=name, num_embeddings=rows, embedding_dim=width, feature_names=[name], init_fn=init)
+    """A collection of one table, its rows as `InitialRows` has them; on the meta device, to be filled in its shards."""
+    config = EmbeddingConfig(
+        name=name,
+        num_embeddings=rows,
+        embedding_dim=width,
+        feature_names=[name],
+        init_fn=InitialRows(name, width, std),
+    )
     return EmbeddingCollection(tables=[config], device=device)
 
 
@@ -49,7 +98,7 @@ class Codebooks(nn.Module):
         codes_per_level: K_l.
         width: D.
         std: initial scale.
-        device: where the rows are first drawn.
+        device: of the rows; meta for a table that is to be sharded.
     """
 
     rows: Tensor
@@ -59,7 +108,7 @@ class Codebooks(nn.Module):
         self.name = name
         self.codes_per_level = list(codes_per_level)
         self.collection = make_collection(name, sum(codes_per_level), width, std, device)
-        self.register_buffer("rows", torch.arange(sum(codes_per_level), device=device), persistent=False)
+        self.register_buffer("rows", torch.arange(sum(codes_per_level)), persistent=False)
 
     def forward(self) -> tuple[Tensor, ...]:
         """L tensors `[K_l, D]`."""
@@ -67,14 +116,17 @@ class Codebooks(nn.Module):
 
     @torch.no_grad()
     def start_from(self, centroids: Sequence[Tensor]) -> None:
-        """Replace the first rows of the leading levels by Stage 1's centroids, before the table is sharded.
+        """Let the first rows of the leading levels start as Stage 1's centroids, before the table is sharded.
 
         Centroids `[K_l, V]` are brought to D dimensions on their principal axes, level after level alike, and to the scale
         the random rows have, so that only their geometry is taken over. Levels without centroids keep their random rows.
         """
-        table_RD = self.collection.embeddings[self.name].weight
-        stacked = torch.cat(list(centroids)).to(table_RD)
-        axes_VD = torch.linalg.svd(stacked - stacked.mean(0), full_matrices=False).Vh[: table_RD.shape[1]].T
+        weight = self.collection.embeddings[self.name].weight
+        rows = self.collection.embedding_configs()[0].init_fn
+        assert isinstance(rows, InitialRows)
+        stacked = torch.cat(list(centroids)).float().cpu()
+        axes_VD = torch.linalg.svd(stacked - stacked.mean(0), full_matrices=False).Vh[: rows.width].T
         projected = stacked @ axes_VD
-        scale = table_RD.std() / projected.std()
-        table_RD[: len(projected)] = F.pad(projected * scale, (0, table_RD.shape[1] - projected.shape[1]))
+        projected *= rows.std / projected.std()
+        rows.first_RD = F.pad(projected, (0, rows.width - projected.shape[1]))
+        rows(weight)

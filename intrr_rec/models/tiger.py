@@ -104,7 +104,7 @@ class Tiger(CodeRecommender):
         codebook_std: initial scale of the codebooks.
         codes_IL: the Semantic ID of every item, the de-duplication digit included.
         codes_per_level: K_l of each of the L levels.
-        device: of the codebooks' first rows.
+        device: of the codebooks.
     """
 
     def __init__(

@@ -1,24 +1,42 @@
-"""Parallelism applied from outside: a plain model in, a DistributedModelParallel module and its optimizer out."""
+"""Parallelism applied from outside: a plain model in, a DistributedModelParallel module and its optimizer out.
+
+The model comes with its tables on the meta device. They are planned, refused if they cannot fit, allocated in their shards
+and filled there, so that no rank ever holds more of a table than it keeps.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torchrec import EmbeddingCollection
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
-from torchrec.distributed.types import ShardingPlan
+from torchrec.optim import SGD, Adagrad, Adam, PartialRowWiseAdam, RowWiseAdagrad
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
-from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
-from intrr_rec.config import TrainConfig
+from intrr_rec.config import Recipe
 from intrr_rec.models.recommender import Recommender
-from intrr_rec.parallel.plan import make_plan
+from intrr_rec.models.tables import InitialRows
+from intrr_rec.parallel.machines import Machines
+from intrr_rec.parallel.plan import Plan, make_plan
 from intrr_rec.parallel.topology import World
+
+META = torch.device("meta")
+FUSED: dict[str, tuple[type[torch.optim.Optimizer], dict[str, float]]] = {
+    "sgd": (SGD, {}),
+    "rowwise_adagrad": (RowWiseAdagrad, {"eps": 1e-8}),
+    "adagrad": (Adagrad, {"eps": 1e-8}),
+    "adam": (Adam, {"eps": 1e-8}),
+    "rowwise_adam": (PartialRowWiseAdam, {"eps": 1e-8}),
+}
 
 
 @dataclass
@@ -29,24 +47,33 @@ class Parallel:
         module: what the training step calls; its gradients are averaged over ranks.
         model: the same model inside it, for methods other than `forward`.
         optimizer: the dense optimizer and, where a table is sharded, the fused one.
-        plan: where each table lies.
+        plan: where each table lies and what it costs.
     """
 
     module: DistributedModelParallel
     model: Recommender
     optimizer: CombinedOptimizer
-    plan: ShardingPlan
+    plan: Plan
 
 
-def parallelize(model: Recommender, world: World, config: TrainConfig) -> Parallel:
-    """Shard and replicate `model` over the world; Adam on what is replicated, row-wise Adagrad on a sharded UID table."""
-    if config.uid_sharding != "data_parallel" and model.uid is not None:
-        # On CPU the fused kernels know SGD and Adagrad only, so a sharded table means row-wise Adagrad.
-        apply_optimizer_in_backward(
-            RowWiseAdagrad, model.uid.parameters(), {"lr": config.uid_learning_rate, "eps": 1e-8}
-        )
-    plan = make_plan(model, world, config.uid_sharding)
-    module = DistributedModelParallel(model, device=world.device, plan=plan, sharders=[EmbeddingCollectionSharder()])
+def parallelize(model: Recommender, world: World, recipe: Recipe, *, training: bool = True) -> Parallel:
+    """Shard and replicate `model`, whose tables lie on the meta device, over the world.
+
+    Args:
+        training: False for a model that only ranks: it needs no optimizer state and no gradients.
+
+    Raises:
+        ConfigError: a plan that does not exist on these machines or does not fit them; nothing is allocated then.
+    """
+    config = recipe.train
+    machines = Machines.here(world, config.sharding.topology)
+    plan = make_plan(model, machines, recipe, training=training, group=dist.group.WORLD)
+    initial = _take_initial_rows(model)
+    _fuse_optimizers(model, plan, config.sharding.learning_rate)
+    module = DistributedModelParallel(
+        model, device=world.device, plan=plan.torchrec, sharders=[EmbeddingCollectionSharder()]
+    )
+    _fill(module, initial)
     dense = KeyedOptimizerWrapper(
         dict(in_backward_optimizer_filter(module.named_parameters())),
         lambda parameters: torch.optim.Adam(
@@ -54,6 +81,43 @@ def parallelize(model: Recommender, world: World, config: TrainConfig) -> Parall
         ),
     )
     return Parallel(module, _unwrap(module), CombinedOptimizer([module.fused_optimizer, dense]), plan)
+
+
+def _collections(model: nn.Module) -> dict[str, EmbeddingCollection]:
+    found = [module for module in model.modules() if isinstance(module, EmbeddingCollection)]
+    return {config.name: collection for collection in found for config in collection.embedding_configs()}
+
+
+def _take_initial_rows(model: nn.Module) -> dict[str, InitialRows]:
+    """How each table starts, taken from it: the sharded table would call it without saying which rows it holds."""
+    taken = {}
+    for collection in _collections(model).values():
+        for config in collection.embedding_configs():
+            taken[config.name] = cast(InitialRows, config.init_fn)
+            config.init_fn = cast(Callable[[Tensor], Tensor | None], lambda weight: weight)
+    return taken
+
+
+def _fuse_optimizers(model: nn.Module, plan: Plan, learning_rate: float) -> None:
+    collections = _collections(model)
+    for table in plan.tables:
+        if table.sharding != "data_parallel":
+            optimizer, settings = FUSED[table.optimizer]
+            weight = collections[table.name].embeddings[table.name].weight
+            apply_optimizer_in_backward(optimizer, [weight], {"lr": learning_rate, **settings})
+
+
+@torch.no_grad()
+def _fill(module: nn.Module, initial: dict[str, InitialRows]) -> None:
+    """Draw every shard's rows where it lies."""
+    state: dict[str, Any] = module.state_dict()
+    for name, rows in initial.items():
+        (table,) = (value for key, value in state.items() if key.endswith(f"embeddings.{name}.weight"))
+        if not isinstance(table, ShardedTensor):
+            rows(table)
+            continue
+        for shard in table.local_shards():
+            rows.fill(shard.tensor, *shard.metadata.shard_offsets)
 
 
 def _unwrap(module: nn.Module) -> Recommender:

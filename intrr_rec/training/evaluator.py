@@ -90,7 +90,8 @@ class Evaluator:
             settings = settings.model_copy(update={"beam": beam})
         was_training = self.model.training
         self.model.eval()
-        catalogue_ID = self.catalogue()
+        kept = self.inputs.recipe.keeps_catalogue(self.inputs.dataset.n_items)
+        catalogue_ID = self.catalogue() if kept else None
         windows = evaluation_windows(self.inputs.dataset.offsets, self.inputs.recipe.model.window, split)
         loader = Loader(
             windows, self.collate, settings.batch_users, seed=None, rank=self.world.rank, replicas=self.world.size

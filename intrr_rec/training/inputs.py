@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from intrr_rec.artefact import require_parent, write_json
-from intrr_rec.config import Recipe, load_recipe
+from intrr_rec.config import ModelConfig, Recipe, load_recipe
 from intrr_rec.data.batch import Collator
 from intrr_rec.data.candidates import CandidateSampler
 from intrr_rec.data.prepared import Dataset
@@ -39,24 +40,19 @@ class Inputs:
     content_IV: NDArray[np.float32] | None
 
     def model(self, device: torch.device) -> Recommender:
-        """A freshly initialised model; equal seeds give equal models on every rank."""
+        """A freshly initialised model; equal seeds give equal models on every rank.
+
+        On the meta device only its tables lie there, to be filled in their shards, and the rest on the CPU.
+        """
         torch.manual_seed(self.recipe.train.seed)
         config, ids = self.recipe.model, self.semantic_ids
-        if config.kind == "sasrec":
-            return SASRec(config.sasrec, config.dense, ids.n_items, config.window, config.uid_std, device).to(device)
-        model: Recommender
-        if config.kind == "flattened":
-            model = Flattened(config, ids.codes_IL, ids.codes_per_level, device).to(device)
-        elif config.kind == "tiger":
-            model = Tiger(config.tiger, config.codebook_std, ids.codes_IL, ids.codes_per_level, device).to(device)
-        else:
-            width = None if self.content_IV is None else self.content_IV.shape[1]
-            model = IntRR(config, ids.codes_IL, ids.codes_per_level, width, device).to(device)
+        content_width = None if self.content_IV is None else self.content_IV.shape[1]
+        model = make_model(config, ids.codes_IL, ids.codes_per_level, content_width, device)
         if config.codebook_init == "stage1":
             for module in model.modules():
                 if isinstance(module, Codebooks):
                     module.start_from(ids.codebooks)
-        return model
+        return model if device.type == "meta" else model.to(device)
 
     def training_windows(self) -> Windows:
         """What this run learns from: a causal model learns from every position of a window, TIGER from its last alone."""
@@ -81,6 +77,23 @@ class Inputs:
             candidates,
             with_targets=training and model.kind == "flattened",
         )
+
+
+def make_model(
+    config: ModelConfig,
+    codes_IL: Tensor,
+    codes_per_level: Sequence[int],
+    content_width: int | None,
+    device: torch.device,
+) -> Recommender:
+    """The model a recipe names, for a catalogue with these Semantic IDs; `device` is that of its tables."""
+    if config.kind == "sasrec":
+        return SASRec(config.sasrec, config.dense, len(codes_IL), config.window, config.uid_std, device)
+    if config.kind == "flattened":
+        return Flattened(config, codes_IL, codes_per_level, device)
+    if config.kind == "tiger":
+        return Tiger(config.tiger, config.codebook_std, codes_IL, codes_per_level, device)
+    return IntRR(config, codes_IL, codes_per_level, content_width, device)
 
 
 def open_inputs(recipe: Recipe, dataset: Path, semantic_ids: Path, vectors: Path | None) -> Inputs:

@@ -19,7 +19,7 @@ from rich.table import Table
 from intrr_rec.artefact import write_json
 from intrr_rec.errors import ConfigError
 from intrr_rec.models.intrr import IntRR
-from intrr_rec.parallel.apply import parallelize
+from intrr_rec.parallel.apply import META, parallelize
 from intrr_rec.parallel.topology import World, join_world
 from intrr_rec.training.beyond_accuracy import beyond_accuracy, exposure
 from intrr_rec.training.checkpoints import Checkpoints
@@ -48,7 +48,7 @@ def evaluate_run(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
         )
     inputs = reopen_inputs(run, overrides)
     with join_world() as world:
-        parallel = parallelize(inputs.model(world.device), world, inputs.recipe.train)
+        parallel = parallelize(inputs.model(META), world, inputs.recipe, training=False)
         state = Checkpoints(run, parallel, world).load_best()
         return write_results(run, Evaluator(parallel.model, inputs, world), state)
 

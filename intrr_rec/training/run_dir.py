@@ -2,7 +2,7 @@
 
 config.yaml      the fully resolved recipe          metrics.jsonl   one object a line, a figure a key
 run.json         inputs and their hashes            tensorboard/    the same figures
-plan.txt         the sharding plan                  checkpoints/    the newest (step-00001234), and best
+plan.txt, .json  the sharding plan and its cost     checkpoints/    the newest (step-00001234), and best
 results.json     metrics of the best checkpoint     inspection.json, recommendations/   what it recommends
 ranks/           each user's rank of the held-out item
 """
@@ -17,11 +17,18 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from intrr_rec.artefact import write_text
+from intrr_rec.artefact import write_json, write_text
 
-CONFIG, INPUTS, PLAN, METRICS = "config.yaml", "run.json", "plan.txt", "metrics.jsonl"
+CONFIG, INPUTS, METRICS = "config.yaml", "run.json", "metrics.jsonl"
+PLAN, PLAN_FIGURES = "plan.txt", "plan.json"
 RESULTS, INSPECTION = "results.json", "inspection.json"
 RECOMMENDATIONS, RANKS, CHECKPOINTS = "recommendations", "ranks", "checkpoints"
+
+
+def write_plan(run: Path, text: str, figures: dict[str, Any]) -> None:
+    """Write the sharding plan, for people and for programs."""
+    write_text(run / PLAN, f"{text}\n")
+    write_json(run / PLAN_FIGURES, figures)
 
 
 class MetricsLog:

@@ -16,19 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from intrr_rec.artefact import write_text
 from intrr_rec.config import Recipe, load_recipe, same_run, save_recipe
 from intrr_rec.data.batch import Batch
 from intrr_rec.data.loader import Loader
 from intrr_rec.errors import ArtefactError, ConfigError, DataError, Stopped
-from intrr_rec.parallel.apply import Parallel, parallelize
+from intrr_rec.parallel.apply import META, Parallel, parallelize
 from intrr_rec.parallel.topology import World, is_lost_rank, join_world
 from intrr_rec.training.checkpoints import Checkpoints
 from intrr_rec.training.evaluator import Evaluator
 from intrr_rec.training.inputs import Inputs, open_inputs, record_inputs
 from intrr_rec.training.progress import EpochProgress
 from intrr_rec.training.results import write_results
-from intrr_rec.training.run_dir import CONFIG, PLAN, MetricsLog
+from intrr_rec.training.run_dir import CONFIG, MetricsLog, write_plan
 from intrr_rec.training.schedule import Schedule
 from intrr_rec.training.stopping import EXIT_CODES, StopSignals
 
@@ -81,7 +80,7 @@ class Run:
         if not len(windows):
             raise DataError(f"{inputs.dataset.path}: no user has the four events that training needs; lower the k-core")
         self.inputs, self.out, self.world, self.config = inputs, out, world, config
-        self.parallel: Parallel = parallelize(inputs.model(world.device), world, config)
+        self.parallel: Parallel = parallelize(inputs.model(META), world, inputs.recipe)
         self.stop = StopSignals(world)
         self.evaluator = Evaluator(self.parallel.model, inputs, world, between=self._heed)
         self.loader = Loader(
@@ -104,7 +103,7 @@ class Run:
         self._progress: EpochProgress | None = None
         self.figures: MetricsLog | None = None
         if world.is_main:
-            write_text(out / PLAN, f"{self.parallel.plan}\n")
+            write_plan(out, str(self.parallel.plan), self.parallel.plan.as_dict())
             log.info("sharding plan:\n%s", self.parallel.plan)
             self.figures = MetricsLog(out, self.state["lines"], self.state["step"], self.state["seconds"])
 
@@ -249,6 +248,7 @@ def _require_same_recipe(recipe: Recipe, out: Path) -> None:
     }
     if recipe.train.schedule == "constant":
         free.add("train.epochs")
+    free |= {key for key in changed if key.startswith("train.sharding.topology.")}
     if blocking := sorted(set(changed) - free):
         raise ConfigError(
             f"{out}: holds a run with another {blocking[0]}; choose another --out, or resume with the same settings"

@@ -95,7 +95,7 @@ def line(tmp_path_factory):
 @pytest.mark.parametrize("sharding", SHARDINGS)
 @pytest.mark.parametrize("size", SIZES)
 def test_from_one_rank_to_several_and_back(line, tmp_path: Path, sharding, size):
-    words = (*WORDS, f"train.uid_sharding={sharding}")
+    words = (*WORDS, f"train.sharding.uid={sharding}")
     one, several = tmp_path / "one", tmp_path / "several"
     _, saved, _ = go_on(line, words, one, save=True)
     assert any(name.startswith("optimizer.uid") for name in saved)

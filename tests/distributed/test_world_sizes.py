@@ -19,8 +19,8 @@ from tests.distributed.launch import ROOT, environment, free_port, train_all
 
 TOLERANCE = 1e-4
 VARIANTS = {
-    "data_parallel": ("train.uid_sharding=data_parallel",),
-    "row_wise": ("train.uid_sharding=row_wise",),
+    "data_parallel": ("train.sharding.uid=data_parallel",),
+    "row_wise": ("train.sharding.uid=row_wise",),
     "flattened": ("model.kind=flattened",),
     "tiger": (
         "model.kind=tiger",

@@ -63,7 +63,7 @@ def assert_same(ours, others):
 
 @pytest.mark.parametrize("sharding", ["data_parallel", "row_wise"])
 def test_model_and_optimizer_come_back_to_the_bit_and_go_on_alike(make_run, world, tmp_path, sharding):
-    run, other = (make_run(f"train.uid_sharding={sharding}", steps=steps) for steps in (3, 1))
+    run, other = (make_run(f"train.sharding.uid={sharding}", steps=steps) for steps in (3, 1))
     save_checkpoint(tmp_path / "saved", run.parallel, world, {"epoch": 3}, with_optimizer=True)
     before = tensors(run)
     assert any(not torch.equal(before[name], value) for name, value in tensors(other).items())

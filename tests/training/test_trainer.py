@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
+from intrr_rec.config import recipe as recipe_module
 from intrr_rec.data.prepared import Dataset
 from intrr_rec.decoding.decode import decode
 from intrr_rec.errors import ArtefactError, ConfigError, DataError
@@ -272,3 +273,18 @@ def test_no_user_long_enough_to_learn_from(tmp_path):
     line = tiny.make_line(tmp_path, longest=3)
     with pytest.raises(DataError, match="no user has the four events"):
         train(tiny.recipe(), **line.inputs(), out=tmp_path / "run")
+
+
+def test_tokens_made_batch_by_batch_rank_as_those_of_the_whole_catalogue(tmp_path, monkeypatch):
+    line = tiny.make_line(tmp_path)
+    inputs = open_inputs(tiny.recipe(), **line.inputs())
+    with join_world() as world:
+        run = Run(inputs, tmp_path / "run", world)
+        whole = list(run.evaluator.rank_users("test"))
+        monkeypatch.setattr(recipe_module, "FEW_ITEMS", 1)
+        monkeypatch.setattr(run.evaluator, "catalogue", None)
+        batchwise = list(run.evaluator.rank_users("test"))
+        run.figures.close()
+    for ours, others in zip(whole, batchwise, strict=True):
+        torch.testing.assert_close(ours.scores_BW, others.scores_BW)
+        assert (ours.items_BW == others.items_BW).float().mean() > 0.99
