@@ -167,6 +167,33 @@ def train(
 
 
 @app.command()
+def plan(
+    items: Annotated[int, typer.Option(min=1, help="Of the catalogue.")],
+    ranks: Annotated[int, typer.Option(min=1, help="Processes of the job.")],
+    local_ranks: Annotated[int, typer.Option(min=1, help="Of them, those of one host.")] = 8,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option()] = "cuda",
+    memory_gb: Annotated[float | None, typer.Option(help="A rank's memory; left out: 80 on cuda, 64 on cpu.")] = None,
+    content_width: Annotated[int, typer.Option(min=1, help="Of the item vectors, for `model.content`.")] = 384,
+    out: Annotated[Path | None, typer.Option("--out", help="JSON file to write plan and traffic to.")] = None,
+    config: Config = None,
+    overrides: Overrides = None,
+) -> None:
+    """Where the tables of a catalogue would lie on a cluster, and whether they fit: nothing is allocated or started."""
+    from intrr_rec.training.plan_ahead import plan_ahead
+
+    plan_ahead(
+        _recipe(config, overrides),
+        items=items,
+        ranks=ranks,
+        local_ranks=local_ranks,
+        device=device,
+        memory_gb=memory_gb,
+        content_width=content_width,
+        out=out,
+    )
+
+
+@app.command()
 def evaluate(run: RunDir, overrides: Overrides = None) -> None:
     """Rank the whole catalogue for every test user with the best checkpoint; write metrics and recommendations."""
     from intrr_rec.training.results import evaluate_run
@@ -283,6 +310,25 @@ def bench_decoding(
 
     recipe, widths = _recipe(config, overrides), parse_beams(beams)
     run(recipe, dataset=dataset, semantic_ids=semantic_ids, vectors=vectors, beams=widths, repeats=repeats, out=out)
+
+
+@bench.command("scaling")
+def bench_scaling(
+    out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
+    rows: Annotated[
+        list[int] | None,
+        typer.Option("--rows", min=10, help="Size of the catalogue; repeatable; 10⁴ to 10⁷ if left out."),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps a size; their median is reported.")] = 10,
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+    config: Config = None,
+    overrides: Overrides = None,
+) -> None:
+    """Step time, start-up time and peak memory as the catalogue grows and the batch stays; one process a size."""
+    from intrr_rec.bench.scaling import ROWS
+    from intrr_rec.bench.scaling import bench_scaling as run
+
+    run(_recipe(config, overrides), rows=rows or ROWS, steps=steps, threads=threads, out=out)
 
 
 @app.command()

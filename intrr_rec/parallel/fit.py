@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 from torch import Tensor, nn
 from torchrec import EmbeddingCollection
@@ -31,6 +32,7 @@ STATE = {
 CACHE_SHARE = 0.2  # of a table's rows that `fused_uvm_caching` keeps on the device: the kernel's default
 # A process with torch, TorchRec and its process group, before any table; on CUDA also the context and the collectives' buffers.
 PROCESS = {"cpu": 1 * GB, "cuda": 2 * GB}
+TRIE = 16  # bytes an item at most, at four levels of 256 codes or fewer (decoding/trie.py)
 USABLE = 0.9  # of the memory; the rest is for activations and what the allocator cannot use
 
 
@@ -82,11 +84,11 @@ def other_bytes(
         "dense parameters": parameters * (REPLICATED // FLOAT if training else 1) - (0 if moved else parameters),
         "Semantic IDs and other buffers": _size(list(model.buffers())) if moved else 0,
     }
-    if isinstance(model, ItemRecommender):
-        items = model.uid.embedding_configs()[0].num_embeddings
-        if recipe.keeps_catalogue(items):
-            own = math.ceil(items / machines.ranks)  # is made, then gathered with the others'
-            found["catalogue's tokens, in evaluation"] = (1 + machines.ranks) * own * model.token_width * FLOAT
+    items = len(cast(Tensor, model.codes_IL)) if model.uid is None else model.uid.embedding_configs()[0].num_embeddings
+    found["prefix trie, in evaluation"] = TRIE * items
+    if isinstance(model, ItemRecommender) and recipe.keeps_catalogue(items):
+        own = math.ceil(items / machines.ranks)  # is made, then gathered with the others'
+        found["catalogue's tokens, in evaluation"] = (1 + machines.ranks) * own * model.token_width * FLOAT
     if not allocated:
         found["process"] = PROCESS[machines.device]
     return {name: Bytes(size) for name, size in found.items()}
