@@ -5,13 +5,20 @@ The newest hold model, optimizer and the state of the loop; `best` holds the mod
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
 
 from intrr_rec.errors import ArtefactError
 from intrr_rec.parallel.apply import Parallel
-from intrr_rec.parallel.checkpoint import load_checkpoint, remove_checkpoint, remove_unfinished, save_checkpoint
+from intrr_rec.parallel.checkpoint import (
+    STATE,
+    load_checkpoint,
+    remove_checkpoint,
+    remove_unfinished,
+    save_checkpoint,
+)
 from intrr_rec.parallel.topology import World
 from intrr_rec.training.run_dir import CHECKPOINTS
 
@@ -84,6 +91,11 @@ class Checkpoints:
             ArtefactError: there is none, or it is damaged.
         """
         return load_checkpoint(self.folder / BEST, self.parallel, self.world, with_optimizer=False)
+
+    def newest_state(self) -> dict[str, Any]:
+        """The state that the newest checkpoint was saved with; that of the best where it is the only one."""
+        newest = next(iter(self._newest_first()), self.folder / BEST)
+        return json.loads((newest / STATE).read_text())
 
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"), key=lambda path: int(path.name[5:]), reverse=True)

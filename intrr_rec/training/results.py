@@ -49,16 +49,10 @@ def evaluate_run(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
     inputs = reopen_inputs(run, overrides)
     with join_world() as world:
         parallel = parallelize(inputs.model(META), world, inputs.recipe, training=False)
-        state = Checkpoints(run, parallel, world).load_best() | _length_of_training(run)
+        checkpoints = Checkpoints(run, parallel, world)
+        # The best was saved in the midst of the run: how long that lasted, the newest knows.
+        state = checkpoints.load_best() | {key: checkpoints.newest_state()[key] for key in ("epoch", "seconds")}
         return write_results(run, Evaluator(parallel.model, inputs, world), state)
-
-
-def _length_of_training(run: Path) -> dict[str, Any]:
-    """Epochs and seconds of the whole run, as training left them: the best checkpoint was saved in its midst."""
-    if not (run / RESULTS).is_file():
-        return {}
-    results = json.loads((run / RESULTS).read_text())
-    return {"epoch": results["epochs"], "seconds": results["wall_seconds"]}
 
 
 def write_results(run: Path, evaluator: Evaluator, state: dict[str, Any]) -> dict[str, Any]:
