@@ -6,9 +6,11 @@ so that its peak memory is its own; a size that does not fit is listed with the 
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import statistics
 import time
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -52,7 +54,7 @@ def bench_scaling(recipe: Recipe, *, rows: Sequence[int], steps: int, threads: i
     sizes = []
     spawn = multiprocessing.get_context("spawn")
     for size in rows:
-        with ProcessPoolExecutor(1, mp_context=spawn) as process:
+        with ProcessPoolExecutor(1, mp_context=spawn, initializer=_quiet) as process:
             sizes.append(process.submit(_measure, recipe, size, steps, threads).result())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     machine = describe(device) | {"threads": threads}
@@ -60,6 +62,14 @@ def bench_scaling(recipe: Recipe, *, rows: Sequence[int], steps: int, threads: i
     write_json(out, figures)
     _print(figures)
     return figures
+
+
+def _quiet() -> None:
+    """What the command line does for its own process: deprecations of torch and TorchRec are not the user's to mend."""
+    logging.basicConfig(level=logging.ERROR)
+    logging.getLogger("torch").setLevel(logging.ERROR)
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
 
 
 def _measure(recipe: Recipe, rows: int, steps: int, threads: int) -> dict[str, Any]:
@@ -112,8 +122,8 @@ def _batches(recipe: Recipe, rows: int, count: int, rng: np.random.Generator) ->
 def _print(figures: dict[str, Any]) -> None:
     machine = figures["machine"]
     table = Table(
-        "items", "sharding", "start s", "step ms", "before GiB", "peak GiB", "planned GiB",
-        title=f"{machine['device']}, {machine['threads']} threads",
+        "items", "sharding", "start s", "step ms", "before", "peak", "planned",
+        title=f"{machine['device']}, {machine['threads']} threads; memory in GiB",
     )  # fmt: skip
     for size in figures["sizes"]:
         if "refused" in size:

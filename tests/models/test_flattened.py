@@ -104,7 +104,7 @@ def test_steps_score_what_reading_everything_anew_scores(model):
                 x_TD = torch.stack(tokens)
                 state_TD = model.backbone(x_TD, Layout(torch.zeros(1, len(x_TD), dtype=torch.int64)))
                 expected_K = books[level] @ state_TD[-1]
-                torch.testing.assert_close(logits_BWK[user, beam], expected_K, rtol=1e-5, atol=1e-5)
+                torch.testing.assert_close(logits_BWK[user, beam], expected_K, rtol=1e-5, atol=5e-5)
         if level + 1 < len(CODES):
             parent_BW = torch.randint(chosen.shape[1], (users, beams))
             code_BW = torch.randint(CODES[level], (users, beams))
