@@ -57,17 +57,19 @@ class InitialRows:
         """Fill a shard, in place, whose first element is at this row and column of the table."""
         rows, columns = shard_RC.shape
         for block in range(first_row // BLOCK_ROWS, -(-(first_row + rows) // BLOCK_ROWS)):
-            start = block * BLOCK_ROWS
-            low, high = max(start, first_row), min(start + BLOCK_ROWS, first_row + rows)
-            drawn_RD = self._draw(block)[low - start : high - start]
-            shard_RC[low - first_row : high - first_row] = drawn_RD[:, first_column : first_column + columns]
+            start = block * BLOCK_ROWS - first_row
+            here_RC = shard_RC[max(start, 0) : start + BLOCK_ROWS]
+            if here_RC.shape == (BLOCK_ROWS, self.width) and here_RC.is_contiguous() and here_RC.device.type == "cpu":
+                self._draw(block, here_RC)
+                continue
+            drawn_RD = self._draw(block, torch.empty(BLOCK_ROWS, self.width))[max(-start, 0) :]
+            here_RC.copy_(drawn_RD[: len(here_RC), first_column : first_column + columns])
         given = self.first_RD[first_row : first_row + rows, first_column : first_column + columns]
         shard_RC[: len(given)] = given
 
-    def _draw(self, block: int) -> Tensor:
+    def _draw(self, block: int, rows_RD: Tensor) -> Tensor:
         seed = int(np.random.SeedSequence([*self._seed, block]).generate_state(1, np.uint64)[0])
-        generator = torch.Generator().manual_seed(seed)
-        return torch.empty(BLOCK_ROWS, self.width).normal_(0, self.std, generator=generator)
+        return rows_RD.normal_(0, self.std, generator=torch.Generator().manual_seed(seed))
 
 
 def make_collection(name: str, rows: int, width: int, std: float, device: torch.device) -> EmbeddingCollection:
