@@ -12,7 +12,9 @@ Shape suffixes: U items looked up, D width, K codes, R rows of a shard, C column
 from __future__ import annotations
 
 import zlib
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -52,18 +54,22 @@ class InitialRows:
             self.fill(table.data, 0, 0)
         return table
 
-    @torch.no_grad()
     def fill(self, shard_RC: Tensor, first_row: int, first_column: int) -> None:
         """Fill a shard, in place, whose first element is at this row and column of the table."""
         rows, columns = shard_RC.shape
-        for block in range(first_row // BLOCK_ROWS, -(-(first_row + rows) // BLOCK_ROWS)):
+        shard_RC = shard_RC.detach()
+
+        def fill_block(block: int) -> None:
             start = block * BLOCK_ROWS - first_row
             here_RC = shard_RC[max(start, 0) : start + BLOCK_ROWS]
             if here_RC.shape == (BLOCK_ROWS, self.width) and here_RC.is_contiguous() and here_RC.device.type == "cpu":
                 self._draw(block, here_RC)
-                continue
+                return
             drawn_RD = self._draw(block, torch.empty(BLOCK_ROWS, self.width))[max(-start, 0) :]
             here_RC.copy_(drawn_RD[: len(here_RC), first_column : first_column + columns])
+
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            deque(pool.map(fill_block, range(first_row // BLOCK_ROWS, -(-(first_row + rows) // BLOCK_ROWS))), maxlen=0)
         given = self.first_RD[first_row : first_row + rows, first_column : first_column + columns]
         shard_RC[: len(given)] = given
 

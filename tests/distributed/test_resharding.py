@@ -17,7 +17,7 @@ from tests import tiny
 from tests.distributed.launch import free_port
 
 STEPS = 4  # of the 13 or so of the epoch, three times
-SHARDINGS = ("data_parallel", "row_wise", "column_wise", pytest.param("table_wise", marks=pytest.mark.slow))
+SHARDINGS = ("data_parallel", "row_wise", "column_wise")
 SIZES = (2, pytest.param(4, marks=pytest.mark.slow))
 # 30 items on 4 ranks are shards of 8, 8, 8 and 6 rows. A decay that weighs keeps Adam from hiding a wrong scale.
 WORDS = ("train.batch_users=5", "model.ran.dropout=0", "train.learning_rate=0.01", "train.weight_decay=0.1")

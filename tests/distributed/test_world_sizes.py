@@ -21,6 +21,7 @@ TOLERANCE = 1e-4
 VARIANTS = {
     "data_parallel": ("train.sharding.uid=data_parallel",),
     "row_wise": ("train.sharding.uid=row_wise",),
+    "table_wise": ("train.sharding.uid=table_wise", "train.sharding.codebooks=table_wise"),
     "flattened": ("model.kind=flattened",),
     "tiger": (
         "model.kind=tiger",
