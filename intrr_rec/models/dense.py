@@ -51,8 +51,13 @@ class DenseHead(nn.Module):
         own_SN = own_CNN.flatten(0, 1)[batch.scored_S] + self._bias()
         seen_SN, is_seen_SN = batch.seen_items()
         not_target_SN = is_seen_SN & (seen_SN != batch.target_S[:, None])
+        places_SN = batch.slot_T.view(-1, own_CNN.shape[-1])[batch.scored_S // own_CNN.shape[-1]]
+        in_history_SU = torch.zeros(len(target_S), len(items_UD) + 1, dtype=torch.bool, device=places_SN.device)
+        in_history_SU.scatter_(1, places_SN.masked_fill(~is_seen_SN, len(items_UD)), True)
+        # A negative of the own history would be the same rival twice, once without the repeat bias.
+        not_a_rival_SM = in_history_SU[:, negative_M] | (negative_M == target_S[:, None])
         rivals_S = [
-            negative_SM.masked_fill(negative_M == target_S[:, None], -torch.inf),
+            negative_SM.masked_fill(not_a_rival_SM, -torch.inf),
             own_SN.masked_fill(~not_target_SN, -torch.inf),
         ]
         is_repeat_S1 = (is_seen_SN & (seen_SN == batch.target_S[:, None])).any(1, keepdim=True)

@@ -67,7 +67,7 @@ def test_the_loss_is_the_rans_plus_the_weighted_sampled_softmax_of_cosines(model
             place = batch.items_U.tolist().index(item)
             return F.cosine_similarity(state_TD[slot], items_UD[place], dim=0) / 0.2 + bias(model) * (item in seen)
 
-        rivals = [score(item) - bias(model) * (item in seen) for item in negatives if item != target]
+        rivals = [score(item) for item in negatives if item != target and item not in seen]
         rivals += [score(item) for item in seen if item != target]
         nll.append(torch.stack([score(target), *rivals]).logsumexp(0) - score(target))
     expected = torch.stack(nll).mean()
