@@ -15,7 +15,8 @@ from typing import Annotated, Literal
 import typer
 
 from intrr_rec import __version__
-from intrr_rec.config import Recipe, load_recipe
+from intrr_rec.cli.bench import bench
+from intrr_rec.cli.options import Config, DatasetDir, Out, Overrides, RunDir, SemanticIdsDir, Vectors, recipe_of
 from intrr_rec.errors import ConfigError, Stopped, UserError
 
 app = typer.Typer(
@@ -25,17 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Config = Annotated[Path | None, typer.Option("--config", help="Recipe (YAML); what it does not name is the paper's.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Settings to override.")]
-Out = Annotated[Path, typer.Option("--out", help="Folder to write; an artefact of the same kind there is replaced.")]
-DatasetDir = Annotated[Path, typer.Option("--dataset", help="Dataset artefact written by `intrr prepare`.")]
-SemanticIdsDir = Annotated[Path, typer.Option("--semantic-ids", help="Artefact written by `intrr index`.")]
-Vectors = Annotated[Path | None, typer.Option("--vectors", help="Item vectors, for `model.content`.")]
-RunDir = Annotated[Path, typer.Option("--run", help="Run folder written by `intrr train`.")]
-
-
-def _recipe(config: Path | None, overrides: list[str] | None) -> Recipe:
-    return load_recipe(config, overrides or ())
+app.add_typer(bench, name="bench")
 
 
 @app.command()
@@ -64,7 +55,7 @@ def prepare(
     """Interaction logs → dataset artefact: validate, k-core filter, stable time order, leave-one-out split, dense ids."""
     from intrr_rec.data.ingest import prepare_dataset
 
-    prepare_dataset(interactions, items, out, _recipe(config, overrides).prepare)
+    prepare_dataset(interactions, items, out, recipe_of(config, overrides).prepare)
 
 
 @app.command()
@@ -124,7 +115,7 @@ def index(
     overrides: Overrides = None,
 ) -> None:
     """Item vectors → semantic ids artefact: codebooks, de-duplication digit, prefix trie, quality figures (Stage 1)."""
-    settings = _recipe(config, overrides).index
+    settings = recipe_of(config, overrides).index
     if extend:
         from intrr_rec.indexing.extend import extend_semantic_ids
 
@@ -163,7 +154,7 @@ def train(
     """Train IntRR (Stage 2), alone or under torchrun; ends with the test metrics of the best checkpoint."""
     from intrr_rec.training.trainer import train as run
 
-    run(_recipe(config, overrides), dataset=dataset, semantic_ids=semantic_ids, vectors=vectors, out=out)
+    run(recipe_of(config, overrides), dataset=dataset, semantic_ids=semantic_ids, vectors=vectors, out=out)
 
 
 @app.command()
@@ -182,7 +173,7 @@ def plan(
     from intrr_rec.training.plan_ahead import plan_ahead
 
     plan_ahead(
-        _recipe(config, overrides),
+        recipe_of(config, overrides),
         items=items,
         ranks=ranks,
         local_ranks=local_ranks,
@@ -255,80 +246,6 @@ def reproduce(
     from intrr_rec.experiments.reproduce import reproduce as run
 
     raise typer.Exit(run(Wish(grid, tuple(only or ()), data, work, docs, seeds, show, write_only)))
-
-
-bench = typer.Typer(help="Measure this machine with the project's own benchmarks.", no_args_is_help=True)
-app.add_typer(bench, name="bench")
-
-
-@bench.command("indexing")
-def bench_indexing(
-    out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
-    rows: Annotated[int, typer.Option(min=1_000, help="Vectors to generate, stream and index.")] = 1_000_000,
-    dimension: Annotated[int, typer.Option(min=1)] = 64,
-    levels: Annotated[int, typer.Option(min=1)] = 3,
-    codes: Annotated[int, typer.Option(min=2)] = 256,
-    seed: int = 0,
-) -> None:
-    """RK-Means on generated vectors streamed from disk: time, memory, share of the GEMM peak, FAISS side by side."""
-    from intrr_rec.bench.indexing import bench_indexing as run
-
-    run(rows=rows, dimension=dimension, levels=levels, codes=codes, seed=seed, out=out)
-
-
-@bench.command("training")
-def bench_training(
-    dataset: DatasetDir,
-    semantic_ids: SemanticIdsDir,
-    out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
-    evaluation: Annotated[bool, typer.Option(help="Time the evaluation of the test users, too.")] = True,
-    vectors: Vectors = None,
-    config: Config = None,
-    overrides: Overrides = None,
-) -> None:
-    """Epoch and evaluation time, memory, share of the machine's GEMM peak, and a profile of the training step."""
-    from intrr_rec.bench.training import bench_training as run
-
-    recipe = _recipe(config, overrides)
-    run(recipe, dataset=dataset, semantic_ids=semantic_ids, vectors=vectors, out=out, evaluation=evaluation)
-
-
-@bench.command("decoding")
-def bench_decoding(
-    dataset: DatasetDir,
-    semantic_ids: SemanticIdsDir,
-    out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
-    beams: Annotated[str, typer.Option("--beams", help="Beam widths, such as 10,20,50.")] = "10,20,50",
-    repeats: Annotated[int, typer.Option(min=1, help="Decodes a beam width; their median is reported.")] = 15,
-    vectors: Vectors = None,
-    config: Config = None,
-    overrides: Overrides = None,
-) -> None:
-    """Milliseconds of decoding one batch of full histories, by beam width; the weights are random."""
-    from intrr_rec.bench.decoding import bench_decoding as run
-    from intrr_rec.bench.decoding import parse_beams
-
-    recipe, widths = _recipe(config, overrides), parse_beams(beams)
-    run(recipe, dataset=dataset, semantic_ids=semantic_ids, vectors=vectors, beams=widths, repeats=repeats, out=out)
-
-
-@bench.command("scaling")
-def bench_scaling(
-    out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
-    rows: Annotated[
-        list[int] | None,
-        typer.Option("--rows", min=10, help="Size of the catalogue; repeatable; 10⁴ to 10⁷ if left out."),
-    ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps a size; their median is reported.")] = 10,
-    threads: Annotated[int, typer.Option(min=1)] = 1,
-    config: Config = None,
-    overrides: Overrides = None,
-) -> None:
-    """Step time, start-up time and peak memory as the catalogue grows and the batch stays; one process a size."""
-    from intrr_rec.bench.scaling import ROWS
-    from intrr_rec.bench.scaling import bench_scaling as run
-
-    run(_recipe(config, overrides), rows=rows or ROWS, steps=steps, threads=threads, out=out)
 
 
 @app.command()

@@ -1,0 +1,23 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from intrr_rec.config import Recipe, load_recipe
+
+Config = Annotated[Path | None, typer.Option("--config", help="Recipe (YAML); what it does not name is the paper's.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Settings to override.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder to write; an artefact of the same kind there is replaced.")]
+DatasetDir = Annotated[Path, typer.Option("--dataset", help="Dataset artefact written by `intrr prepare`.")]
+SemanticIdsDir = Annotated[Path, typer.Option("--semantic-ids", help="Artefact written by `intrr index`.")]
+Vectors = Annotated[Path | None, typer.Option("--vectors", help="Item vectors, for `model.content`.")]
+RunDir = Annotated[Path, typer.Option("--run", help="Run folder written by `intrr train`.")]
+
+
+def recipe_of(config: Path | None, overrides: list[str] | None) -> Recipe:
+    """The settings a verb was given."""
+    return load_recipe(config, overrides or ())
