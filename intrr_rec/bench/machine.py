@@ -5,7 +5,10 @@ from __future__ import annotations
 import platform
 import resource
 import statistics
+import subprocess
 import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import psutil
 import torch
@@ -28,9 +31,32 @@ def gemm_peak(device: torch.device) -> float:
 
 
 def describe(device: torch.device) -> dict[str, str | int]:
-    """The machine in words: processor or GPU, threads, versions."""
+    """The machine in words: processor or GPU, threads, versions, and that of this code."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
-    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__, "os": platform.platform()}
+    return {
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "os": platform.platform(),
+        "code": code_version(),
+    }
+
+
+def code_version() -> str:
+    """The release of this package and, where it lies in a git checkout, its commit: `0.1.0 (1a2b3c4d5e)`; `+` marks edits."""
+    try:
+        release = version("intrr_rec")
+    except PackageNotFoundError:
+        release = "not installed"
+    checkout = Path(__file__).parents[2]
+    if not (checkout / ".git").exists():  # installed: a repository further up would be another's
+        return release
+    git = ["git", "-C", str(checkout), "describe", "--always", "--dirty=+", "--exclude=*", "--abbrev=10"]
+    try:
+        found = subprocess.run(git, capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return release
+    return f"{release} ({found.stdout.strip()})" if found.returncode == 0 else release
 
 
 def _cpu_name() -> str:

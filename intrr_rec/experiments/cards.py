@@ -62,7 +62,8 @@ def _hashes(folder: Path) -> list[str]:
 def _machine(machine: dict[str, Any] | None) -> str:
     if machine is None:
         return MISSING
-    return f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}"
+    code = f", code {machine['code']}" if "code" in machine else ""
+    return f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}{code}"
 
 
 def _json(path: Path) -> dict[str, Any] | None:
