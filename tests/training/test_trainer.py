@@ -50,6 +50,18 @@ def finished(line, tmp_path_factory):
             ],
         ),
         (40, ["train.learning_rate=0.003", "model.kind=sasrec", "model.sasrec.dropout=0", "model.sasrec.width=32"]),
+        (120, ["train.learning_rate=0.01", "model.backbone=hstu_released"]),
+        (
+            40,
+            [
+                "train.learning_rate=0.01",
+                "model.dense={weight: 1, negatives: 16}",
+                "model.content=true",
+                "model.uid_residual=true",
+                "evaluate.rank_by=path_and_dense",
+                "evaluate.pool=beam_and_dense",
+            ],
+        ),
         (120, ["train.learning_rate=0.01", "model.kind=flattened"]),
         (
             80,
@@ -69,7 +81,7 @@ def finished(line, tmp_path_factory):
             ],
         ),
     ],
-    ids=["hstu", "t5", "sasrec", "flattened_hstu", "flattened_t5", "tiger"],
+    ids=["hstu", "t5", "hstu_released", "dense", "sasrec", "flattened_hstu", "flattened_t5", "tiger"],
 )
 def test_learns_fifty_users_by_heart(tmp_path, epochs, words):
     """The decode puts the target first at nearly all training positions: loss, gradients and decode belong together."""
