@@ -1,0 +1,66 @@
+"""Components are valid to TorchX, their words are ones that the verbs take, and schedulers are handed what they should be."""
+
+import shlex
+
+import pytest
+import typer
+from torchx import specs
+from torchx.components.component_test_base import ComponentTestCase
+from torchx.schedulers import get_scheduler_factories
+from torchx.specs.finder import get_component
+
+from intrr_rec.cli import app as intrr
+from tests.cluster.specs import GOLDEN, SCHEDULERS, examples, rendered
+from torchx_components import jobs, resources
+
+VERBS = sorted(examples())
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_torchx_finds_no_fault(verb):
+    ComponentTestCase().validate(jobs, verb)
+    assert get_component(f"intrr.{verb}").fn is getattr(jobs, verb)
+
+
+def test_no_component_is_without_an_example():
+    there = {name for name, value in vars(jobs).items() if getattr(value, "__module__", "") == jobs.__name__}
+    assert {name for name in there if not name.startswith("_")} == set(VERBS)
+
+
+def test_installing_this_package_takes_nothing_of_torchx_away():
+    assert get_component("dist.ddp") and get_component("utils.sh")
+    assert set(get_scheduler_factories()) >= {*SCHEDULERS, "local_docker"}
+
+
+@pytest.mark.parametrize("name", [name for name in vars(resources) if name.startswith(("cpu_", "gpu_"))])
+def test_resources_go_by_their_names(name):
+    assert specs.resource(h=name) == getattr(resources, name)()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_verb_takes_the_words_of_its_component(verb):
+    role = examples()[verb].roles[0]
+    words = shlex.split(role.args[-1]) if role.entrypoint == "bash" else role.args
+    at = words.index("intrr_rec")
+    assert words[at - 1 : at + 2] == ["-m", "intrr_rec", verb]
+    command = typer.main.get_command(intrr).commands[verb]
+    command.make_context(verb, words[at + 2 :])  # refuses an option it does not know, or one that lacks
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("verb", VERBS)
+def test_dry_run(verb, scheduler):
+    app = examples()[verb]
+    text = rendered(app, scheduler)
+    assert "intrr_rec" in text and verb in text
+    if scheduler in ("kubernetes", "aws_batch"):
+        assert jobs.IMAGE in text
+    if scheduler == "kubernetes":
+        assert "restartPolicy: Never" in text and f"maxRetry: {app.roles[0].max_retries}\n" in text
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.iterdir()), ids=lambda path: path.stem)
+def test_what_schedulers_are_handed(path):
+    """Written by `python -m tests.cluster.specs`; a change of these files is a change of what runs on a cluster."""
+    verb, _, scheduler = path.stem.partition("-")
+    assert rendered(examples()[verb], scheduler) == path.read_text()
