@@ -17,6 +17,7 @@ FLOORS = [
     {"decoding", "parallel"},
     {"indexing"},
     {"training"},
+    {"serving"},
     {"reporting"},
     {"bench"},
     {"experiments"},

@@ -193,6 +193,20 @@ def evaluate(run: RunDir, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder written by `intrr train`.")],
+    out: Out,
+    rows: Annotated[
+        Literal["float32", "bfloat16", "int8"], typer.Option("--rows", help="Type of the rows of items.")
+    ] = "float32",
+) -> None:
+    """The best checkpoint of a run → a bundle: all that recommending needs, and nothing that training does."""
+    from intrr_rec.serving.export import write_bundle
+
+    write_bundle(run, out, rows)
+
+
+@app.command()
 def report(
     run: Annotated[Path | None, typer.Option("--run", help="Run folder written by `intrr train`.")] = None,
     semantic_ids: Annotated[

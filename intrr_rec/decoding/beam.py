@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from intrr_rec.decoding.allowed import Allowed
 from intrr_rec.decoding.trie import PrefixTrie
 from intrr_rec.models.ran import Ran
 
@@ -20,7 +21,14 @@ Normalize = Literal["trie", "global"]
 
 
 def beam_search(
-    ran: Ran, codebooks: Sequence[Tensor], trie: PrefixTrie, x_BD: Tensor, beam: int, normalize: Normalize
+    ran: Ran,
+    codebooks: Sequence[Tensor],
+    trie: PrefixTrie,
+    x_BD: Tensor,
+    beam: int,
+    normalize: Normalize,
+    allowed: Allowed | None = None,
+    trace: list[tuple[Tensor, Tensor]] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The `beam` best items of each user state by log P(c | x) (Eq. 1), best first.
 
@@ -32,6 +40,8 @@ def beam_search(
         beam: W, prefixes kept at each level and items returned (fewer where the catalogue is smaller).
         normalize: "trie" takes each level's softmax over the valid children of the prefix, so the probabilities of the
             catalogue's items add up to one; "global" takes it over all K codes, as in training.
+        allowed: what the users may get; None is everything. It leaves the scores of the others as they are.
+        trace: where given, each level's prefixes (codes `[B, W, level + 1]`) and their scores `[B, W]` are appended.
 
     Returns:
         `items_BW` dense item ids and `scores_BW` log-probabilities; a place left empty has item -1 and score -inf.
@@ -47,8 +57,10 @@ def beam_search(
             seen = chosen if ran.cumulative else chosen[-1:]
             context = sum(F.embedding(code, table) for code, table in zip(seen, tables[level - 1], strict=True))
             logits_BWK = ran.level_logits(level, signal[level - 1][:, None] + context, codebook_KD)
-        beams = beams.extend(trie, level, logits_BWK, beam, normalize)
+        beams = beams.extend(trie, level, logits_BWK, beam, normalize, allowed)
         chosen = [code[users, beams.parent_BW] for code in chosen] + [beams.code_BW]
+        if trace is not None:
+            trace.append((torch.stack(chosen, dim=-1), beams.score_BW))
     return beams.items(trie), beams.score_BW
 
 
@@ -74,7 +86,15 @@ class Beams:
         nothing_B1 = torch.zeros(users, 1, dtype=torch.int64, device=device)
         return cls(nothing_B1, torch.zeros(users, 1, device=device), nothing_B1, nothing_B1)
 
-    def extend(self, trie: PrefixTrie, level: int, logits_BWK: Tensor, beam: int, normalize: Normalize) -> Beams:
+    def extend(
+        self,
+        trie: PrefixTrie,
+        level: int,
+        logits_BWK: Tensor,
+        beam: int,
+        normalize: Normalize,
+        allowed: Allowed | None = None,
+    ) -> Beams:
         """The `beam` best prefixes that are longer by one code.
 
         Args:
@@ -82,10 +102,12 @@ class Beams:
             level: of the code to add.
             logits_BWK: of the codes after each prefix.
             beam: W, prefixes to keep.
-            normalize: as in `beam_search`.
+            normalize, allowed: as in `beam_search`.
         """
         code_BWC, child_BWC, valid_BWC = trie.children(level, self.node_BW)
         score_BWC = self.score_BW[..., None] + _log_p(logits_BWK, code_BWC, valid_BWC, normalize)
+        if allowed is not None:
+            score_BWC = score_BWC.masked_fill(~allowed.lives(level + 1, child_BWC), -torch.inf)
         width = score_BWC.shape[-1]
         score_BW, best_BW = score_BWC.flatten(1).topk(min(beam, score_BWC.shape[1] * width), dim=-1)
         node_BW, code_BW = (of_BWC.flatten(1).gather(1, best_BW) for of_BWC in (child_BWC, code_BWC))

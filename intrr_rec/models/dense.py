@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from intrr_rec.config import DenseConfig
 from intrr_rec.data.batch import Batch
+from intrr_rec.models.rows import Rows
 
 
 class DenseHead(nn.Module):
@@ -71,12 +72,27 @@ class DenseHead(nn.Module):
         repeat_BW = ((items_BW[:, :, None] == seen_BN[:, None]) & is_seen_BN[:, None]).any(-1)
         return cosine_BW1.squeeze(-1) / self.temperature + repeat_BW * self._bias()
 
-    def best(self, state_BD: Tensor, catalogue_ID: Tensor, places: int, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The `places` items of the whole catalogue with the best scores, `items_BW` and `scores_BW`, best first."""
-        score_BI = F.normalize(state_BD, dim=-1) @ F.normalize(catalogue_ID, dim=-1).T / self.temperature
+    def best(
+        self, state_BD: Tensor, rows: Rows, places: int, batch: Batch, allowed_BI: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The `places` items of the whole catalogue with the best scores, `items_BW` and `scores_BW`, best first.
+
+        Args:
+            state_BD: at the scored slots.
+            rows: item representations.
+            places: W.
+            batch: histories.
+            allowed_BI: what a user may get; None is everything. Anything else has score -inf.
+        """
+        unit_BD = F.normalize(state_BD, dim=-1)
+        score_BI = torch.cat([unit_BD @ F.normalize(rows_D, dim=-1).T for rows_D in rows.chunks()], dim=1)
+        score_BI = score_BI / self.temperature
         seen_BN, is_seen_BN = batch.seen_items()
         is_seen_BI = torch.zeros_like(score_BI).scatter_reduce_(1, seen_BN, is_seen_BN.to(score_BI.dtype), "amax")
-        score_BW, item_BW = (score_BI + is_seen_BI * self._bias()).topk(min(places, len(catalogue_ID)), dim=-1)
+        score_BI = score_BI + is_seen_BI * self._bias()
+        if allowed_BI is not None:
+            score_BI = score_BI.masked_fill(~allowed_BI, -torch.inf)
+        score_BW, item_BW = score_BI.topk(min(places, len(rows)), dim=-1)
         return item_BW, score_BW
 
     def _bias(self) -> Tensor | float:

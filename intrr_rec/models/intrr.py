@@ -83,11 +83,19 @@ class IntRR(ItemRecommender):
             content_UV: their vectors, where `content` is on.
             codebooks: what `self.codebooks()` gave; a RAN of the item side's own brings its own.
         """
+        return self.assign(items_U, self.guidance(items_U, content_UV), codebooks)
+
+    def guidance(self, items_U: Tensor, content_UV: Tensor | None) -> Tensor:
+        """What guides the redistribution of each item, `[U, D]`: its UID row, and its content where that is on."""
         guidance_UD = look_up(self.uid, UID_TABLE, items_U)
         if self.uid_map is not None:
             guidance_UD = self.uid_map(guidance_UD)
         if self.content_map is not None:
             guidance_UD = guidance_UD + self.content_map(content_UV) * self.content_scale
+        return guidance_UD
+
+    def assign(self, items_U: Tensor, guidance_UD: Tensor, codebooks: Sequence[Tensor]) -> ItemSide:
+        """`items` from guidance that is already there."""
         ran = self.item_ran or self.ran
         codebooks = self.item_codebooks() if self.item_codebooks is not None else codebooks
         if self.config.item_side == "redistribution":

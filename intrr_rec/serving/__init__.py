@@ -1,0 +1,1 @@
+"""From a run to recommendations: the bundle, and what reads it."""

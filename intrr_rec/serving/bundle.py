@@ -1,0 +1,161 @@
+"""The bundle: all that recommending needs, and nothing that training does. An artefact written by `intrr export`.
+
+settings.json                 model and ranking settings, level sizes
+model.safetensors             backbone, RAN, codebooks, dense head; the item side's own RAN and codebooks where it has some
+representations.safetensors   E_i of every item: float32, bfloat16, or int8 with a scale a row
+guidance.safetensors          what guides each item's redistribution, as wide; read a row at a time, on demand
+paths.safetensors             Semantic IDs and the trie over them
+items.parquet                 own ids, titles, popularity, columns to filter by
+
+Opening one starts no process group and reads no recipe, dataset or table of TorchRec's.
+
+Shape suffixes: I items, U items looked up, D width, L levels, K codes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from pydantic import BaseModel
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from intrr_rec import artefact
+from intrr_rec.artefact import Manifest
+from intrr_rec.config import EvaluateConfig, ModelConfig
+from intrr_rec.decoding.allowed import Leaves
+from intrr_rec.decoding.ranker import Ranker
+from intrr_rec.decoding.trie import PrefixTrie
+from intrr_rec.errors import ArtefactError
+from intrr_rec.models.backbone import Backbone, make_backbone
+from intrr_rec.models.dense import DenseHead
+from intrr_rec.models.ran import Ran
+from intrr_rec.models.rows import Rows, Width
+from intrr_rec.serving.items import ItemTable
+
+KIND = "bundle"
+SETTINGS, MODEL, PATHS, ITEM_TABLE = "settings.json", "model.safetensors", "paths.safetensors", "items.parquet"
+REPRESENTATIONS, GUIDANCE = "representations.safetensors", "guidance.safetensors"
+VALUES, SCALE = "values", "scale"
+M = TypeVar("M", bound=nn.Module)
+
+
+class BundleSettings(BaseModel):
+    """What `settings.json` holds: the model, how it ranks, K_l of each level, the type of the rows."""
+
+    model: ModelConfig
+    evaluate: EvaluateConfig
+    codes_per_level: tuple[int, ...]
+    rows: Width
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """An opened bundle.
+
+    Attributes:
+        backbone: in evaluation mode, like all modules here.
+        ranker: RAN, codebooks, trie, dense head and the representations of all items.
+        item_ran, item_codebooks: of the item side; the ranker's where it has none of its own.
+        codes_IL: Semantic IDs, as narrow as they fit.
+        items: own ids, titles, popularity, columns.
+    """
+
+    path: Path
+    manifest: Manifest
+    settings: BundleSettings
+    device: torch.device
+    backbone: Backbone
+    ranker: Ranker
+    item_ran: Ran
+    item_codebooks: tuple[Tensor, ...]
+    codes_IL: Tensor
+    items: ItemTable
+
+    @classmethod
+    def load(cls, path: Path | str, device: torch.device | str = "cpu") -> Bundle:
+        """Verify and open a bundle.
+
+        Raises:
+            ArtefactError: missing, altered, of another kind or schema, or its files disagree with one another.
+        """
+        path, device = Path(path), torch.device(device)
+        manifest = artefact.read(path, KIND)
+        settings = BundleSettings.model_validate(json.loads((path / SETTINGS).read_text(encoding="utf-8")))
+        config, levels = settings.model, len(settings.codes_per_level)
+        tensors = load_file(path / MODEL, str(device))
+        paths, rows = load_file(path / PATHS, str(device)), load_file(path / REPRESENTATIONS, str(device))
+        try:
+            backbone = _filled(make_backbone(config, config.window), "backbone.", tensors, device)
+            ran = _filled(Ran(levels, config.width, config.ran), "ran.", tensors, device)
+            codebooks = tuple(tensors[f"codebook.{level}"] for level in range(levels))
+            dense = DenseHead(config.dense, config.width) if config.dense.weight else None
+            if dense is not None:
+                dense = _filled(dense, "dense.", tensors, device)
+            item_ran, item_codebooks = ran, codebooks
+            if not config.shared_ran:
+                item_ran = _filled(Ran(levels, config.width, config.ran), "item_ran.", tensors, device)
+                item_codebooks = tuple(tensors[f"item_codebook.{level}"] for level in range(levels))
+            codes_IL, trie = paths.pop("codes"), PrefixTrie.from_tensors(paths)
+            ranker = Ranker(ran, codebooks, trie, dense, Rows(rows[VALUES], rows.get(SCALE)))
+        except (KeyError, RuntimeError) as error:
+            raise ArtefactError(f"{path}: its files do not fit one another ({error}); export it again") from None
+        opened = cls(
+            path,
+            manifest,
+            settings,
+            device,
+            backbone,
+            ranker,
+            item_ran,
+            item_codebooks,
+            codes_IL,
+            ItemTable(path / ITEM_TABLE),
+        )
+        opened._require_consistent(len(rows[VALUES]))
+        return opened
+
+    @property
+    def n_items(self) -> int:
+        """I."""
+        return len(self.codes_IL)
+
+    @cached_property
+    def leaves(self) -> Leaves:
+        """Where items lie in the trie, for filters."""
+        return Leaves.of(self.ranker.trie)
+
+    def guidance(self, items_U: Tensor) -> Tensor:
+        """What guides the redistribution of these items, `[U, D]`, read from disk."""
+        with safe_open(self.path / GUIDANCE, "pt", device=str(self.device)) as file:
+            values, scale = file.get_slice(VALUES), file.get_slice(SCALE) if SCALE in file.keys() else None  # noqa: SIM118
+            rows = [
+                Rows(values[item : item + 1], None if scale is None else scale[item : item + 1])
+                for item in items_U.tolist()
+            ]
+        here = torch.zeros(1, dtype=torch.int64, device=self.device)
+        return torch.cat([row.take(here) for row in rows])
+
+    def _require_consistent(self, rows: int) -> None:
+        levels, items = len(self.settings.codes_per_level), self.manifest.counts["items"]
+        sizes = {
+            PATHS: (len(self.codes_IL), self.codes_IL.shape[1], len(self.ranker.trie.leaf_items)),
+            REPRESENTATIONS: (rows, levels, rows),
+            ITEM_TABLE: (len(self.items), levels, len(self.items)),
+        }
+        for name, found in sizes.items():
+            if found != (items, levels, items):
+                raise ArtefactError(f"{self.path}: {name} is not of {items} items in {levels} levels; export it again")
+
+
+def _filled(module: M, prefix: str, tensors: Mapping[str, Tensor], device: torch.device) -> M:
+    own: dict[str, Any] = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    module.load_state_dict(own)
+    return module.to(device).eval().requires_grad_(False)

@@ -1,0 +1,121 @@
+"""The items of a bundle as people know them: own ids, titles, popularity, and the columns of the item table.
+
+File: `items.parquet`, a row an item in the order of dense ids: `item_id` (string), `title`, `popularity` (events in the
+training part), `first_seen` (its first event, seconds since 1970; null where nobody had it or the logs have no times), then the free
+columns of the item table. Shape suffix: I items.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from intrr_rec.data.prepared import ITEMS, Dataset
+from intrr_rec.errors import ConfigError
+
+OWN = ("item_id", "title", "popularity", "first_seen")
+
+
+class ItemTable:
+    """Reads the file; columns that no one asks for stay on disk.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.schema = pq.read_schema(path)
+        table = pq.read_table(path, columns=["item_id", "title", "popularity"])
+        self._ids = table["item_id"].combine_chunks()
+        self._titles = table["title"].combine_chunks()
+        self.popularity_I: NDArray[np.int64] = table["popularity"].to_numpy()
+        self._order_I = pc.sort_indices(self._ids).to_numpy()
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @cached_property
+    def by_popularity_I(self) -> NDArray[np.int64]:
+        """Dense ids, the most popular first; of equals, the lower id."""
+        return np.argsort(-self.popularity_I, kind="stable")
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that a filter may name."""
+        return [name for name in self.schema.names if name not in OWN]
+
+    def dense(self, own_ids: Iterable[str]) -> list[int | None]:
+        """Dense id of each item; None for an item the bundle does not know."""
+        return [self._find(own) for own in own_ids]
+
+    def own(self, items: Iterable[int]) -> list[str]:
+        """The user's own id of each dense id."""
+        return [self._ids[item].as_py() for item in items]
+
+    def titles(self, items: Iterable[int]) -> list[str]:
+        """What to call each item (dense ids)."""
+        return [self._titles[item].as_py() for item in items]
+
+    def own_column(self) -> pa.Array:
+        """The user's own ids, at the position of the dense ones."""
+        return self._ids
+
+    def having(self, column: str, values: Iterable[str]) -> NDArray[np.bool_]:
+        """Which items have one of these values in a column; an entry of a list column counts as one. `[I]`
+
+        Raises:
+            ConfigError: no such column.
+        """
+        if column not in self.columns:
+            there = ", ".join(self.columns) or "none"
+            raise ConfigError(f"{self.path}: no column '{column}' to filter by; there is: {there}")
+        found = pq.read_table(self.path, columns=[column])[column].combine_chunks()
+        wanted = pa.array([str(value) for value in values], pa.string())
+        if not pa.types.is_list(found.type) and not pa.types.is_large_list(found.type):
+            return pc.is_in(found.cast(pa.string()), wanted).to_numpy(zero_copy_only=False)
+        having_I = np.zeros(len(self), np.bool_)
+        inside = pc.is_in(pc.list_flatten(found).cast(pa.string()), wanted).to_numpy(zero_copy_only=False)
+        having_I[pc.list_parent_indices(found).to_numpy()[inside]] = True
+        return having_I
+
+    def newer(self, than: int) -> NDArray[np.bool_]:
+        """Which items nobody had before a moment (seconds since 1970); one that nobody has had counts as new. `[I]`
+
+        Raises:
+            ConfigError: the logs had no times.
+        """
+        first = pq.read_table(self.path, columns=["first_seen"])["first_seen"]
+        if first.null_count == len(first):
+            raise ConfigError(
+                f"{self.path}: the logs of this bundle had no times, so nothing tells which items are new"
+            )
+        return pc.fill_null(pc.greater_equal(first, than), True).to_numpy()
+
+    def _find(self, own: str) -> int | None:
+        place = bisect_left(self._order_I, own, key=lambda item: self._ids[int(item)].as_py())
+        if place == len(self) or self._ids[int(self._order_I[place])].as_py() != own:
+            return None
+        return int(self._order_I[place])
+
+
+def item_table(dataset: Dataset) -> pa.Table:
+    """The table of a dataset's items."""
+    table = pq.read_table(dataset.path / ITEMS)
+    named = [table[name].cast(pa.string()) for name in ("title", "text", "item_id") if name in table.column_names]
+    columns = {
+        "item_id": table["item_id"].cast(pa.string()),
+        "title": pc.coalesce(*named),
+        "popularity": pa.array(dataset.popularity()),
+        "first_seen": table["first_seen"],
+    }
+    free = [name for name in table.column_names if name not in (*OWN, "text", "item")]
+    return pa.table(columns | {name: table[name] for name in free})

@@ -1,0 +1,308 @@
+"""Histories in, ranked items out: the door to a bundle for batch jobs, servers and programs.
+
+Shape suffixes: B users, W beams, E events, I items, M items denied to a user, T token slots, K codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from intrr_rec.data.batch import Batch, Collator
+from intrr_rec.data.windows import Windows
+from intrr_rec.decoding.allowed import Allowed
+from intrr_rec.decoding.beam import beam_search
+from intrr_rec.errors import ConfigError, DataError
+from intrr_rec.serving.bundle import Bundle
+
+KEPT_MASKS = 16
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What a user may get. Filters leave the scores of the items that remain as they are.
+
+    Attributes:
+        exclude_seen: nothing that is in the user's history, all of it.
+        deny: dense ids that the user may not get.
+        allow: dense ids that the user may get; None is all.
+        where: column of the bundle's items → values, one of which an item must have.
+        newer_than: seconds since 1970; items that somebody had before are left out.
+    """
+
+    exclude_seen: bool = False
+    deny: Sequence[int] = ()
+    allow: Sequence[int] | None = None
+    where: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    newer_than: int | None = None
+
+    def shared(self) -> tuple | None:
+        """What one mask over the catalogue answers, as a key; None where that is every item."""
+        where = tuple(sorted((column, tuple(values)) for column, values in self.where.items()))
+        allow = None if self.allow is None else tuple(self.allow)
+        return (allow, where, self.newer_than) if (allow, where, self.newer_than) != (None, (), None) else None
+
+
+NOTHING = Filters()
+
+
+class Recommendation(NamedTuple):
+    """The best items of one user, best first: dense ids, scores, Semantic IDs."""
+
+    items: list[int]
+    scores: list[float]
+    paths: list[tuple[int, ...]]
+
+
+class Prefix(NamedTuple):
+    """One beam of a trace: the codes so far, and their log-probability."""
+
+    codes: tuple[int, ...]
+    score: float
+
+
+class Recommender:
+    """Recommends from a bundle.
+
+    Args:
+        bundle: opened; its device is the recommender's.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self.window = bundle.settings.model.window
+        self._masks: dict[tuple, Tensor] = {}
+
+    def recommend(
+        self,
+        histories: Sequence[Sequence[int]],
+        k: int,
+        beam: int | None = None,
+        filters: Filters | Sequence[Filters] = NOTHING,
+        times: Sequence[Sequence[int]] | None = None,
+    ) -> list[Recommendation]:
+        """The k best items of each user, fewer only where fewer are allowed.
+
+        Args:
+            histories: dense ids, the oldest first; the model reads the last `window`. One that is empty gets the most
+                popular items, scored by the logarithm of their share of the training part's events.
+            k: items a user, at most `beam`.
+            beam: W; None is the width the bundle was evaluated with.
+            filters: for all users, or one a user.
+            times: seconds since 1970 of each event, and last the moment of the request; needed by a model that reads times.
+
+        Raises:
+            ConfigError: k or beam out of range, a filter the bundle cannot answer, or `times` missing.
+            DataError: an item outside the catalogue, or times that do not fit their history.
+        """
+        items_BW, scores_BW = self.rank(histories, k, beam, filters, times)
+        answers = []
+        for items, scores in zip(items_BW.tolist(), scores_BW.tolist(), strict=True):
+            found = [item for item in items if item >= 0]
+            paths = [tuple(path) for path in self.bundle.codes_IL[found].tolist()]
+            answers.append(Recommendation(found, scores[: len(found)], paths))
+        return answers
+
+    @torch.no_grad()
+    def rank(
+        self,
+        histories: Sequence[Sequence[int]],
+        k: int,
+        beam: int | None = None,
+        filters: Filters | Sequence[Filters] = NOTHING,
+        times: Sequence[Sequence[int]] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """`recommend` as tensors on the CPU: dense ids `[B, k]` (-1 where a place is left empty) and scores."""
+        beam = self._beam(k, beam)
+        each = [filters] * len(histories) if isinstance(filters, Filters) else list(filters)
+        self._check(histories, each, times)
+        items_BW = torch.full((len(histories), k), -1)
+        scores_BW = torch.full((len(histories), k), -torch.inf)
+        groups: dict[tuple[bool, tuple | None], list[int]] = {}
+        for user, (history, wish) in enumerate(zip(histories, each, strict=True)):
+            groups.setdefault((len(history) > 0, wish.shared()), []).append(user)
+        for (has_history, _), users in groups.items():
+            theirs = [histories[user] for user in users], [each[user] for user in users]
+            if has_history:
+                found = self._decode(*theirs, beam, None if times is None else [times[user] for user in users])
+            else:
+                found = self._popular(*theirs, k)
+            places = min(k, found[0].shape[1])
+            items_BW[users, :places] = found[0][:, :places].cpu()
+            scores_BW[users, :places] = found[1][:, :places].cpu()
+        return items_BW, scores_BW
+
+    @torch.no_grad()
+    def trace(
+        self,
+        history: Sequence[int],
+        beam: int | None = None,
+        filters: Filters = NOTHING,
+        times: Sequence[int] | None = None,
+    ) -> list[list[Prefix]]:
+        """The prefixes kept at each level of one user's beam, best first; of an empty history, none."""
+        beam = self._beam(1, beam)
+        self._check([history], [filters], None if times is None else [times])
+        if not len(history):
+            return []
+        state_BD = self._states(self._batch([history], None if times is None else [times]))
+        ranker, levels = self.bundle.ranker, list[tuple[Tensor, Tensor]]()
+        beam_search(
+            ranker.ran,
+            ranker.codebooks,
+            ranker.trie,
+            state_BD,
+            beam,
+            self.bundle.settings.evaluate.normalize,
+            self._allowed([history], [filters]),
+            levels,
+        )
+        return [
+            [
+                Prefix(tuple(codes), score)
+                for codes, score in zip(codes_BWL[0].tolist(), score_BW[0].tolist(), strict=True)
+                if score > -np.inf
+            ]
+            for codes_BWL, score_BW in levels
+        ]
+
+    @torch.no_grad()
+    def redistribution(self, item: int) -> list[list[float]]:
+        """p_l of an item (Eq. 5), level by level: K_l probabilities each.
+
+        Raises:
+            DataError: an item outside the catalogue.
+        """
+        self._check([[item]], [NOTHING], None, timed=False)
+        bundle = self.bundle
+        items_U = torch.tensor([item], device=bundle.device)
+        guidance_UD = bundle.guidance(items_U)
+        if bundle.settings.model.item_side == "redistribution":
+            log_p = bundle.item_ran.redistribute(guidance_UD, bundle.item_codebooks)[1]
+        else:
+            logits = bundle.item_ran.teacher_forced(guidance_UD, bundle.codes_IL[items_U].long(), bundle.item_codebooks)
+            log_p = [level.log_softmax(-1) for level in logits]
+        return [level[0].exp().tolist() for level in log_p]
+
+    def _decode(
+        self,
+        histories: Sequence[Sequence[int]],
+        filters: Sequence[Filters],
+        beam: int,
+        times: Sequence[Sequence[int]] | None,
+    ) -> tuple[Tensor, Tensor]:
+        batch = self._batch(histories, times)
+        settings = self.bundle.settings.evaluate.model_copy(update={"beam": beam})
+        return self.bundle.ranker.rank(self._states(batch), batch, settings, self._allowed(histories, filters))
+
+    def _states(self, batch: Batch) -> Tensor:
+        rows = self.bundle.ranker.rows
+        assert rows is not None
+        history_TD = rows.take(batch.items_U[batch.slot_T])
+        return self.bundle.backbone(history_TD, batch.layout)[batch.scored_S]
+
+    def _batch(self, histories: Sequence[Sequence[int]], times: Sequence[Sequence[int]] | None) -> Batch:
+        """Histories as evaluation reads them: each followed by an event to predict, of which only the time is read."""
+        length_B = np.array([len(history) for history in histories])
+        used_B = np.minimum(length_B, self.window)
+        items_E = np.concatenate([[*history, 0] for history in histories])
+        times_E = None if times is None else np.concatenate(list(times)).astype(np.int64)
+        start_B = np.cumsum(length_B + 1) - 1 - used_B
+        windows = Windows(np.arange(len(histories)), start_B, used_B, used_B - 1)
+        batch = Collator(items_E, self.window, None, "items", times_E)(windows)
+        order = np.argsort(batch.user_S)  # packing keeps no order
+        batch = replace(
+            batch, scored_S=batch.scored_S[order], target_S=batch.target_S[order], user_S=batch.user_S[order]
+        )
+        return batch.to(self.bundle.device)
+
+    def _allowed(self, histories: Sequence[Sequence[int]], filters: Sequence[Filters]) -> Allowed | None:
+        """Filters of users whose shared part is one."""
+        shared = filters[0].shared()
+        denied = self._denied(histories, filters)
+        if shared is None and denied is None:
+            return None
+        before_I1 = None if shared is None else self._before(filters[0], shared)
+        return self.bundle.leaves.allow(before_I1, denied)
+
+    def _denied(self, histories: Sequence[Sequence[int]], filters: Sequence[Filters]) -> Tensor | None:
+        each = [
+            [*wish.deny, *(history if wish.exclude_seen else ())]
+            for wish, history in zip(filters, histories, strict=True)
+        ]
+        longest = max(map(len, each))
+        if not longest:
+            return None
+        return torch.tensor([[*row, *[-1] * (longest - len(row))] for row in each], device=self.bundle.device)
+
+    def _before(self, wish: Filters, key: tuple) -> Tensor:
+        if key not in self._masks:
+            while len(self._masks) >= KEPT_MASKS:
+                self._masks.pop(next(iter(self._masks)), None)
+            mask_I = torch.from_numpy(self._mask(wish)).to(self.bundle.device)
+            self._masks[key] = self.bundle.leaves.before(mask_I)
+        return self._masks[key]
+
+    def _mask(self, wish: Filters) -> np.ndarray:
+        items = self.bundle.items
+        mask_I = np.ones(len(items), np.bool_)
+        if wish.allow is not None:
+            mask_I[:] = False
+            mask_I[list(wish.allow)] = True
+        for column, values in wish.where.items():
+            mask_I &= items.having(column, values)
+        if wish.newer_than is not None:
+            mask_I &= items.newer(wish.newer_than)
+        return mask_I
+
+    def _popular(self, histories: Sequence[Sequence[int]], filters: Sequence[Filters], k: int) -> tuple[Tensor, Tensor]:
+        order_I, score_I = self._by_popularity
+        allowed = self._allowed(histories, filters)
+        found_BW = order_I[:k].expand(len(histories), -1)
+        if allowed is not None:
+            place_BI = allowed.items(len(histories)).cpu()[:, order_I]
+            found_BW = torch.full((len(histories), k), -1)
+            for user, mask_I in enumerate(place_BI):
+                allowed_first = order_I[mask_I][:k]
+                found_BW[user, : len(allowed_first)] = allowed_first
+        scores_BW = score_I[found_BW.clamp(min=0)].masked_fill(found_BW < 0, -torch.inf)
+        return found_BW, scores_BW
+
+    @cached_property
+    def _by_popularity(self) -> tuple[Tensor, Tensor]:
+        items = self.bundle.items
+        share_I = (items.popularity_I + 1) / (items.popularity_I + 1).sum()
+        return torch.from_numpy(items.by_popularity_I), torch.from_numpy(np.log(share_I)).float()
+
+    def _beam(self, k: int, beam: int | None) -> int:
+        beam = self.bundle.settings.evaluate.beam if beam is None else beam
+        if not 1 <= k <= beam:
+            raise ConfigError(f"k {k}: must be at least 1 and at most the beam, {beam}")
+        return beam
+
+    def _check(
+        self,
+        histories: Sequence[Sequence[int]],
+        filters: Sequence[Filters],
+        times: Sequence[Sequence[int]] | None,
+        *,
+        timed: bool = True,
+    ) -> None:
+        n_items = self.bundle.n_items
+        if len(filters) != len(histories):
+            raise ConfigError(f"filters: {len(filters)} were given for {len(histories)} histories")
+        for user, (history, wish) in enumerate(zip(histories, filters, strict=True)):
+            for item in (*history, *wish.deny, *(wish.allow or ())):
+                if not 0 <= item < n_items:
+                    raise DataError(f"user {user}: item {item} is outside the catalogue, 0 … {n_items - 1}")
+        if timed and times is None and self.bundle.settings.model.reads_times:
+            raise ConfigError("times: this model reads times; give those of each event and of the request")
+        for user, (history, moments) in enumerate(zip(histories, times or (), strict=False)):
+            if len(moments) != len(history) + 1:
+                raise DataError(f"user {user}: {len(moments)} times for {len(history)} events and the request")

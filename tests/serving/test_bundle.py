@@ -1,0 +1,211 @@
+"""A bundle recommends what evaluation recommends, without what training needs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from intrr_rec.data.prepared import Dataset
+from intrr_rec.errors import ArtefactError, ConfigError, DataError
+from intrr_rec.models.rows import Rows
+from intrr_rec.parallel.apply import META, parallelize
+from intrr_rec.parallel.topology import join_world
+from intrr_rec.serving.bundle import Bundle
+from intrr_rec.serving.export import write_bundle
+from intrr_rec.serving.recommender import Filters, Recommender
+from intrr_rec.serving.tensor_file import TensorFile
+from intrr_rec.training.checkpoints import Checkpoints
+from intrr_rec.training.evaluator import Evaluator
+from intrr_rec.training.inputs import reopen_inputs
+from intrr_rec.training.trainer import train
+from tests.serving.conftest import KINDS
+from tests.tiny import N_ITEMS, recipe
+
+
+def test_histories(dataset: Dataset):
+    """What evaluation reads of each test user: all events but the last, and all times."""
+    ends = zip(dataset.offsets, dataset.offsets[1:], strict=False)
+    spans = [(int(first), int(end)) for first, end in ends]
+    times = [dataset.timestamps_E[first:end].tolist() for first, end in spans]
+    return [dataset.items_E[first : end - 1].tolist() for first, end in spans], times
+
+
+test_histories.__test__ = False
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bundle_gives_the_lists_of_evaluate(kind, runs, bundles, line):
+    histories, times = test_histories(Dataset.open(line.dataset))
+    beam = bundles[kind].settings.evaluate.beam
+    found = Recommender(bundles[kind]).recommend(histories, beam, times=times)
+    inputs = reopen_inputs(runs[kind], ())
+    with join_world() as world:
+        parallel = parallelize(inputs.model(META), world, inputs.recipe, training=False)
+        Checkpoints(runs[kind], parallel, world).load_best()
+        ranked = list(Evaluator(parallel.model, inputs, world).rank_users("test"))
+    codes_IL = inputs.semantic_ids.codes_IL
+    assert sum(len(part.users) for part in ranked) == len(histories)
+    for part in ranked:
+        for user, items, scores in zip(part.users, part.items_BW.tolist(), part.scores_BW, strict=True):
+            assert found[user].items == items
+            torch.testing.assert_close(torch.tensor(found[user].scores), scores, rtol=1e-5, atol=1e-5)
+            assert found[user].paths == [tuple(codes_IL[item].tolist()) for item in items]
+
+
+def test_opening_and_recommending_needs_neither_torchrec_nor_training(bundles):
+    code = (
+        "import sys, torch\n"
+        "from intrr_rec.serving.bundle import Bundle\n"
+        "from intrr_rec.serving.recommender import Recommender\n"
+        f"print(len(Recommender(Bundle.load({str(bundles['dense'].path)!r})).recommend([[1, 2]], 5)[0].items))\n"
+        "assert not torch.distributed.is_initialized()\n"
+        "heavy = ('torchrec', 'intrr_rec.training', 'intrr_rec.parallel', 'intrr_rec.indexing', 'fbgemm_gpu')\n"
+        "print([name for name in sys.modules if name.startswith(heavy)])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["5", "[]"]
+
+
+def test_own_ids_and_titles(bundles, line):
+    items, dataset = bundles["path"].items, Dataset.open(line.dataset)
+    own = [str(value) for value in dataset.item_ids().to_pylist()]
+    assert items.own(range(N_ITEMS)) == own
+    assert items.dense([*own, "nothing", ""]) == [*range(N_ITEMS), None, None]
+    assert items.titles([3, 1]) == dataset.titles([3, 1])
+    assert items.popularity_I.tolist() == dataset.popularity().tolist()
+
+
+def test_an_empty_history_gets_the_most_popular(bundles):
+    recommender, popularity_I = Recommender(bundles["path"]), bundles["path"].items.popularity_I
+    order = np.argsort(-popularity_I, kind="stable").tolist()
+    plain, filtered, other = recommender.recommend(
+        [[], [], [1, 2]], 5, filters=[Filters(), Filters(deny=order[:2], allow=order[:4]), Filters()]
+    )
+    assert plain.items == order[:5] and filtered.items == order[2:4] and len(other.items) == 5
+    np.testing.assert_allclose(
+        np.exp(plain.scores), (popularity_I[order[:5]] + 1) / (popularity_I + 1).sum(), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("kind", ["path", "dense", "widened"])
+def test_filters_of_each_user(kind, bundles):
+    """At a beam as wide as the catalogue, filtering is leaving items out of the list."""
+    recommender = Recommender(bundles[kind])
+    histories = [[1, 2, 3], [4], [5, 6, 5], [7, 8]]
+    seen, few = Filters(exclude_seen=True), Filters(allow=[3, 4, 9, 20], deny=[9])
+    first = int(pq.read_table(bundles[kind].path / "items.parquet")["first_seen"].to_numpy().max())
+    fresh = Filters(newer_than=first)
+    found = recommender.recommend(histories, N_ITEMS, N_ITEMS, [seen, few, seen, fresh])
+    whole = recommender.recommend(histories, N_ITEMS, N_ITEMS)
+    newest = set(np.flatnonzero(recommender.bundle.items.newer(first)))
+    assert newest and len(newest) < N_ITEMS
+    may = [
+        lambda item: item not in {1, 2, 3},
+        lambda item: item in {3, 4, 20},
+        lambda item: item not in {5, 6},
+        lambda item: item in newest,
+    ]
+    for got, plain, fits in zip(found, whole, may, strict=True):
+        assert got.items == [item for item in plain.items if fits(item)]
+
+
+def test_category_masks(bundles, tmp_path):
+    table = pq.read_table(bundles["path"].path / "items.parquet")
+    kinds = [["even", "small"] if item % 2 == 0 else None for item in range(len(table))]
+    pq.write_table(
+        table.append_column("kind", [kinds]).append_column("parity", [[str(i % 2) for i in range(len(table))]]),
+        tmp_path / "items.parquet",
+    )
+    from intrr_rec.serving.items import ItemTable
+
+    items = ItemTable(tmp_path / "items.parquet")
+    assert items.columns == ["kind", "parity"]
+    assert items.having("parity", ["1"]).tolist() == [item % 2 == 1 for item in range(len(table))]
+    assert items.having("kind", ["even", "x"]).tolist() == [item % 2 == 0 for item in range(len(table))]
+    with pytest.raises(ConfigError, match="no column 'color'"):
+        items.having("color", ["red"])
+
+
+def test_a_trace_and_a_redistribution(runs, bundles):
+    for kind in ("path", "content", "t5"):
+        recommender = Recommender(bundles[kind])
+        levels = recommender.trace([1, 2, 3], beam=4)
+        best = recommender.recommend([[1, 2, 3]], 4, beam=4)[0]
+        assert [prefix.codes for prefix in levels[-1]] == best.paths
+        inputs = reopen_inputs(runs[kind], ())
+        with join_world() as world:
+            parallel = parallelize(inputs.model(META), world, inputs.recipe, training=False)
+            Checkpoints(runs[kind], parallel, world).load_best()
+            content_UV = None if inputs.content_IV is None else torch.from_numpy(inputs.content_IV[[7]])
+            log_p = parallel.model.eval().items(torch.tensor([7]), content_UV, parallel.model.codebooks()).log_p
+        for found, expected in zip(recommender.redistribution(7), log_p, strict=True):
+            torch.testing.assert_close(torch.tensor(found), expected[0].exp().detach())
+
+
+@pytest.mark.parametrize(
+    ("rows", "bytes_a_value", "worst"), [("float32", 4, 0), ("bfloat16", 2, 1 / 256), ("int8", 1, 1 / 250)]
+)
+def test_narrow_rows(rows, bytes_a_value, worst, runs, bundles, tmp_path):
+    write_bundle(runs["dense"], tmp_path / "bundle", rows)
+    narrow = Bundle.load(tmp_path / "bundle")
+    wide_ID = bundles["dense"].ranker.rows.values_ID
+    everything = torch.arange(N_ITEMS)
+    assert narrow.ranker.rows.values_ID.element_size() == bytes_a_value
+    error_ID = (narrow.ranker.rows.take(everything) - wide_ID).abs()
+    assert (error_ID <= worst * wide_ID.abs().amax(1, keepdim=True)).all()
+    torch.testing.assert_close(torch.cat(list(narrow.ranker.rows.chunks())), narrow.ranker.rows.take(everything))
+    assert len(Recommender(narrow).recommend([[1, 2]], 5)[0].items) == 5
+    assert len(Recommender(narrow).redistribution(3)) == 3
+
+
+def test_a_row_of_zeros_survives_int8():
+    rows = Rows.narrow(torch.zeros(2, 4), "int8")
+    assert torch.equal(rows.take(torch.tensor([0, 1])), torch.zeros(2, 4))
+
+
+def test_a_tensor_file_reads_back(tmp_path):
+    whole = {"a": torch.randn(7, 3), "b": torch.randn(7), "c": torch.randn(7, 2).bfloat16()}
+    with TensorFile(tmp_path / "x", {name: (each.dtype, each.shape) for name, each in whole.items()}) as file:
+        for first in (4, 0):
+            for name, each in whole.items():
+                file.write(name, first, each[first : first + 4])
+    read = load_file(tmp_path / "x")
+    assert all(torch.equal(read[name], each) for name, each in whole.items())
+
+
+def test_user_mistakes(runs, bundles, line, tmp_path):
+    recommender = Recommender(bundles["path"])
+    with pytest.raises(ConfigError, match="k 21"):
+        recommender.recommend([[1]], 21)
+    with pytest.raises(DataError, match="user 1: item 30 is outside"):
+        recommender.recommend([[1], [30]], 5)
+    with pytest.raises(ConfigError, match="reads times"):
+        Recommender(bundles["time"]).recommend([[1]], 5)
+    with pytest.raises(DataError, match="user 0: 1 times for 1 events"):
+        Recommender(bundles["time"]).recommend([[1]], 5, times=[[0]])
+    with pytest.raises(ArtefactError, match="not a run folder"):
+        write_bundle(tmp_path, tmp_path / "out")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").write_text("mine")
+    with pytest.raises(ArtefactError, match="not a 'bundle' artefact"):
+        write_bundle(runs["path"], tmp_path / "taken")
+    train(recipe("model.kind=sasrec", "train.epochs=1"), out=tmp_path / "sasrec", **line.inputs())
+    with pytest.raises(ConfigError, match=r"model\.kind sasrec has no bundle"):
+        write_bundle(tmp_path / "sasrec", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_altered_bundle_is_refused(bundles, tmp_path):
+    import shutil
+
+    copy = Path(shutil.copytree(bundles["path"].path, tmp_path / "copy"))
+    data = bytearray((copy / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(data)
+    with pytest.raises(ArtefactError, match=r"model\.safetensors was altered"):
+        Bundle.load(copy)
