@@ -59,6 +59,31 @@ def prepare(
 
 
 @app.command()
+def validate(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[DESCRIPTOR] [SECTION.KEY=VALUE]...", help="datasets/*.yaml, and settings to override."
+        ),
+    ] = None,
+    interactions: Annotated[
+        list[Path] | None, typer.Option("--interactions", help="Logs, where there is no descriptor; repeatable.")
+    ] = None,
+    items: Annotated[Path | None, typer.Option("--items", help="Item table, likewise.")] = None,
+    data: Annotated[Path, typer.Option("--data", help="Folder of the files that the descriptor names.")] = Path("data"),
+    out: Annotated[Path | None, typer.Option("--out", help="Page to write; NAME.validation.html if left out.")] = None,
+    config: Config = None,
+) -> None:
+    """Raw logs → what is wrong with them, before anything is built: errors (exit code 2), warnings, distributions."""
+    from intrr_rec.cli.logs import given_logs
+    from intrr_rec.reporting.validation import validate as run
+
+    logs = given_logs(words or (), interactions or (), items, data)
+    settings = recipe_of(config, list(logs.overrides)).prepare
+    run(logs.name, logs.interactions, logs.items, settings, out or Path(f"{logs.name}.validation.html"))
+
+
+@app.command()
 def embed(
     dataset: DatasetDir,
     out: Out,

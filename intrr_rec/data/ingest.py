@@ -27,6 +27,7 @@ from intrr_rec.artefact import Manifest, file_hash, write_json
 from intrr_rec.config import PrepareConfig
 from intrr_rec.data.prepared import ITEMS, KIND, SEQUENCE_SCHEMA, SEQUENCES, SPLIT, STATISTICS, USERS
 from intrr_rec.data.schema import (
+    MAX_ID_CHARACTERS,
     IdKind,
     RawFile,
     csv_id_kind,
@@ -135,24 +136,13 @@ def _load_events(
     con: duckdb.DuckDBPyConnection, logs: Sequence[RawFile], kinds: dict[str, IdKind], config: PrepareConfig
 ) -> None:
     user, item, time = config.user_column, config.item_column, config.time_column
-    user_type, item_type = ("BIGINT" if kinds[column] == "integer" else "VARCHAR" for column in (user, item))
-    con.execute(
-        f'CREATE TABLE events (file INTEGER, "row" BIGINT, user_id {user_type}, item_id {item_type}, time BIGINT)'
-    )
-    read = {user, item} if time is None else {user, item, time}
+    create_events(con, kinds, config)
     for n, raw in enumerate(logs):
-        time_sql = "NULL" if time is None else raw.time_sql(time)
-        with readable(raw.path, raw.format):
-            con.execute(
-                f'INSERT INTO events SELECT {n}, "row", {raw.id_sql(user, kinds[user])}, '
-                f"{raw.id_sql(item, kinds[item])}, {time_sql} FROM {raw.scan(*read)}"
-            )
+        read_events(con, n, raw, kinds, config)
         rows, *bad = con.execute(
             'SELECT count(*), min("row") FILTER (user_id IS NULL), min("row") FILTER (item_id IS NULL), '
             f'min("row") FILTER (time IS NULL OR time < 0) FROM events WHERE file = {n}'
         ).fetchall()[0]
-        if not rows:
-            raise DataError(f"{raw.path}: holds no rows; remove it or write it again")
         found = [
             (row, column) for row, column in zip(bad, (user, item, time), strict=True) if row and column is not None
         ]
@@ -162,6 +152,32 @@ def _load_events(
         log.info("read %d interactions from %s", rows, raw.path)
 
 
+def create_events(con: duckdb.DuckDBPyConnection, kinds: dict[str, IdKind], config: PrepareConfig) -> None:
+    """An empty table `events`, for ids of these kinds by column."""
+    types = ("BIGINT" if kinds[name] == "integer" else "VARCHAR" for name in (config.user_column, config.item_column))
+    con.execute('CREATE TABLE events (file INTEGER, "row" BIGINT, user_id {}, item_id {}, time BIGINT)'.format(*types))
+
+
+def read_events(
+    con: duckdb.DuckDBPyConnection, n: int, raw: RawFile, kinds: dict[str, IdKind], config: PrepareConfig
+) -> None:
+    """Add the rows of file number `n` to `events`; a value that cannot be used is NULL, or a time below 0.
+
+    Raises:
+        DataError: the file cannot be read, or holds no rows.
+    """
+    user, item, time = config.user_column, config.item_column, config.time_column
+    read = dict.fromkeys((user, item) if time is None else (user, item, time))
+    time_sql = "NULL" if time is None else raw.time_sql(time)
+    with readable(raw.path, raw.format):
+        added = con.execute(
+            f'INSERT INTO events SELECT {n}, "row", {raw.id_sql(user, kinds[user])}, '
+            f"{raw.id_sql(item, kinds[item])}, {time_sql} FROM {raw.scan(*read)}"
+        ).fetchall()[0][0]
+    if not added:
+        raise DataError(f"{raw.path}: holds no rows; remove it or write it again")
+
+
 def _bad_value(con: duckdb.DuckDBPyConnection, raw: RawFile, row: int, column: str, kind: IdKind | None) -> DataError:
     """Say what is wrong with the value that became NULL (`kind` None: a timestamp)."""
     value = con.execute(f'SELECT {quoted(column)} FROM {raw.scan(column)} WHERE "row" = {row}').fetchall()[0][0]
@@ -169,12 +185,18 @@ def _bad_value(con: duckdb.DuckDBPyConnection, raw: RawFile, row: int, column: s
     what = "timestamp" if kind is None else "id"
     if value is None or value in ("", '""'):
         return DataError(f"{where}: the {what} is missing; fill it in or remove the row")
+    shown = repr(value) if len(str(value)) <= 80 else f"{str(value)[:40]!r}… ({len(str(value)):,} characters)"
     if kind is None:
         return DataError(
-            f"{where}: {value!r} is not a timestamp; write whole seconds since 1970 (not negative) or ISO 8601"
+            f"{where}: {shown} is not a timestamp; write whole seconds since 1970 (not negative) or ISO 8601"
+        )
+    if kind == "string" and len(str(value)) > MAX_ID_CHARACTERS:
+        return DataError(
+            f"{where}: {shown} is too long for an id ({MAX_ID_CHARACTERS:,} at most); is this the column of ids, and is every "
+            "quote closed?"
         )
     return DataError(
-        f"{where}: {value!r} is not {'a string' if kind == 'string' else 'a 64-bit integer'} like the other ids of "
+        f"{where}: {shown} is not {'a string' if kind == 'string' else 'a 64-bit integer'} like the other ids of "
         f"'{column}'; write all ids the same way"
     )
 

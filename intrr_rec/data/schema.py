@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import json
 import re
+import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,8 +36,12 @@ _INTEGERS = frozenset(f"{sign}{width}INT" for sign in ("", "U") for width in ("T
     "INTEGER",
     "UINTEGER",
 }
+# What reading text, gzipped or not, may raise.
+_UNREADABLE = (OSError, EOFError, UnicodeDecodeError, zlib.error)
 # "007" and "+7" are names, not numbers: only what prints back unchanged may become an integer.
 _CANONICAL_INTEGER = "-?(0|[1-9][0-9]*)"
+# No catalogue names a thing so; a longer "id" is a text in the wrong column, or a quote that was never closed.
+MAX_ID_CHARACTERS = 1_024
 
 
 @dataclass(frozen=True)
@@ -73,12 +78,12 @@ class RawFile:
         return RawFile(self.path, self.format, {**self.columns, **dict.fromkeys(columns, "JSON")})
 
     def id_sql(self, column: str, kind: IdKind) -> str:
-        """SQL of an id as BIGINT or VARCHAR; NULL where the value is missing, empty or of the other kind."""
+        """SQL of an id as BIGINT or VARCHAR; NULL where the value is missing, empty, too long or of the other kind."""
         name = quoted(column)
         text = f"({name} ->> '$')" if self.format == "json" else name
         if kind == "string":
             typed = f"json_type({name}) = 'VARCHAR'" if self.format == "json" else "true"
-            return f"CASE WHEN {typed} AND {text} <> '' THEN {text} END"
+            return f"CASE WHEN {typed} AND length({text}) BETWEEN 1 AND {MAX_ID_CHARACTERS} THEN {text} END"
         if self.format == "parquet":
             return f"TRY_CAST({name} AS BIGINT)"
         typed = (
@@ -151,6 +156,8 @@ def open_raw(con: duckdb.DuckDBPyConnection, path: Path) -> RawFile:
         described = con.execute(f"DESCRIBE SELECT * FROM read_{format_}({literal(str(path))}{options})").fetchall()
     columns = {name: type_ for name, type_, *_ in described}
     if format_ == "json":
+        if columns.keys() == {"json"}:  # the engine's name for lines that are no objects
+            raise DataError(f"{path}: cannot be read as json (its lines are no objects); write one object a line")
         # What DuckDB recognises as a date stays the text it was; JSON of changing type becomes its text.
         columns = {n: "VARCHAR" if re.match("DATE|TIME|UUID|JSON", t) else t for n, t in columns.items()}
     return RawFile(path, format_, columns)
@@ -237,7 +244,7 @@ def _csv_header(path: Path) -> list[str]:
     try:
         with _open_text(path) as handle:
             header = next(csv.reader(handle), [])
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+    except (*_UNREADABLE, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as csv ({error}); write the file again or mend it") from None
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
@@ -255,7 +262,7 @@ def _malformed_json(path: Path) -> str | None:
                         json.loads(line)
                     except json.JSONDecodeError as error:
                         return f"line {n}, column {error.pos + 1}: {error.msg}"
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         return str(error)
     return None
 

@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, StrMethodFormatter
 
 Points = Sequence[tuple[float, float]]
 
@@ -118,6 +118,76 @@ def bands(names: Sequence[str], series: Mapping[str, Sequence[float | None]], *,
         )
         shown = ", ".join(name.replace("\n", " ") for name in names)
         return _svg(figure, f"By {x_label} ({shown}): {said}")
+
+
+def spread(values: Mapping[int, int], *, x_label: str, y_label: str) -> str:
+    """How many have each value, on a logarithmic axis; where a bar spans several values, their mean.
+
+    Args:
+        values: value (at least 1) → how many have it.
+        x_label: what is counted, for one of them.
+        y_label: what they are.
+    """
+    sizes, counts = np.array(sorted(values)), np.array([values[size] for size in sorted(values)])
+    edges = np.unique(np.geomspace(sizes[0], sizes[-1] + 1, 25).round().astype(int))
+    heights = np.histogram(sizes, edges, weights=counts)[0] / np.diff(edges)
+    with rc_context(_RC):
+        figure = Figure(figsize=(_WIDTH, 2.4), layout="constrained")
+        axes = figure.add_subplot()
+        axes.stairs(heights, edges, fill=True, color=_COLOURS[0])
+        axes.set_xscale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.xaxis.set_minor_formatter("")
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        middle = sizes[np.searchsorted(np.cumsum(counts), counts.sum() / 2)]
+        return _svg(figure, f"{y_label} by {x_label}: from {sizes[0]} to {sizes[-1]}, median {middle}")
+
+
+def ranked(values: Mapping[int, int], *, x_label: str, y_label: str) -> str:
+    """Values from the largest down, both axes logarithmic: a power law is a straight line.
+
+    Args:
+        values: value → how many have it.
+        x_label: what is ranked.
+        y_label: what the values count.
+    """
+    sizes = np.array(sorted(values, reverse=True))
+    ends = np.cumsum([values[size] for size in sizes])
+    ranks = np.column_stack([np.append(1, ends[:-1] + 1), ends]).reshape(-1)
+    with rc_context(_RC):
+        figure = Figure(figsize=(_WIDTH, 2.4), layout="constrained")
+        axes = figure.add_subplot()
+        keep = np.unique(np.linspace(0, len(ranks) - 1, 2 * _MAX_POINTS).round().astype(int))
+        axes.plot(ranks[keep], np.repeat(sizes, 2)[keep], color=_COLOURS[0])
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+            axis.set_minor_formatter("")
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        return _svg(figure, f"{y_label} by {x_label}: {sizes[0]} at the top of {ends[-1]}, {sizes[-1]} at its end")
+
+
+def timeline(periods: Mapping[int, int], *, y_label: str) -> str:
+    """Counts over stretches of time, by the second (since 1970) each begins."""
+    starts = np.array(sorted(periods))
+    width = starts[1] - starts[0] if len(starts) > 1 else 86_400
+    edges = np.append(starts, starts[-1] + width)
+    days = edges / 86_400
+    with rc_context(_RC):
+        figure = Figure(figsize=(_WIDTH, 2.4), layout="constrained")
+        axes = figure.add_subplot()
+        axes.stairs([periods[start] for start in starts], days, fill=True, color=_COLOURS[2])
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda day, _: str(np.datetime64(int(day), "D"))))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.set_ylabel(y_label)
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        return _svg(figure, f"{y_label} over {len(starts)} stretches of {width / 86_400:.0f} days")
 
 
 def usage(counts_K: Sequence[int], *, level: int) -> str:
