@@ -40,6 +40,21 @@ class TrainConfig(Section):
     )
     warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises linearly from 0")
     weight_decay: float = Field(1e-4, ge=0)
+    accumulate: int = Field(
+        1, ge=1, description="parts a step is computed in, one after the other: the same step with less memory"
+    )
+    gradient_clip: float | None = Field(
+        None, gt=0, description="largest norm of a step's gradient over all parameters and tables; null: any"
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="bf16: matrix products of training in bfloat16 (autocast); weights and updates stay fp32"
+    )
+    ema_decay: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="of an average of the weights, which is then what is validated, kept and ranked with",
+    )
     sharding: ShardingConfig = ShardingConfig()
     validate_every: int = Field(1, ge=1, description="epochs between validations")
     checkpoint_every: int | None = Field(

@@ -20,5 +20,5 @@ def level_nll(logits: Sequence[Tensor], codes_BL: Tensor) -> Tensor:
         codes_BL: the path of each row.
     """
     return torch.stack(
-        [F.cross_entropy(level, codes_BL[:, i], reduction="none") for i, level in enumerate(logits)], dim=1
+        [F.cross_entropy(level.float(), codes_BL[:, i], reduction="none") for i, level in enumerate(logits)], dim=1
     )

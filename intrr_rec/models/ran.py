@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -83,13 +84,13 @@ class Ran(nn.Module):
             The sum of z_l over levels `[B, D]` (Eq. 7), and log p_l of each level, L tensors `[B, K_l]`.
         """
         signal = self.project_signal(x_BD)
-        log_p = [F.log_softmax(self.first_logits(x_BD, codebooks[0]), dim=-1)]
+        log_p = [_log_softmax(self.first_logits(x_BD, codebooks[0]))]
         z_BD = self._aggregate(log_p[0], codebooks[0])
         total_BD = z_BD
         for level in range(1, self.levels):
             context_BD = total_BD if self.cumulative else z_BD
             fused_BF = signal[level - 1] + self.context[level - 1](context_BD)
-            log_p.append(F.log_softmax(self.level_logits(level, fused_BF, codebooks[level]), dim=-1))
+            log_p.append(_log_softmax(self.level_logits(level, fused_BF, codebooks[level])))
             z_BD = self._aggregate(log_p[level], codebooks[level])
             total_BD = total_BD + z_BD
         return total_BD, log_p
@@ -103,3 +104,8 @@ class Ran(nn.Module):
 
     def _visible(self, before: Sequence) -> Sequence:
         return before if self.cumulative else before[-1:]
+
+
+def _log_softmax(logits_BK: Tensor) -> Tensor:
+    """In fp32, whatever the products before it were computed in."""
+    return F.log_softmax(logits_BK, dim=-1, dtype=torch.float32)

@@ -6,7 +6,8 @@ and filled there, so that no rank ever holds more of a table than it keeps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -25,6 +26,8 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 from intrr_rec.config import Recipe
 from intrr_rec.models.recommender import Recommender
 from intrr_rec.models.tables import InitialRows
+from intrr_rec.parallel.average import WeightAverage
+from intrr_rec.parallel.held import HeldTables
 from intrr_rec.parallel.machines import Machines
 from intrr_rec.parallel.plan import Plan, make_plan
 from intrr_rec.parallel.topology import World
@@ -48,12 +51,33 @@ class Parallel:
         model: the same model inside it, for methods other than `forward`.
         optimizer: the dense optimizer and, where a table is sharded, the fused one.
         plan: where each table lies and what it costs.
+        held: the sharded tables, where their update waits for the rest of the step; None where it does not.
+        average: of the weights, where the recipe asks for it.
     """
 
     module: DistributedModelParallel
     model: Recommender
     optimizer: CombinedOptimizer
     plan: Plan
+    held: HeldTables | None
+    average: WeightAverage | None
+
+    @property
+    def dense_parameters(self) -> list[nn.Parameter]:
+        """What the dense optimizer trains, replicated tables included."""
+        return [p for group in self.optimizer.optimizers[-1][1].param_groups for p in group["params"]]
+
+    @contextmanager
+    def weights(self, *, averaged: bool) -> Iterator[None]:
+        """Within the block the model holds the average of the weights, where there is one, or the trained weights."""
+        exchanged = self.average if self.average and self.average.applied != averaged else None
+        if exchanged:
+            exchanged.exchange()
+        try:
+            yield
+        finally:
+            if exchanged:
+                exchanged.exchange()
 
 
 def parallelize(model: Recommender, world: World, recipe: Recipe, *, training: bool = True) -> Parallel:
@@ -80,7 +104,15 @@ def parallelize(model: Recommender, world: World, recipe: Recipe, *, training: b
             parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         ),
     )
-    return Parallel(module, _unwrap(module), CombinedOptimizer([module.fused_optimizer, dense]), plan)
+    waits = training and (config.accumulate > 1 or config.gradient_clip is not None)
+    return Parallel(
+        module,
+        _unwrap(module),
+        CombinedOptimizer([module.fused_optimizer, dense]),
+        plan,
+        HeldTables(module) if waits else None,
+        WeightAverage(module, config.ema_decay) if training and config.ema_decay else None,
+    )
 
 
 def _collections(model: nn.Module) -> dict[str, EmbeddingCollection]:

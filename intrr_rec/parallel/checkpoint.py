@@ -142,6 +142,8 @@ def _tensors(parallel: Parallel, with_optimizer: bool) -> dict[str, Any]:
     tensors: dict[str, Any] = {"model": dict(parallel.module.state_dict())}
     if with_optimizer:
         tensors["optimizer"] = parallel.optimizer.state_dict()["state"]
+        if parallel.average:
+            tensors["average"] = parallel.average.tensors
     return tensors
 
 

@@ -47,12 +47,16 @@ class Bytes:
         return Bytes(self.device + other.device, self.host + other.host)
 
 
-def shard_bytes(rows: int, columns: int, sharding: str, optimizer: str, kernel: str, *, training: bool) -> Bytes:
-    """What a shard of `rows` × `columns` costs the rank that holds it, its optimizer state and gradient included."""
+def shard_bytes(
+    rows: int, columns: int, sharding: str, optimizer: str, kernel: str, *, training: bool, averaged: bool
+) -> Bytes:
+    """What a shard of `rows` × `columns` costs the rank that holds it, its optimizer state and gradient included, and the
+    average of it where one is kept."""
+    average = FLOAT if averaged else 0
     if sharding == "data_parallel":
-        return Bytes(rows * columns * (REPLICATED if training else FLOAT))
+        return Bytes(rows * columns * ((REPLICATED if training else FLOAT) + average))
     per_element, per_row = STATE[optimizer]
-    size = rows * columns * (FLOAT + per_element) + rows * per_row
+    size = rows * columns * (FLOAT + per_element + average) + rows * per_row
     if kernel == "fused_uvm_caching":
         return Bytes(int(CACHE_SHARE * size), size)
     return Bytes(size)
@@ -84,6 +88,8 @@ def other_bytes(
         "dense parameters": parameters * (REPLICATED // FLOAT if training else 1) - (0 if moved else parameters),
         "Semantic IDs and other buffers": _size(list(model.buffers())) if moved else 0,
     }
+    if training and recipe.train.ema_decay:
+        found["average of the dense parameters"] = parameters
     items = len(cast(Tensor, model.codes_IL)) if model.uid is None else model.uid.embedding_configs()[0].num_embeddings
     found["prefix trie, in evaluation"] = TRIE * items
     if isinstance(model, ItemRecommender) and recipe.keeps_catalogue(items):

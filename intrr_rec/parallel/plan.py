@@ -135,7 +135,8 @@ def make_plan(
     kernel = config.kernel if training else "fused"
     others = other_bytes(model, machines, recipe, training=training, allocated=group is not None)
     taken = sum(others.values(), Bytes(0))
-    wishes = _require_fit(_wishes(model, machines, config, kernel, training), taken, machines)
+    averaged = training and recipe.train.ema_decay is not None
+    wishes = _require_fit(_wishes(model, machines, config, kernel, training, averaged), taken, machines, averaged)
     ids = recipe.train.batch_users * recipe.model.window // machines.ranks  # at most, a rank and step
     constraints = {
         wish.name: ParameterConstraints(
@@ -163,7 +164,7 @@ def make_plan(
     shardings = {name: where for module in found.plan.values() for name, where in cast(dict, module).items()}
     if missing := {wish.name for wish in wishes} - set(shardings):
         raise RuntimeError(f"the planner dropped the tables {sorted(missing)}")
-    return _priced(wishes, shardings, others, machines, config, found, training)
+    return _priced(wishes, shardings, others, machines, config, found, training, averaged)
 
 
 def optimizer_of(sharding: str, config: ShardingConfig, *, training: bool) -> str:
@@ -187,7 +188,9 @@ def _require_kernels(config: ShardingConfig, machines: Machines) -> None:
         raise ConfigError(f"train.sharding.kernel={config.kernel}: exists on CUDA only; on CPUs leave it at fused")
 
 
-def _wishes(model: Recommender, machines: Machines, config: ShardingConfig, kernel: str, training: bool) -> list[_Wish]:
+def _wishes(
+    model: Recommender, machines: Machines, config: ShardingConfig, kernel: str, training: bool, averaged: bool
+) -> list[_Wish]:
     wishes = []
     for collection in filter(lambda m: isinstance(m, EmbeddingCollection), model.modules()):
         for table in cast(EmbeddingCollection, collection).embedding_configs():
@@ -208,6 +211,7 @@ def _wishes(model: Recommender, machines: Machines, config: ShardingConfig, kern
                     optimizer_of(way, config, training=training),
                     kernel,
                     training=training,
+                    averaged=averaged,
                 )
                 for way in ways
             }
@@ -233,7 +237,7 @@ def _fits(cost: Bytes, machines: Machines) -> bool:
     return cost.device <= USABLE * machines.memory and cost.host <= USABLE * machines.host_memory
 
 
-def _require_fit(wishes: list[_Wish], others: Bytes, machines: Machines) -> list[_Wish]:
+def _require_fit(wishes: list[_Wish], others: Bytes, machines: Machines, averaged: bool) -> list[_Wish]:
     """The wishes, less what does not fit beside the cheapest form of all else.
 
     Raises:
@@ -241,7 +245,7 @@ def _require_fit(wishes: list[_Wish], others: Bytes, machines: Machines) -> list
     """
     least = sum((wish.least for wish in wishes), others)
     if not _fits(least, machines):
-        raise ConfigError(_complaint(wishes, others, least, machines))
+        raise ConfigError(_complaint(wishes, others, least, machines, averaged))
     fitting = []
     for wish in wishes:
         rest = Bytes(least.device - wish.least.device, least.host - wish.least.host)
@@ -250,7 +254,7 @@ def _require_fit(wishes: list[_Wish], others: Bytes, machines: Machines) -> list
     return fitting
 
 
-def _complaint(wishes: list[_Wish], others: Bytes, least: Bytes, machines: Machines) -> str:
+def _complaint(wishes: list[_Wish], others: Bytes, least: Bytes, machines: Machines, averaged: bool) -> str:
     on_host = least.device <= USABLE * machines.memory
     memory = machines.host_memory if on_host else machines.memory
     largest = max(wishes, key=lambda wish: wish.least.host if on_host else wish.least.device)
@@ -265,7 +269,9 @@ def _complaint(wishes: list[_Wish], others: Bytes, least: Bytes, machines: Machi
     if share <= 0:
         return f"{text}; no number of ranks mends that"
     # Row-wise Adagrad, the least a sharded table can cost.
-    whole = shard_bytes(largest.rows, largest.width, "row_wise", "rowwise_adagrad", "fused", training=True).device
+    whole = shard_bytes(
+        largest.rows, largest.width, "row_wise", "rowwise_adagrad", "fused", training=True, averaged=averaged
+    ).device
     if way == "row_wise":
         whole = cost * machines.ranks
     key = "uid" if largest.name == UID_TABLE else "codebooks"
@@ -280,6 +286,7 @@ def _priced(
     config: ShardingConfig,
     found: ShardingPlan,
     training: bool,
+    averaged: bool,
 ) -> Plan:
     """The planner's answer with its cost."""
     base = sum(others.values(), Bytes(0))
@@ -291,7 +298,13 @@ def _priced(
         costs: dict[int, Bytes] = defaultdict(lambda: Bytes(0))
         for rank, rows, columns in _shards(wish, where, machines):
             costs[rank] += shard_bytes(
-                rows, columns, where.sharding_type, optimizer, where.compute_kernel, training=training
+                rows,
+                columns,
+                where.sharding_type,
+                optimizer,
+                where.compute_kernel,
+                training=training,
+                averaged=averaged,
             )
         for rank, cost in costs.items():
             by_rank[rank] += cost

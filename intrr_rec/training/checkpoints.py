@@ -48,7 +48,8 @@ class Checkpoints:
             ArtefactError: the disk is full or cannot be written; the checkpoints before this one are whole.
         """
         path = self.folder / f"step-{state['step']:08d}"
-        save_checkpoint(path, self.parallel, self.world, state, with_optimizer=True)
+        with self.parallel.weights(averaged=False):
+            save_checkpoint(path, self.parallel, self.world, state, with_optimizer=True)
         if self.world.is_main:
             there = self._newest_first()
             newest = there.index(path)
@@ -56,8 +57,9 @@ class Checkpoints:
                 remove_checkpoint(other)
 
     def save_best(self, state: dict[str, Any]) -> None:
-        """Save the model as the best so far; raises as `save`."""
-        save_checkpoint(self.folder / BEST, self.parallel, self.world, state, with_optimizer=False)
+        """Save the model as the best so far, its average where there is one; raises as `save`."""
+        with self.parallel.weights(averaged=True):
+            save_checkpoint(self.folder / BEST, self.parallel, self.world, state, with_optimizer=False)
 
     def load_newest(self) -> dict[str, Any] | None:
         """Load the newest checkpoint that is whole, and return its state; None where the run has none yet.

@@ -9,20 +9,56 @@ ranks/           each user's rank of the held-out item
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
 from intrr_rec.artefact import write_json, write_text
+from intrr_rec.errors import ArtefactError
+from intrr_rec.parallel.topology import World
 
 CONFIG, INPUTS, METRICS = "config.yaml", "run.json", "metrics.jsonl"
 PLAN, PLAN_FIGURES = "plan.txt", "plan.json"
 RESULTS, INSPECTION = "results.json", "inspection.json"
 RECOMMENDATIONS, RANKS, CHECKPOINTS = "recommendations", "ranks", "checkpoints"
+
+
+@contextmanager
+def claimed(run: Path, world: World) -> Iterator[None]:
+    """The run folder is this job's for the length of the block; the system lets go of it when the main rank dies.
+
+    Raises:
+        ArtefactError: another job has it, or it cannot be made; on every rank.
+    """
+    held: list[int] = []
+
+    def claim() -> None:
+        if not world.is_main:
+            return
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+            held.append(os.open(run, os.O_RDONLY))
+            fcntl.flock(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ArtefactError(f"{run}: another job is training there; wait for it, or choose another --out") from None
+        except OSError as error:
+            if not held:
+                raise ArtefactError(f"{run}: cannot be made ({error.strerror}); choose another --out") from None
+            # A file system without locks: there jobs on one folder are not told apart.
+
+    try:
+        world.together(claim)
+        yield
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
 
 
 def write_plan(run: Path, text: str, figures: dict[str, Any]) -> None:

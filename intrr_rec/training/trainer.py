@@ -27,8 +27,9 @@ from intrr_rec.training.evaluator import Evaluator
 from intrr_rec.training.inputs import Inputs, open_inputs, record_inputs
 from intrr_rec.training.progress import EpochProgress
 from intrr_rec.training.results import write_results
-from intrr_rec.training.run_dir import CONFIG, MetricsLog, write_plan
+from intrr_rec.training.run_dir import CONFIG, MetricsLog, claimed, write_plan
 from intrr_rec.training.schedule import Schedule
+from intrr_rec.training.step import TrainingStep
 from intrr_rec.training.stopping import EXIT_CODES, StopSignals
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ def train(recipe: Recipe, *, dataset: Path, semantic_ids: Path, vectors: Path | 
 
     Raises:
         ConfigError: `out` holds a run of another recipe.
+        ArtefactError: another job is training in `out`.
         ArtefactError, DataError: see `open_inputs`; no user is long enough to learn from; the run has checkpoints but none
             that is whole; or a checkpoint cannot be written.
         Stopped: SIGTERM or SIGINT came, and all is saved; or another rank was lost.
@@ -48,8 +50,8 @@ def train(recipe: Recipe, *, dataset: Path, semantic_ids: Path, vectors: Path | 
     _require_same_recipe(recipe, out)
     paths = {"dataset": dataset, "semantic_ids": semantic_ids, "vectors": vectors}
     try:
-        with join_world() as world:
-            world.barrier()  # the main rank writes to `out` only when every rank has looked at what is there
+        # The main rank writes to `out` only when every rank has looked at what is there.
+        with join_world() as world, claimed(out, world):
             if world.is_main:
                 save_recipe(recipe, out / CONFIG)
                 record_inputs(out, inputs, paths, command=shlex.join(["intrr", *sys.argv[1:]]))
@@ -83,14 +85,20 @@ class Run:
         self.parallel: Parallel = parallelize(inputs.model(META), world, inputs.recipe)
         self.stop = StopSignals(world)
         self.evaluator = Evaluator(self.parallel.model, inputs, world, between=self._heed)
-        self.loader = Loader(
-            windows,
-            inputs.collator(training=True),
-            config.batch_users,
-            seed=config.seed,
-            rank=world.rank,
-            replicas=world.size,
-        )
+        self.make_step = TrainingStep(self.parallel, config, world)
+        # A part of an accumulated step is what another replica would take of it.
+        self.parts = [
+            Loader(
+                windows,
+                inputs.collator(training=True),
+                config.batch_users,
+                seed=config.seed,
+                rank=part * world.size + world.rank,
+                replicas=config.accumulate * world.size,
+            )
+            for part in range(config.accumulate)
+        ]
+        self.loader = self.parts[0]
         self.schedule = Schedule(self.parallel.optimizer, config, config.epochs * self.loader.steps)
         # Epochs done; steps done of the next one, and what they came to; steps in all; lines of figures that are final.
         self.state: dict[str, Any] = {"epoch": 0, "epoch_step": 0, "partial": None, "step": 0, "lines": 0}
@@ -132,10 +140,10 @@ class Run:
         done = state["epoch_step"]
         with EpochProgress(f"epoch {epoch}", self.loader.steps, self.world, done, state["partial"]) as progress:
             self._progress = progress
-            for batch in self.loader.epoch(epoch, done):
+            for parts in zip(*(loader.epoch(epoch, done) for loader in self.parts), strict=True):
                 torch.manual_seed(_mix(self.config.seed, state["step"], self.world.rank))
                 self.schedule.apply(state["step"])
-                progress.advance(self.step(batch))
+                progress.advance(self.step(*parts))
                 state["step"] += 1
                 state["epoch_step"] += 1
                 if every and state["step"] % every == 0:
@@ -149,13 +157,9 @@ class Run:
             self.figures.write("train", state["step"], epoch, figures)
             log.info("epoch %d: loss %.4f, %.0f users/s", epoch, figures["loss"], figures["users_per_second"])
 
-    def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Forward, backward, update."""
-        losses = self.parallel.module(batch.to(self.world.device))
-        self.parallel.optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
-        self.parallel.optimizer.step()
-        return losses
+    def step(self, *parts: Batch) -> dict[str, Tensor]:
+        """One update by this rank's share of a step, in its parts."""
+        return self.make_step(parts, self.state["step"])
 
     def _averaged(self, losses: dict[str, Tensor]) -> dict[str, float]:
         names = {
@@ -164,6 +168,7 @@ class Run:
             "align_L": "align_nll",
             "entropy_L": "align_entropy",
             "dense": "dense_nll",
+            "gradient_norm": "gradient_norm",
         }
         figures: dict[str, float] = {}
         for key, value in losses.items():
@@ -176,7 +181,8 @@ class Run:
         return figures
 
     def _validate(self, epoch: int) -> dict[str, float]:
-        metrics = self.evaluator.evaluate("valid", self.inputs.recipe.evaluate.validation_beam)
+        with self.parallel.weights(averaged=True):
+            metrics = self.evaluator.evaluate("valid", self.inputs.recipe.evaluate.validation_beam)
         if self.figures:
             self.figures.write("valid", self.state["step"], epoch, metrics)
             log.info("epoch %d: validation %s", epoch, {k: round(v, 4) for k, v in metrics.items()})

@@ -9,7 +9,7 @@ import pytest
 from intrr_rec.training.trainer import train
 from tests import tiny
 from tests.faults.job import WORDS as COMMON
-from tests.faults.job import FileLimit, Job, KillInSave, KillRank, NoSpace
+from tests.faults.job import FileLimit, Job, KillInSave, KillRank, NoSpace, Slowly
 from tests.training.figures import story
 
 pytestmark = pytest.mark.timeout(600)
@@ -87,3 +87,14 @@ def test_a_damaged_file_is_found_by_whichever_rank_reads_it(line, whole, tmp_pat
     assert len(warned) == 1 and "step-00000006: is damaged (__1_0.distcp is not what was written)" in warned[0]
     assert "skipped" not in again.logs[1].read_text()
     assert story(tmp_path / "run") == whole(2)
+
+
+@pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_second_job_on_the_same_folder_is_refused_and_harms_nothing(line, whole, tmp_path, size):
+    first = Job(line, tmp_path / "run", WORDS, size, Slowly())
+    first.wait_for_step(2)
+    second = Job(line, tmp_path / "run", WORDS, size)
+    assert second.codes() == [2] * size
+    assert all("run: another job is training there; wait" in second.said(rank)[0] for rank in range(size))
+    assert first.codes() == [0] * size
+    assert story(tmp_path / "run") == whole(size)

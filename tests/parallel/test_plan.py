@@ -27,8 +27,8 @@ def model(items):
         return make_model(ModelConfig(), codes, [256] * 4, None, torch.device("meta"))
 
 
-def plan(items, on, training=True, **sharding):
-    recipe = Recipe(train=TrainConfig(sharding=ShardingConfig(**sharding)))
+def plan(items, on, training=True, ema_decay=None, **sharding):
+    recipe = Recipe(train=TrainConfig(ema_decay=ema_decay, sharding=ShardingConfig(**sharding)))
     return make_plan(model(items), on, recipe, training=training, group=None)
 
 
@@ -66,6 +66,16 @@ def test_gpus_know_adam_and_may_keep_tables_on_the_host(optimizer, bytes_a_row, 
     assert (found.kernel, found.optimizer) == (kernel, optimizer)
     assert found.memory.device == (whole if kernel == "fused" else int(0.2 * whole))
     assert found.memory.host == (0 if kernel == "fused" else whole)
+
+
+@pytest.mark.parametrize("sharding", [{}, {"uid": "row_wise"}, {"uid": "column_wise"}])
+def test_an_average_costs_the_weights_once_more(sharding):
+    without, averaged = (plan(MILLION, machines(ranks=2), ema_decay=decay, **sharding) for decay in (None, 0.9))
+    held = MILLION * WIDTH * 4 // (2 if sharding else 1)
+    assert uid(averaged).memory.device - uid(without).memory.device == held
+    dense = averaged.others["average of the dense parameters"].device
+    assert 5 * dense == averaged.others["dense parameters"].device > 0
+    assert averaged.total.device - without.total.device == held + dense + 1024 * WIDTH * 4  # the codebooks
 
 
 def test_what_only_ranks_needs_rows_alone():
