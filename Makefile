@@ -4,6 +4,7 @@
 BIN := .venv/bin
 READY := .venv/ready
 EMBED_READY := .venv/embed-ready
+SPARK_READY := .venv/spark-ready
 DEMO := demo
 # Words section.key=value that `make demo` adds to configs/demo.yaml, e.g. DEMO_OVERRIDES="train.epochs=2".
 DEMO_OVERRIDES :=
@@ -11,7 +12,7 @@ DEMO_OVERRIDES :=
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
 .DELETE_ON_ERROR:
-.PHONY: help setup embed-setup demo test test-slow check doctor
+.PHONY: help setup embed-setup spark-setup demo test test-slow check doctor
 
 help:
 	@echo "make demo       logs -> dataset -> Semantic IDs -> training -> evaluation -> report, in ./$(DEMO)"
@@ -21,6 +22,7 @@ help:
 	@echo "make doctor     check the installation and say how to mend it"
 	@echo "make setup      only the set-up, which every target above does by itself"
 	@echo "make embed-setup  set-up plus what \`intrr embed\` needs (0.5 GB); make test-slow does it too"
+	@echo "make spark-setup  set-up plus Spark for \`intrr prepare --engine spark\` (0.5 GB); make test-slow does it too"
 
 setup: $(READY)
 
@@ -29,11 +31,12 @@ $(READY): pyproject.toml scripts/setup.sh $(wildcard requirements/*.txt)
 	@touch $@
 
 embed-setup: $(EMBED_READY)
+spark-setup: $(SPARK_READY)
 
-$(EMBED_READY): $(READY) requirements/embed.txt
-	@echo "setup: installing requirements/embed.txt"
+.venv/%-ready: requirements/%.txt $(READY)
+	@echo "setup: installing $<"
 	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --quiet --no-deps \
-	    -r requirements/embed.txt >>.venv/setup.log 2>&1 || { tail -n 15 .venv/setup.log >&2; exit 2; }
+	    -r $< >>.venv/setup.log 2>&1 || { tail -n 15 .venv/setup.log >&2; exit 2; }
 	@touch $@
 
 demo: $(READY)
@@ -49,7 +52,7 @@ demo: $(READY)
 test: $(READY)
 	$(PYTEST) -m "not slow"
 
-test-slow: $(EMBED_READY)
+test-slow: $(EMBED_READY) $(SPARK_READY)
 	$(PYTEST) -m slow
 
 check: $(READY)

@@ -1,4 +1,4 @@
-"""Resolve pyproject.toml into requirements/{common,cuda-libraries,embed}.txt.
+"""Resolve pyproject.toml into requirements/{common,cuda-libraries,embed,spark}.txt.
 
 Needs the `uv` command (`pip install uv`). Run from the repository root after changing a dependency, then look at the diff:
 
@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 COMMON = ROOT / "requirements" / "common.txt"
 LIBRARIES = ROOT / "requirements" / "cuda-libraries.txt"
-EMBED = ROOT / "requirements" / "embed.txt"
+EXTRAS = ("embed", "spark")
 TRIPLE = ("torch==", "torchrec==", "fbgemm-gpu==")
 CUDA_LIBRARIES = ("cuda-", "nvidia-", "triton==")
 # What `environments` in pyproject.toml already promises, and what requires-python already says.
@@ -29,17 +29,19 @@ HEADER = "# Written by scripts/lock.py from pyproject.toml; installed with `pip 
 
 
 def main() -> None:
-    """Write the three locks."""
+    """Write the locks."""
     base = _resolve([COMMON, LIBRARIES])
-    extended = _resolve([COMMON, LIBRARIES, EMBED], "--extra", "embed")
-    moved = [line for line in base if line not in extended]
-    if moved:
-        raise SystemExit(f"the extra 'embed' would change what is locked without it: {', '.join(moved)}")
     libraries = [line for line in base if line.startswith(CUDA_LIBRARIES)]
     common = [line for line in base if not line.startswith(CUDA_LIBRARIES + TRIPLE)]
+    for extra in EXTRAS:
+        lock = ROOT / "requirements" / f"{extra}.txt"
+        extended = _resolve([COMMON, LIBRARIES, lock], "--extra", extra)
+        moved = [line for line in base if line not in extended]
+        if moved:
+            raise SystemExit(f"the extra '{extra}' would change what is locked without it: {', '.join(moved)}")
+        lock.write_text(HEADER + "\n".join(line for line in extended if line not in base) + "\n")
     COMMON.write_text(HEADER + "\n".join(common) + "\n")
     LIBRARIES.write_text(HEADER + "\n".join(libraries) + "\n")
-    EMBED.write_text(HEADER + "\n".join(line for line in extended if line not in base) + "\n")
 
 
 def _resolve(locked: list[Path], *extras: str) -> list[str]:

@@ -16,7 +16,19 @@ import typer
 
 from intrr_rec import __version__
 from intrr_rec.cli.bench import bench
-from intrr_rec.cli.options import Config, DatasetDir, Out, Overrides, RunDir, SemanticIdsDir, Vectors, recipe_of
+from intrr_rec.cli.options import (
+    Config,
+    DatasetDir,
+    EngineName,
+    Master,
+    MemoryGb,
+    Out,
+    Overrides,
+    RunDir,
+    SemanticIdsDir,
+    Vectors,
+    recipe_of,
+)
 from intrr_rec.errors import ConfigError, Stopped, UserError
 
 app = typer.Typer(
@@ -49,13 +61,18 @@ def prepare(
     interactions: Annotated[list[Path], typer.Option("--interactions", help="Parquet, CSV or JSON lines; repeatable.")],
     out: Out,
     items: Annotated[Path | None, typer.Option("--items", help="Item table: item id, free columns, text.")] = None,
+    engine: EngineName = "duckdb",
+    master: Master = "local[*]",
+    memory_gb: MemoryGb = 4.0,
     config: Config = None,
     overrides: Overrides = None,
 ) -> None:
-    """Interaction logs → dataset artefact: validate, k-core filter, stable time order, leave-one-out split, dense ids."""
+    """Interaction logs → dataset artefact: validate, filter, stable time order, split, dense ids; on DuckDB or Spark."""
+    from intrr_rec.data.engines import EngineChoice
     from intrr_rec.data.ingest import prepare_dataset
 
-    prepare_dataset(interactions, items, out, recipe_of(config, overrides).prepare)
+    choice = EngineChoice(engine, master, memory_gb)
+    prepare_dataset(interactions, items, out, recipe_of(config, overrides).prepare, choice)
 
 
 @app.command()

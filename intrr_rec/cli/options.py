@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,6 +16,14 @@ DatasetDir = Annotated[Path, typer.Option("--dataset", help="Dataset artefact wr
 SemanticIdsDir = Annotated[Path, typer.Option("--semantic-ids", help="Artefact written by `intrr index`.")]
 Vectors = Annotated[Path | None, typer.Option("--vectors", help="Item vectors, for `model.content`.")]
 RunDir = Annotated[Path, typer.Option("--run", help="Run folder written by `intrr train`.")]
+EngineName = Annotated[
+    Literal["duckdb", "spark"],
+    typer.Option("--engine", help="What filters, sorts and numbers; the dataset is the same."),
+]
+Master = Annotated[str, typer.Option("--master", help="Of Spark; executors must see the folder of --out.")]
+MemoryGb = Annotated[
+    float, typer.Option("--memory-gb", min=0.5, help="DuckDB spills to disk above it; the heap of Spark's driver.")
+]
 
 
 def recipe_of(config: Path | None, overrides: list[str] | None) -> Recipe:

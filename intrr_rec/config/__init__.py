@@ -10,10 +10,11 @@ from intrr_rec.config.indexing import (
     IndexConfig,
 )
 from intrr_rec.config.model import DenseConfig, HstuConfig, ModelConfig, RanConfig, SasrecConfig, T5Config, TigerConfig
+from intrr_rec.config.preparation import PrepareConfig
 from intrr_rec.config.recipe import Recipe, load_recipe, parse, read_yaml, same_run, save_recipe
 from intrr_rec.config.section import Section
 from intrr_rec.config.sharding import ShardingConfig, TopologyConfig
-from intrr_rec.config.training import EvaluateConfig, PrepareConfig, TrainConfig
+from intrr_rec.config.training import EvaluateConfig, TrainConfig
 
 __all__ = [
     "AutoencoderConfig",

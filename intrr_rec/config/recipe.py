@@ -17,8 +17,9 @@ from pydantic import ValidationError, model_validator
 from intrr_rec.artefact import write_text
 from intrr_rec.config.indexing import IndexConfig
 from intrr_rec.config.model import ModelConfig
+from intrr_rec.config.preparation import PrepareConfig
 from intrr_rec.config.section import Section
-from intrr_rec.config.training import EvaluateConfig, PrepareConfig, TrainConfig
+from intrr_rec.config.training import EvaluateConfig, TrainConfig
 from intrr_rec.errors import ConfigError
 
 # Keys of run folders written earlier, and what they are now; so those folders still open.

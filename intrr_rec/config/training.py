@@ -1,4 +1,4 @@
-"""Settings of what surrounds a model: the data it learns from, the optimisation loop, the ranking."""
+"""Settings of what surrounds a model: the optimisation loop, the ranking."""
 
 from __future__ import annotations
 
@@ -8,22 +8,6 @@ from pydantic import Field
 
 from intrr_rec.config.section import Section
 from intrr_rec.config.sharding import ShardingConfig
-
-
-class PrepareConfig(Section):
-    """Logs → dataset: column names, k-core filter, leave-one-out split."""
-
-    user_column: str = "user_id"
-    item_column: str = "item_id"
-    time_column: str | None = Field(
-        "timestamp", description="null: the logs have no time, and the order of their rows is the order of events"
-    )
-    k_core: int = Field(
-        5, ge=1, description="users and items with fewer interactions are dropped, repeatedly; 1 keeps all"
-    )
-    min_sequence: int = Field(
-        3, ge=3, description="interactions a user needs: one to learn from, one to validate, one to test"
-    )
 
 
 class TrainConfig(Section):

@@ -71,7 +71,7 @@ def _examine(
         yield from checks.check_clock(con)
         yield from checks.check_row_order(con)
     _distributions(con, found)
-    ingest._filter(con, config)
+    ingest.filter_events(con, config)
     found.kept = kept = checks.extent(con)
     _distributions(con, found)
     yield from checks.check_minimum(raw, kept, con, config)
@@ -162,7 +162,6 @@ def _values(
 
 def _items(con: duckdb.DuckDBPyConnection, table: Path, kind: IdKind, config: PrepareConfig) -> Iterator[Finding]:
     """Items of the logs without content, and content without interactions."""
-    ingest._number(con)
     free = ingest._load_items(con, table, kind, config)
     orphans, unused, items = con.execute(
         "SELECT (SELECT count(*) FROM items ANTI JOIN item_table USING (item_id)), "

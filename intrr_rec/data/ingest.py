@@ -1,31 +1,26 @@
 """Raw logs → dataset artefact.
 
-The preparation is relational: SQL over `events(file, row, user_id, item_id, time)`, run by DuckDB out of core. File order
-is the pair (file, row), so nothing hangs on the order in which an engine happens to return rows.
-
-Shape suffixes: E events, U users.
+Raw files are read, and their values judged, by DuckDB: what is wrong is said with file, column and row. What stays of the
+events is then a matter of `relations.py`, on the engine of one's choice.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 import duckdb
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from rich.console import Console
-from rich.progress import Progress
 
 from intrr_rec import artefact
 from intrr_rec.artefact import Manifest, file_hash, write_json
 from intrr_rec.config import PrepareConfig
-from intrr_rec.data.prepared import ITEMS, KIND, SEQUENCE_SCHEMA, SEQUENCES, SPLIT, STATISTICS, USERS
+from intrr_rec.data.engines import DuckDBEngine, Engine, EngineChoice
+from intrr_rec.data.prepared import ITEMS, KIND, SEQUENCES, STATISTICS, USERS
+from intrr_rec.data.relations import Relations, filtered, numbered, relate
 from intrr_rec.data.schema import (
     MAX_ID_CHARACTERS,
     IdKind,
@@ -38,48 +33,50 @@ from intrr_rec.data.schema import (
     require_column,
     table_files,
 )
+from intrr_rec.data.writing import ROW_GROUP_EVENTS, ROW_GROUP_ROWS, write_rows, write_sequences
 from intrr_rec.errors import DataError
 
 log = logging.getLogger(__name__)
 
-ROW_GROUP_EVENTS = 1 << 20
-ROW_GROUP_ROWS = 1 << 16
-NO_TIME = -1  # real times are not negative
 _OUR_COLUMNS = ("item", "item_id", "first_seen", "_file", "_row")
 
 
-def prepare_dataset(interactions: Sequence[Path], items: Path | None, out: Path, config: PrepareConfig) -> Manifest:
+def prepare_dataset(
+    interactions: Sequence[Path],
+    items: Path | None,
+    out: Path,
+    config: PrepareConfig,
+    engine: EngineChoice = EngineChoice(),  # noqa: B008 - frozen
+) -> Manifest:
     """Validate, filter, order and number raw logs, and write them as a dataset artefact.
 
     Args:
         interactions: Parquet, CSV or JSON-lines files, or folders of Parquet shards; rows count in the order given.
         items: optional item table in one of these formats; its free columns are kept as they are.
         out: folder to write; a dataset there is replaced.
-        config: column names, k-core and shortest history.
+        config: column names, filters and split.
+        engine: what runs the filter, the order and the numbering; the bytes do not depend on it.
 
     Raises:
-        DataError: a file, column, row or value that cannot be used, or nothing left after the k-core.
+        ConfigError: the engine cannot be started.
+        DataError: a file, column, row or value that cannot be used, or nothing left after the filters.
         ArtefactError: `out` holds something else than a dataset.
     """
-    settings = {**config.model_dump(mode="json"), "split": SPLIT}
-    with artefact.writing(out, KIND, settings) as draft:
+    with artefact.writing(out, KIND, config.model_dump(mode="json")) as draft:
         scratch = draft.path / ".scratch"
         scratch.mkdir()
-        with closing(_connect(scratch)) as con:
+        with closing(_connect(scratch, engine.memory_gb)) as con:
             logs = _open_logs(con, interactions, config)
             kinds = {column: _common_kind(con, logs, column) for column in (config.user_column, config.item_column)}
             _load_events(con, logs, kinds, config)
-            raw = _count(con, "events")
-            rounds = _filter(con, config)
-            _number(con)
+            with closing(engine.open(con, scratch)) as running:
+                relations = relate(running, config)
+                draft.counts.update(relations.counts)
+                _write_relations(running, relations, draft.path, kinds, config)
+                _hand_over_items(con, running, relations, scratch, kinds[config.item_column])
             free = _load_items(con, items, kinds[config.item_column], config) if items else []
-            draft.counts.update(
-                users=_count(con, "users"), items=_count(con, "items"), interactions=_count(con, "events")
-            )
-            _write_sequences(con, draft.path / SEQUENCES / "part-00000.parquet", draft.counts["interactions"])
-            _write_rows(con, draft.path / USERS, 'SELECT "user", user_id FROM users ORDER BY "user"')
-            _write_rows(con, draft.path / ITEMS, _items_sql(free))
-            write_json(draft.path / STATISTICS, _statistics(con, draft.counts, raw, rounds))
+            reader = con.sql(_items_sql(free)).to_arrow_reader(ROW_GROUP_ROWS)
+            write_rows(reader, reader.schema, draft.path / ITEMS)
         shutil.rmtree(scratch)
         tables = {"interactions": [raw.path for raw in logs], "items": table_files(items) if items else []}
         draft.parents.update(
@@ -89,8 +86,37 @@ def prepare_dataset(interactions: Sequence[Path], items: Path | None, out: Path,
     return artefact.read(out, KIND)
 
 
-def _connect(scratch: Path) -> duckdb.DuckDBPyConnection:
-    settings = {"temp_directory": str(scratch / "spill"), "autoinstall_known_extensions": "false"}
+def _write_relations(
+    engine: Engine, relations: Relations, folder: Path, kinds: dict[str, IdKind], config: PrepareConfig
+) -> None:
+    events = engine.batches(relations.events, ROW_GROUP_EVENTS)
+    write_sequences(events, folder / SEQUENCES / "part-00000.parquet", relations.counts["interactions"])
+    users = engine.batches(relations.users, ROW_GROUP_ROWS)
+    schema = pa.schema([("user", pa.int64()), ("user_id", _arrow_type(kinds[config.user_column]))])
+    write_rows(users, schema, folder / USERS)
+    write_json(folder / STATISTICS, relations.counts | relations.statistics)
+
+
+def _hand_over_items(
+    con: duckdb.DuckDBPyConnection, engine: Engine, relations: Relations, scratch: Path, kind: IdKind
+) -> None:
+    """Make the engine's items the table `items` of `con`: an item table's columns may be of types Spark has not."""
+    schema = pa.schema([("item", pa.int64()), ("item_id", _arrow_type(kind)), ("first_seen", pa.int64())])
+    file = scratch / "items.parquet"
+    write_rows(engine.batches(relations.items, ROW_GROUP_ROWS), schema, file)
+    con.read_parquet(str(file)).create("items")
+
+
+def _arrow_type(kind: IdKind) -> pa.DataType:
+    return pa.int64() if kind == "integer" else pa.string()
+
+
+def _connect(scratch: Path, memory_gb: float = 4.0) -> duckdb.DuckDBPyConnection:
+    settings = {
+        "temp_directory": str(scratch / "spill"),
+        "autoinstall_known_extensions": "false",
+        "memory_limit": f"{round(memory_gb * 1000)}MB",
+    }
     con = duckdb.connect(str(scratch / "work.duckdb"), config=settings)
     con.execute("SET enable_progress_bar = false")
     # A timestamp without a zone is UTC, wherever the machine stands.
@@ -113,6 +139,9 @@ def _open_logs(con: duckdb.DuckDBPyConnection, paths: Sequence[Path], config: Pr
             in_order = "; if the rows stand in order of time, prepare.time_column=null takes that order"
             require_column(raw, config.time_column, "prepare.time_column", in_order)
             columns.append(config.time_column)
+        if config.event_column is not None:
+            require_column(raw, config.event_column, "prepare.event_column")
+            columns.append(config.event_column)
         logs.append(raw.as_json(*columns))
     return logs
 
@@ -155,7 +184,11 @@ def _load_events(
 def create_events(con: duckdb.DuckDBPyConnection, kinds: dict[str, IdKind], config: PrepareConfig) -> None:
     """An empty table `events`, for ids of these kinds by column."""
     types = ("BIGINT" if kinds[name] == "integer" else "VARCHAR" for name in (config.user_column, config.item_column))
-    con.execute('CREATE TABLE events (file INTEGER, "row" BIGINT, user_id {}, item_id {}, time BIGINT)'.format(*types))
+    con.execute(
+        'CREATE TABLE events (file INTEGER, "row" BIGINT, user_id {}, item_id {}, time BIGINT, event VARCHAR)'.format(
+            *types
+        )
+    )
 
 
 def read_events(
@@ -167,15 +200,30 @@ def read_events(
         DataError: the file cannot be read, or holds no rows.
     """
     user, item, time = config.user_column, config.item_column, config.time_column
-    read = dict.fromkeys((user, item) if time is None else (user, item, time))
+    read = dict.fromkeys(column for column in (user, item, time, config.event_column) if column is not None)
     time_sql = "NULL" if time is None else raw.time_sql(time)
+    event_sql = "NULL" if config.event_column is None else raw.text_sql(config.event_column)
     with readable(raw.path, raw.format):
         added = con.execute(
             f'INSERT INTO events SELECT {n}, "row", {raw.id_sql(user, kinds[user])}, '
-            f"{raw.id_sql(item, kinds[item])}, {time_sql} FROM {raw.scan(*read)}"
+            f"{raw.id_sql(item, kinds[item])}, {time_sql}, {event_sql} FROM {raw.scan(*read)}"
         ).fetchall()[0][0]
     if not added:
         raise DataError(f"{raw.path}: holds no rows; remove it or write it again")
+
+
+def filter_events(con: duckdb.DuckDBPyConnection, config: PrepareConfig) -> None:
+    """Reduce the table `events` to what a dataset would keep, and number its items in a table `items`.
+
+    Raises:
+        DataError: nothing is left.
+    """
+    with closing(DuckDBEngine(con)) as engine:
+        kept = filtered(engine, config)
+        kept.events_left().to_native().create("events_left")
+        numbered(kept.items.select("item_id", "first_seen"), "item").to_native().create("items")
+    con.execute("DROP TABLE events")
+    con.execute("ALTER TABLE events_left RENAME TO events")
 
 
 def _bad_value(con: duckdb.DuckDBPyConnection, raw: RawFile, row: int, column: str, kind: IdKind | None) -> DataError:
@@ -198,44 +246,6 @@ def _bad_value(con: duckdb.DuckDBPyConnection, raw: RawFile, row: int, column: s
     return DataError(
         f"{where}: {shown} is not {'a string' if kind == 'string' else 'a 64-bit integer'} like the other ids of "
         f"'{column}'; write all ids the same way"
-    )
-
-
-def _filter(con: duckdb.DuckDBPyConnection, config: PrepareConfig) -> int:
-    """Drop users and items with too few interactions until none is left; returns the rounds it took."""
-    users_min, items_min = max(config.k_core, config.min_sequence), config.k_core
-    before = start = _count(con, "events")
-    rounds = 0
-    while True:
-        con.execute(
-            "CREATE TABLE kept AS SELECT * FROM events "
-            f"WHERE user_id IN (SELECT user_id FROM events GROUP BY user_id HAVING count(*) >= {users_min}) "
-            f"AND item_id IN (SELECT item_id FROM events GROUP BY item_id HAVING count(*) >= {items_min})"
-        )
-        con.execute("DROP TABLE events")
-        con.execute("ALTER TABLE kept RENAME TO events")
-        after = _count(con, "events")
-        if after == before:
-            return rounds
-        rounds += 1
-        log.info("k-core round %d: %d of %d interactions left", rounds, after, before)
-        if not after:
-            raise DataError(
-                f"the filter (k-core: at least {users_min} interactions a user, {items_min} an item) leaves none of the "
-                f"{start} interactions; lower prepare.k_core (1 keeps all) or prepare.min_sequence, or give more logs"
-            )
-        before = after
-
-
-def _number(con: duckdb.DuckDBPyConnection) -> None:
-    """Dense ids by sorted original id: integers by value, strings by their bytes."""
-    con.execute(
-        'CREATE TABLE users AS SELECT row_number() OVER (ORDER BY user_id) - 1 AS "user", user_id '
-        "FROM (SELECT DISTINCT user_id FROM events)"
-    )
-    con.execute(
-        "CREATE TABLE items AS SELECT row_number() OVER (ORDER BY item_id) - 1 AS item, item_id, first_seen "
-        "FROM (SELECT item_id, min(time) AS first_seen FROM events GROUP BY item_id)"
     )
 
 
@@ -297,78 +307,6 @@ def _items_sql(free: Sequence[str]) -> str:
     names = "".join(f", {quoted(name)}" for name in free)
     join = "LEFT JOIN item_table USING (item_id)" if free else ""
     return f"SELECT item, item_id, first_seen{names} FROM items {join} ORDER BY item"
-
-
-def _write_sequences(con: duckdb.DuckDBPyConnection, path: Path, total: int) -> None:
-    path.parent.mkdir()
-    # Streamed from an external sort: a list aggregate would hold all histories in memory.
-    query = con.sql(
-        'SELECT "user", item, time FROM events JOIN users USING (user_id) JOIN items USING (item_id) '
-        'ORDER BY "user", time, file, "row"'
-    )
-    pending_3E = np.empty((3, 0), np.int64)
-    progress = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
-    with pq.ParquetWriter(path, SEQUENCE_SCHEMA, compression="zstd") as writer, progress:
-        task = progress.add_task("writing sequences", total=total)
-        for batch in query.to_arrow_reader(ROW_GROUP_EVENTS):
-            new_3E = np.stack([column.fill_null(NO_TIME).to_numpy() for column in batch.columns])
-            pending_3E = np.concatenate([pending_3E, new_3E], axis=1)
-            while cut := _row_group_end(pending_3E[0]):
-                _write_group(writer, pending_3E[:, :cut])
-                pending_3E = pending_3E[:, cut:]
-            progress.advance(task, batch.num_rows)
-        _write_group(writer, pending_3E)
-
-
-def _row_group_end(users_E: np.ndarray) -> int:
-    """The first change of user at or after ROW_GROUP_EVENTS; 0 while it is not in sight."""
-    if len(users_E) <= ROW_GROUP_EVENTS:
-        return 0
-    end = int(np.searchsorted(users_E, users_E[ROW_GROUP_EVENTS - 1], side="right"))
-    return end if end < len(users_E) else 0
-
-
-def _write_group(writer: pq.ParquetWriter, events_3E: np.ndarray) -> None:
-    users_U, starts_U = np.unique(events_3E[0], return_index=True)
-    offsets = pa.array(np.append(starts_U, events_3E.shape[1]), pa.int32())
-    items_U, times_U = (pa.ListArray.from_arrays(offsets, pa.array(values_E)) for values_E in events_3E[1:])
-    if events_3E[2, 0] == NO_TIME:
-        times_U = pa.nulls(len(users_U), times_U.type)
-    writer.write_batch(pa.record_batch([pa.array(users_U), items_U, times_U], schema=SEQUENCE_SCHEMA))
-
-
-def _write_rows(con: duckdb.DuckDBPyConnection, path: Path, sql: str) -> None:
-    reader = con.sql(sql).to_arrow_reader(ROW_GROUP_ROWS)
-    with pq.ParquetWriter(path, reader.schema, compression="zstd") as writer:
-        for table in _rebatch(reader):
-            writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
-
-
-def _rebatch(reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
-    """Tables of exactly ROW_GROUP_ROWS rows (the last: fewer), so that the bytes do not hang on the engine's batches."""
-    pending = reader.schema.empty_table()
-    for batch in reader:
-        pending = pa.concat_tables([pending, pa.Table.from_batches([batch])])
-        while pending.num_rows > ROW_GROUP_ROWS:
-            yield pending.slice(0, ROW_GROUP_ROWS)
-            pending = pending.slice(ROW_GROUP_ROWS)
-    yield pending
-
-
-def _statistics(con: duckdb.DuckDBPyConnection, counts: dict[str, int], raw: int, rounds: int) -> dict[str, object]:
-    shortest, mean, median, longest = con.execute(
-        "SELECT min(n), avg(n), median(n), max(n) FROM (SELECT count(*) AS n FROM events GROUP BY user_id)"
-    ).fetchall()[0]
-    first, last = con.execute("SELECT min(time), max(time) FROM events").fetchall()[0]
-    return {
-        **counts,
-        "density": counts["interactions"] / (counts["users"] * counts["items"]),
-        "sequence_length": {"min": shortest, "mean": mean, "median": median, "max": longest},
-        "time": None if first is None else {"first": first, "last": last},
-        "interactions_read": raw,
-        "interactions_dropped": raw - counts["interactions"],
-        "filter_rounds": rounds,
-    }
 
 
 def _count(con: duckdb.DuckDBPyConnection, table: str) -> int:

@@ -20,7 +20,6 @@ from intrr_rec import artefact
 from intrr_rec.artefact import Manifest
 
 KIND = "dataset"
-SPLIT = "leave_one_out"
 SEQUENCES = "sequences"
 ITEMS = "items.parquet"
 USERS = "users.parquet"

@@ -93,6 +93,11 @@ class RawFile:
         )
         return f"CASE WHEN {typed} THEN TRY_CAST({text} AS BIGINT) END"
 
+    def text_sql(self, column: str) -> str:
+        """SQL of a value as text."""
+        name = quoted(column)
+        return f"({name} ->> '$')" if self.format == "json" else f"CAST({name} AS VARCHAR)"
+
     def time_sql(self, column: str) -> str:
         """SQL of a timestamp as BIGINT seconds since 1970 (UTC unless the value says otherwise); NULL where it is none."""
         name, type_ = quoted(column), self.columns[column]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from intrr_rec import artefact
 from intrr_rec.config import PrepareConfig
-from intrr_rec.data import ingest
+from intrr_rec.data import writing
 from intrr_rec.data.ingest import prepare_dataset
 from intrr_rec.data.prepared import Dataset
 from intrr_rec.errors import ArtefactError, DataError
@@ -145,8 +145,8 @@ def test_filter_and_order_match_the_naive_preparation(
 def test_row_groups_are_bounded_whatever_the_engine_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events = [(u, i % 7, i) for u in range(40) for i in range(3 + u % 5)]
     log = write(tmp_path / "x.parquet", events)
-    monkeypatch.setattr(ingest, "ROW_GROUP_EVENTS", 16)
-    monkeypatch.setattr(ingest, "ROW_GROUP_ROWS", 6)
+    monkeypatch.setattr(writing, "ROW_GROUP_EVENTS", 16)
+    monkeypatch.setattr(writing, "ROW_GROUP_ROWS", 6)
     assert sequences(prepared(tmp_path, [log])) == oracle(events, 1, 3)
     file = pq.ParquetFile(tmp_path / "ds" / "sequences" / "part-00000.parquet")
     sizes = [sum(map(len, file.read_row_group(n)["items"].to_pylist())) for n in range(file.num_row_groups)]

@@ -1,0 +1,56 @@
+"""Settings of `intrr prepare`: how the logs' columns are called, which events stay, what is held out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from intrr_rec.config.section import Section
+
+Weight = Annotated[int, Field(ge=0)]
+
+
+class PrepareConfig(Section):
+    """Logs → dataset: columns, filters in the order they are applied, split."""
+
+    user_column: str = "user_id"
+    item_column: str = "item_id"
+    time_column: str | None = Field(
+        "timestamp", description="null: the logs have no time, and the order of their rows is the order of events"
+    )
+    event_column: str | None = Field(
+        None, description="column of event types (click, purchase, ...); null: there is none"
+    )
+    event_weights: dict[str, Weight] | None = Field(
+        None, description="event type → whole-number weight; events of types not named are dropped"
+    )
+    min_weight: int = Field(
+        0, ge=0, description="total weight that a user's events with an item need to stay; 0: no such filter"
+    )
+    deduplicate: Literal["none", "event", "pair"] = Field(
+        "none",
+        description="event: of events equal in user, item and time the first stays; pair: a user's first event with an item",
+    )
+    max_sequence: int | None = Field(
+        None, ge=3, description="users with more interactions are dropped, since they are hardly people; null: no bound"
+    )
+    k_core: int = Field(
+        5, ge=1, description="users and items with fewer interactions are dropped, repeatedly; 1 keeps all"
+    )
+    min_sequence: int = Field(
+        3, ge=3, description="interactions a user needs: one to learn from, one to validate, one to test"
+    )
+    split: Literal["leave_one_out"] = Field(
+        "leave_one_out", description="a user's last event is for testing, the last but one for validation"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PrepareConfig:
+        if (self.event_column is None) != (self.event_weights is None):
+            raise ValueError("event_column and event_weights go together: give both or neither")
+        if self.min_weight and self.event_weights is None:
+            raise ValueError("min_weight needs event_weights")
+        if self.max_sequence is not None and self.max_sequence < max(self.min_sequence, self.k_core):
+            raise ValueError("max_sequence is below min_sequence or k_core: no user could stay")
+        return self
