@@ -11,6 +11,7 @@ ROOT = Path(intrr_rec.__file__).parent
 FLOORS = [
     {"errors"},
     {"artefact"},
+    {"jobs"},
     {"config"},
     {"data"},
     {"models"},

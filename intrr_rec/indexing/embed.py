@@ -10,17 +10,8 @@ Shape suffixes: R rows of a shard, B texts of a batch, D width of a vector.
 from __future__ import annotations
 
 import difflib
-import fcntl
-import glob
-import hashlib
-import json
 import logging
-import os
-import shutil
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,13 +21,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from intrr_rec import artefact
-from intrr_rec.artefact import Manifest, write_json
+from intrr_rec import artefact, jobs
+from intrr_rec.artefact import Manifest
 from intrr_rec.data import prepared
-from intrr_rec.errors import ArtefactError, DataError
+from intrr_rec.errors import DataError
 
 if TYPE_CHECKING:  # for its type alone: precomputed vectors need no torch
     from intrr_rec.indexing.encoder import Encoder
@@ -44,9 +33,10 @@ if TYPE_CHECKING:  # for its type alone: precomputed vectors need no torch
 log = logging.getLogger(__name__)
 
 KIND = "vectors"
-JOB = "job.json"
 FALLBACK = "title"
 Storage = Literal["float16", "float32"]
+# Compressing the low bits of floats costs time and saves little.
+STORED = {"compression": {"item_id": "zstd", "embedding.list.element": "none"}, "use_dictionary": False}
 
 
 @dataclass(frozen=True)
@@ -86,17 +76,22 @@ def embed_dataset(dataset: Path, out: Path, encoder: Encoder, settings: EmbedSet
     job = {"dataset": source.content_hash, **{key: value for key, value in config.items() if key != "encoder"}}
     total = source.counts["items"]
     # The draft is opened first: a target that may not be written is known before hours of work.
-    with _staging(Path(out), job) as staging, artefact.writing(out, KIND, config) as draft, _progress(total) as advance:
+    with (
+        jobs.staging(Path(out), "embed", job) as staging,
+        artefact.writing(out, KIND, config) as draft,
+        jobs.progress("embed", "items", total) as advance,
+    ):
         shards = []
         for number, table in enumerate(_shards(items, template, settings.shard_rows)):
-            shard = staging / f"part-{number:05d}.parquet"
-            if _rows(shard) == table.num_rows:
+            shard = staging / jobs.shard_name(number)
+            if jobs.shard_rows(shard) == table.num_rows:
                 advance(table.num_rows, False)
             else:
-                write_shard(shard, _embed_shard(table, encoder, settings, lambda rows: advance(rows, True)))
+                vectors = _embed_shard(table, encoder, settings, lambda rows: advance(rows, True))
+                jobs.write_shard(shard, vectors, **STORED)
             shards.append(shard)
         for shard in shards:
-            _link(shard, draft.path / shard.name)
+            jobs.link(shard, draft.path / shard.name)
         draft.counts.update(items=total, dimension=encoder.width)
         draft.parents["dataset"] = source.content_hash
     log.info("%s: %d vectors of %d values by %s", out, total, encoder.width, encoder.name)
@@ -194,95 +189,3 @@ def vectors_table(item_ids: pa.ChunkedArray | pa.Array, vectors_RD: NDArray[np.f
     """A shard of a vectors artefact: item_id, embedding (fixed-size list of the array's own type)."""
     flat = pa.array(np.ascontiguousarray(vectors_RD).reshape(-1))
     return pa.table({"item_id": item_ids, "embedding": pa.FixedSizeListArray.from_arrays(flat, vectors_RD.shape[1])})
-
-
-def write_shard(path: Path, table: pa.Table) -> None:
-    """Write a shard under a temporary name, sync, rename: a name that is there is a whole shard."""
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as handle:
-        # Compressing the low bits of floats costs time and saves little.
-        codecs = {"item_id": "zstd", "embedding.list.element": "none"}
-        pq.write_table(table, handle, compression=codecs, use_dictionary=False)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(partial, path)
-    _sync(path.parent)
-
-
-def _rows(shard: Path) -> int | None:
-    """Rows of a finished shard; None where there is none that can be read."""
-    try:
-        return int(pq.read_metadata(shard).num_rows)
-    except (OSError, pa.ArrowException):
-        return None
-
-
-def _link(shard: Path, target: Path) -> None:
-    """Hard link, so that the shard stays resumable until the artefact is published; copy where links are not to be had."""
-    try:
-        os.link(shard, target)
-    except OSError:
-        shutil.copy2(shard, target)
-
-
-@contextmanager
-def _staging(out: Path, job: Mapping[str, Any]) -> Iterator[Path]:
-    """The folder of this job's finished shards, held by one process at a time, removed once the block ends well."""
-    out = out.absolute()
-    identity = hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
-    staging = out.with_name(f".{out.name}.embed-{identity[:16]}")
-    others = [path.name for path in out.parent.glob(f".{glob.escape(out.name)}.embed-*") if path != staging]
-    if others:
-        log.warning("%s: unfinished work of other settings lies in %s; remove it if not wanted", out.parent, others[0])
-    try:
-        staging.mkdir(parents=True, exist_ok=True)
-        lock = open(staging / ".lock", "w")  # noqa: SIM115  (held to the end of the block, freed by the system if killed)
-    except OSError as error:
-        raise ArtefactError(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ArtefactError(f"{out}: another process is at the same job; wait for it or stop it") from None
-        if not (staging / JOB).is_file():
-            write_json(staging / JOB, job)
-        elif finished := len(list(staging.glob("part-*.parquet"))):
-            log.info("%s: going on after %d finished shards", out, finished)
-        ended = False
-        try:
-            yield staging
-            ended = True
-        finally:
-            if ended or not any(staging.glob("part-*.parquet")):
-                shutil.rmtree(staging)
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int, bool], None]]:
-    """A bar on a terminal, a log line every ten seconds elsewhere; yields what is told (items done, newly or not)."""
-    if sys.stderr.isatty():
-        columns = [*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn()]
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task("embed", total=total)
-            yield lambda rows, new: bar.advance(task, rows)
-        return
-    started = spoke = time.monotonic()
-    done = encoded = 0
-
-    def advance(rows: int, new: bool) -> None:
-        nonlocal done, encoded, spoke
-        done, encoded = done + rows, encoded + rows * new
-        if encoded and time.monotonic() - spoke > 10:
-            spoke = time.monotonic()
-            rate = encoded / (spoke - started)
-            log.info("embed: %d of %d items, %.0f a second, %.0f s left", done, total, rate, (total - done) / rate)
-
-    yield advance
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

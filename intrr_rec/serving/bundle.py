@@ -15,6 +15,7 @@ Shape suffixes: I items, U items looked up, D width, L levels, K codes.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -153,6 +154,13 @@ class Bundle:
         for name, found in sizes.items():
             if found != (items, levels, items):
                 raise ArtefactError(f"{self.path}: {name} is not of {items} items in {levels} levels; export it again")
+
+
+def this_device() -> torch.device:
+    """The GPU of this process where there is one (LOCAL_RANK's under a launcher), else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device("cpu")
 
 
 def _filled(module: M, prefix: str, tensors: Mapping[str, Tensor], device: torch.device) -> M:

@@ -22,6 +22,7 @@ from intrr_rec.errors import ConfigError, DataError
 from intrr_rec.serving.bundle import Bundle
 
 KEPT_MASKS = 16
+FEW_DENIED = 256
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,12 @@ class Filters:
         """What one mask over the catalogue answers, as a key; None where that is every item."""
         where = tuple(sorted((column, tuple(values)) for column, values in self.where.items()))
         allow = None if self.allow is None else tuple(self.allow)
-        return (allow, where, self.newer_than) if (allow, where, self.newer_than) != (None, (), None) else None
+        key = (allow, self.many_denied(), where, self.newer_than)
+        return key if key != (None, (), (), None) else None
+
+    def many_denied(self) -> tuple[int, ...]:
+        """`deny` where it is long: counting a few is done user by user, many are cheaper in a mask."""
+        return tuple(self.deny) if len(self.deny) > FEW_DENIED else ()
 
 
 NOTHING = Filters()
@@ -125,8 +131,9 @@ class Recommender:
         items_BW = torch.full((len(histories), k), -1)
         scores_BW = torch.full((len(histories), k), -torch.inf)
         groups: dict[tuple[bool, tuple | None], list[int]] = {}
+        shared = {id(wish): wish.shared() for wish in each}
         for user, (history, wish) in enumerate(zip(histories, each, strict=True)):
-            groups.setdefault((len(history) > 0, wish.shared()), []).append(user)
+            groups.setdefault((len(history) > 0, shared[id(wish)]), []).append(user)
         for (has_history, _), users in groups.items():
             theirs = [histories[user] for user in users], [each[user] for user in users]
             if has_history:
@@ -233,7 +240,7 @@ class Recommender:
 
     def _denied(self, histories: Sequence[Sequence[int]], filters: Sequence[Filters]) -> Tensor | None:
         each = [
-            [*wish.deny, *(history if wish.exclude_seen else ())]
+            [*(() if wish.many_denied() else wish.deny), *(history if wish.exclude_seen else ())]
             for wish, history in zip(filters, histories, strict=True)
         ]
         longest = max(map(len, each))
@@ -255,6 +262,7 @@ class Recommender:
         if wish.allow is not None:
             mask_I[:] = False
             mask_I[list(wish.allow)] = True
+        mask_I[list(wish.many_denied())] = False
         for column, values in wish.where.items():
             mask_I &= items.having(column, values)
         if wish.newer_than is not None:
@@ -297,11 +305,14 @@ class Recommender:
         n_items = self.bundle.n_items
         if len(filters) != len(histories):
             raise ConfigError(f"filters: {len(filters)} were given for {len(histories)} histories")
-        for user, (history, wish) in enumerate(zip(histories, filters, strict=True)):
-            for item in (*history, *wish.deny, *(wish.allow or ())):
-                if not 0 <= item < n_items:
-                    raise DataError(f"user {user}: item {item} is outside the catalogue, 0 … {n_items - 1}")
-        if timed and times is None and self.bundle.settings.model.reads_times:
+        lists = [(f"user {user}", history) for user, history in enumerate(histories)]
+        for wish in {id(wish): wish for wish in filters}.values():
+            lists += [("filters", wish.deny), ("filters", wish.allow or ())]
+        for where, items in lists:
+            if len(items) and not 0 <= min(items) <= max(items) < n_items:
+                worst = min(items) if min(items) < 0 else max(items)
+                raise DataError(f"{where}: item {worst} is outside the catalogue, 0 … {n_items - 1}")
+        if timed and times is None and self.bundle.settings.model.reads_times and any(map(len, histories)):
             raise ConfigError("times: this model reads times; give those of each event and of the request")
         for user, (history, moments) in enumerate(zip(histories, times or (), strict=False)):
             if len(moments) != len(history) + 1:
