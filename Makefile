@@ -5,6 +5,7 @@ BIN := .venv/bin
 READY := .venv/ready
 EMBED_READY := .venv/embed-ready
 SPARK_READY := .venv/spark-ready
+BROWSER_READY := .venv/browser-ready
 DEMO := demo
 # Words section.key=value that `make demo` adds to configs/demo.yaml, e.g. DEMO_OVERRIDES="train.epochs=2".
 DEMO_OVERRIDES :=
@@ -52,7 +53,7 @@ demo: $(READY)
 test: $(READY)
 	$(PYTEST) -m "not slow"
 
-test-slow: $(EMBED_READY) $(SPARK_READY)
+test-slow: $(EMBED_READY) $(SPARK_READY) $(BROWSER_READY)
 	$(PYTEST) -m slow
 
 check: $(READY)

@@ -286,6 +286,22 @@ def recommend(
 
 
 @app.command()
+def serve(
+    bundle: Annotated[Path, typer.Argument(help="Bundle written by `intrr export`.")],
+    host: Annotated[str, typer.Option(help="Address to bind; others than loopback need a token in INTRR_TOKEN.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes any free one; the log says which.")] = 8765,
+    config: Config = None,
+    overrides: Overrides = None,
+) -> None:
+    """Answer requests from a bundle, with a page to look at; SIGHUP reads the bundle anew, SIGTERM ends in good order."""
+    from intrr_rec.serving.server import serve as run
+
+    run(bundle, host=host, port=port, settings=recipe_of(config, overrides).serve)
+
+
+@app.command()
 def report(
     run: Annotated[Path | None, typer.Option("--run", help="Run folder written by `intrr train`.")] = None,
     semantic_ids: Annotated[

@@ -13,6 +13,7 @@ from intrr_rec.config.model import DenseConfig, HstuConfig, ModelConfig, RanConf
 from intrr_rec.config.preparation import PrepareConfig
 from intrr_rec.config.recipe import Recipe, load_recipe, parse, read_yaml, same_run, save_recipe
 from intrr_rec.config.section import Section
+from intrr_rec.config.serving import ServeConfig
 from intrr_rec.config.sharding import ShardingConfig, TopologyConfig
 from intrr_rec.config.training import EvaluateConfig, TrainConfig
 
@@ -33,6 +34,7 @@ __all__ = [
     "Recipe",
     "SasrecConfig",
     "Section",
+    "ServeConfig",
     "ShardingConfig",
     "T5Config",
     "TigerConfig",

@@ -24,7 +24,6 @@ from typing import Any, TypeVar
 
 import torch
 from pydantic import BaseModel
-from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -40,6 +39,7 @@ from intrr_rec.models.dense import DenseHead
 from intrr_rec.models.ran import Ran
 from intrr_rec.models.rows import Rows, Width
 from intrr_rec.serving.items import ItemTable
+from intrr_rec.serving.tensor_file import RowFile
 
 KIND = "bundle"
 SETTINGS, MODEL, PATHS, ITEM_TABLE = "settings.json", "model.safetensors", "paths.safetensors", "items.parquet"
@@ -67,6 +67,7 @@ class Bundle:
         item_ran, item_codebooks: of the item side; the ranker's where it has none of its own.
         codes_IL: Semantic IDs, as narrow as they fit.
         items: own ids, titles, popularity, columns.
+        guidance_file: what guides each item's redistribution.
     """
 
     path: Path
@@ -79,6 +80,7 @@ class Bundle:
     item_codebooks: tuple[Tensor, ...]
     codes_IL: Tensor
     items: ItemTable
+    guidance_file: RowFile
 
     @classmethod
     def load(cls, path: Path | str, device: torch.device | str = "cpu") -> Bundle:
@@ -91,8 +93,7 @@ class Bundle:
         manifest = artefact.read(path, KIND)
         settings = BundleSettings.model_validate(json.loads((path / SETTINGS).read_text(encoding="utf-8")))
         config, levels = settings.model, len(settings.codes_per_level)
-        tensors = load_file(path / MODEL, str(device))
-        paths, rows = load_file(path / PATHS, str(device)), load_file(path / REPRESENTATIONS, str(device))
+        tensors, paths, rows = (_load(path / name, device) for name in (MODEL, PATHS, REPRESENTATIONS))
         try:
             backbone = _filled(make_backbone(config, config.window), "backbone.", tensors, device)
             ran = _filled(Ran(levels, config.width, config.ran), "ran.", tensors, device)
@@ -119,6 +120,7 @@ class Bundle:
             item_codebooks,
             codes_IL,
             ItemTable(path / ITEM_TABLE),
+            RowFile(path / GUIDANCE),
         )
         opened._require_consistent(len(rows[VALUES]))
         return opened
@@ -135,14 +137,12 @@ class Bundle:
 
     def guidance(self, items_U: Tensor) -> Tensor:
         """What guides the redistribution of these items, `[U, D]`, read from disk."""
-        with safe_open(self.path / GUIDANCE, "pt", device=str(self.device)) as file:
-            values, scale = file.get_slice(VALUES), file.get_slice(SCALE) if SCALE in file.keys() else None  # noqa: SIM118
-            rows = [
-                Rows(values[item : item + 1], None if scale is None else scale[item : item + 1])
-                for item in items_U.tolist()
-            ]
-        here = torch.zeros(1, dtype=torch.int64, device=self.device)
-        return torch.cat([row.take(here) for row in rows])
+        rows = []
+        for item in items_U.tolist():
+            values, scale = self.guidance_file.row(VALUES, item), self.guidance_file.row(SCALE, item)
+            assert values is not None
+            rows.append(Rows(values, scale).take(torch.zeros(1, dtype=torch.int64)))
+        return torch.cat(rows).to(self.device)
 
     def _require_consistent(self, rows: int) -> None:
         levels, items = len(self.settings.codes_per_level), self.manifest.counts["items"]
@@ -161,6 +161,12 @@ def this_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     return torch.device("cpu")
+
+
+def _load(path: Path, device: torch.device) -> dict[str, Tensor]:
+    """A file's tensors, copied: of a file that is mapped and then cut short in its place, a look at a page ends the process."""
+    tensors = load_file(path, str(device))
+    return {name: tensor.clone() for name, tensor in tensors.items()} if device.type == "cpu" else tensors
 
 
 def _filled(module: M, prefix: str, tensors: Mapping[str, Tensor], device: torch.device) -> M:

@@ -69,6 +69,10 @@ class ItemTable:
         """The user's own ids, at the position of the dense ones."""
         return self._ids
 
+    def title_column(self) -> pa.Array:
+        """What to call each item, at the position of its dense id."""
+        return self._titles
+
     def having(self, column: str, values: Iterable[str]) -> NDArray[np.bool_]:
         """Which items have one of these values in a column; an entry of a list column counts as one. `[I]`
 

@@ -1,15 +1,18 @@
-"""A safetensors file written a stretch of rows at a time, so that a table passes through memory in pieces."""
+"""Safetensors files of tables too large to pass through memory whole: written a stretch of rows at a time, read by the row."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 import torch
 from torch import Tensor
+
+from intrr_rec.errors import ArtefactError
 
 _NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.int8: "I8"}
 
@@ -49,3 +52,37 @@ class TensorFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+
+
+class RowFile:
+    """Reads rows of a file's tensors when they are asked for.
+
+    The file stays open, so one that takes its place later is not mixed with it; it is not mapped into memory, so one that is
+    cut short in its place is an error, and not the end of the process.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = open(path, "rb")  # noqa: SIM115 closed with its owner
+        size = int.from_bytes(self._file.read(8), "little")
+        self._tensors = json.loads(self._file.read(size))
+        self._data = 8 + size
+
+    def row(self, name: str, place: int) -> Tensor | None:
+        """One row of a tensor, `[1, …]`; None where the file has no such tensor.
+
+        Raises:
+            ArtefactError: the file was cut short since it was opened.
+        """
+        entry = self._tensors.get(name)
+        if entry is None:
+            return None
+        dtype = next(dtype for dtype, word in _NAMES.items() if word == entry["dtype"])
+        size = dtype.itemsize * math.prod(entry["shape"][1:])
+        data = os.pread(self._file.fileno(), size, self._data + entry["data_offsets"][0] + place * size)
+        if len(data) != size:
+            raise ArtefactError(f"{self.path}: was cut short while it was in use; export the bundle again")
+        return torch.frombuffer(bytearray(data), dtype=dtype).view(1, *entry["shape"][1:])

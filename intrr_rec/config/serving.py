@@ -1,0 +1,31 @@
+"""Settings of the online server: how requests are batched, and how much it takes on."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from intrr_rec.config.section import Section
+
+
+class ServeConfig(Section):
+    """The online server (`intrr serve`): batching and limits."""
+
+    max_batch: int = Field(32, ge=1, description="requests the model answers together")
+    batch_wait_ms: float = Field(
+        2.0, ge=0, description="how long the first request of a batch waits for company while the model is idle"
+    )
+    max_queue: int = Field(
+        128, ge=1, description="requests waiting for the model; one more is answered 429 with Retry-After"
+    )
+    max_in_flight: int = Field(256, ge=1, description="requests of any kind being worked on; one more is answered 429")
+    max_connections: int = Field(1024, ge=1, description="open connections; one more is answered 503 and closed")
+    max_body_bytes: int = Field(65_536, ge=256, description="of a request; more is answered 413")
+    body_seconds: float = Field(10.0, gt=0, description="a body that takes longer to arrive is answered 408")
+    max_history: int = Field(1_000, ge=1, description="items in one request; the model reads the newest of them")
+    max_filter_items: int = Field(1_000, ge=1, description="items in a deny-list or an allow-list of one request")
+    max_k: int = Field(100, ge=1, description="items one may ask for")
+    max_beam: int = Field(200, ge=1, description="beam width one may ask for")
+    threads: int = Field(1, ge=1, description="threads of the model's work on a CPU")
+    drain_seconds: float = Field(
+        0.0, ge=0, description="after SIGTERM: time between answering not ready and refusing new connections"
+    )

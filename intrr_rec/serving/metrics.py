@@ -1,0 +1,55 @@
+"""What the server tells Prometheus (`/metrics`)."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.process_collector import ProcessCollector
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+disable_created_metrics()  # a start time beside every counter, which nobody reads
+
+_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    """The counters of one server, in a registry of their own: two servers in one process do not mix."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        r = self.registry
+        self.requests = Counter("intrr_requests", "Answers, by route and status.", ["route", "status"], registry=r)
+        self.seconds = Histogram(
+            "intrr_request_seconds", "From the first byte of a request to the last of its answer.", ["route"],
+            buckets=_SECONDS, registry=r,
+        )  # fmt: skip
+        self.in_flight = Gauge("intrr_requests_in_flight", "Requests being worked on.", registry=r)
+        self.waiting = Gauge("intrr_queue_length", "Requests waiting for the model.", registry=r)
+        self.batch_size = Histogram("intrr_batch_size", "Requests answered together.", buckets=_SIZES, registry=r)
+        self.wait_seconds = Histogram(
+            "intrr_queue_seconds", "Time the first request of a batch waited.", buckets=_SECONDS, registry=r
+        )
+        self.model_seconds = Histogram(
+            "intrr_model_seconds", "Time of a batch in the model.", buckets=_SECONDS, registry=r
+        )
+        self.unknown_items = Counter("intrr_unknown_items", "Items of histories that the bundle has not.", registry=r)
+        self.defaults = Counter("intrr_default_answers", "Answers by popularity, to empty histories.", registry=r)
+        self.reloads = Counter("intrr_reloads", "Reloads of the bundle, by outcome.", ["outcome"], registry=r)
+        self.bundle = Gauge("intrr_bundle", "1 for the bundle being served.", ["hash"], registry=r)
+
+    def observe_batch(self, size: int, waited: float, seconds: float) -> None:
+        """Count a batch of the model."""
+        self.batch_size.observe(size)
+        self.wait_seconds.observe(waited)
+        self.model_seconds.observe(seconds)
+
+    def serve(self, bundle_hash: str) -> None:
+        """Name the bundle being served."""
+        self.bundle.clear()
+        self.bundle.labels(bundle_hash).set(1)
+
+    def text(self) -> bytes:
+        """All of it, in Prometheus' text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,201 @@
+// The page: a history, what is recommended after it, and how it came about.
+
+import * as api from "./api.js";
+import { drawBeam, lightRank } from "./beam.js";
+import { el, get, path } from "./dom.js";
+import { drawHeat } from "./heat.js";
+import { drawTree } from "./tree.js";
+
+const state = { history: [], chosen: null, answer: null };
+const pending = {};
+
+// One request of a kind at a time: a newer one ends the older.
+function only(kind) {
+  pending[kind]?.abort();
+  return (pending[kind] = new AbortController()).signal;
+}
+
+async function guarded(work) {
+  try {
+    await work();
+    get("problem").hidden = true;
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    if (error instanceof api.Denied) {
+      get("login").hidden = false;
+      get("token").focus();
+      return;
+    }
+    get("problem").textContent = error.message;
+    get("problem").hidden = false;
+  }
+}
+
+// ---- search -------------------------------------------------------------------------------------------------------
+
+let active = -1;
+let waiting = 0;
+
+function showFound(items, query) {
+  active = -1;
+  get("query").removeAttribute("aria-activedescendant");
+  get("query").setAttribute("aria-expanded", String(items.length > 0));
+  get("found-note").textContent = query && !items.length ? "Nothing found." : "";
+  get("found").replaceChildren(...items.map((item, i) =>
+    el("li", { role: "option", id: `found-${i}`, "aria-selected": "false", onclick: () => add(item) },
+      el("span", { class: "found-title" }, item.title), path(item.sid), el("span", { class: "plus", "aria-hidden": "true" }, "+"))));
+}
+
+function search() {
+  const query = get("query").value.trim();
+  clearTimeout(waiting);
+  waiting = setTimeout(() => guarded(async () => {
+    const signal = only("search");
+    showFound(query ? (await api.search(query, signal)).items : [], query);
+  }), 120);
+}
+
+function move(by) {
+  const options = [...get("found").children];
+  if (!options.length) return;
+  active = (active + by + options.length) % options.length;
+  options.forEach((option, i) => option.setAttribute("aria-selected", String(i === active)));
+  options[active].scrollIntoView({ block: "nearest" });
+  get("query").setAttribute("aria-activedescendant", `found-${active}`);
+}
+
+get("query").addEventListener("input", search);
+get("query").addEventListener("keydown", (event) => {
+  const steps = { ArrowDown: 1, ArrowUp: -1 };
+  if (event.key in steps) move(steps[event.key]);
+  else if (event.key === "Enter") get("found").children[Math.max(active, 0)]?.click();
+  else if (event.key === "Escape") { get("query").value = ""; showFound([], ""); }
+  else return;
+  event.preventDefault();
+});
+
+// ---- history ------------------------------------------------------------------------------------------------------
+
+function add(item) {
+  state.history.push(item);
+  get("query").value = "";
+  showFound([], "");
+  changed();
+}
+
+function changed() {
+  const { history } = state;
+  get("history-count").textContent = String(history.length);
+  get("history-empty").hidden = history.length > 0;
+  get("clear").hidden = !history.length;
+  get("history").replaceChildren(...history.map((item, i) =>
+    el("li", {}, el("span", { class: "found-title", title: item.title }, item.title),
+      el("button", { type: "button", class: "quiet", "aria-label": `Remove ${item.title}`, onclick: () => { history.splice(i, 1); changed(); } }, "×"))));
+  refresh();
+}
+
+get("clear").addEventListener("click", () => { state.history.length = 0; changed(); });
+
+// ---- recommendations ----------------------------------------------------------------------------------------------
+
+function refresh() {
+  clearTimeout(state.timer);
+  state.timer = setTimeout(() => guarded(async () => {
+    const request = {
+      history: state.history.map((item) => item.item),
+      k: Number(get("k").value),
+      beam: Math.max(Number(get("beam").value), Number(get("k").value)),
+      filters: { exclude_seen: get("seen").checked },
+      trace: true,
+    };
+    const signal = only("recommend");
+    get("list").setAttribute("aria-busy", "true");
+    state.answer = await api.recommend(request, signal);
+    showAnswer();
+  }), 60);
+}
+
+function showAnswer() {
+  const { items, source, beam, bundle } = state.answer;
+  get("bundle").textContent = `bundle ${bundle.slice(0, 8)}`;
+  get("source").textContent = source === "model" ? "from the model" : "popular items";
+  get("source").dataset.source = source;
+  get("list").setAttribute("aria-busy", "false");
+  const best = items[0]?.score, worst = items.at(-1)?.score;
+  get("list").replaceChildren(el("ol", { class: "ranked" }, ...items.map((item, rank) => {
+    const bar = el("i", { class: "bar", "aria-hidden": "true" });
+    bar.style.setProperty("--share", best > worst ? (0.12 + 0.88 * (item.score - worst) / (best - worst)).toFixed(3) : "1");
+    return el("li", { onpointerenter: () => lightRank(rank), onpointerleave: () => lightRank(null) },
+      el("button", { type: "button", "data-item": item.item, "aria-pressed": "false", onclick: () => choose(item) },
+        el("span", { class: "rank" }, String(rank + 1)),
+        el("span", { class: "what" }, el("span", { class: "title" }, item.title), path(item.sid)),
+        el("span", { class: "score", title: source === "model" ? "score of the ranking" : "log of the share of all events" }, bar, item.score.toFixed(2))),
+      el("button", { type: "button", class: "quiet add", "aria-label": `Add ${item.title} to the history`, onclick: () => add(item) }, "+"));
+  })));
+  drawTree(get("tree"), items, choose);
+  get("beam-card").hidden = !beam;
+  if (beam) drawBeam(beam, items, choose);
+  get("spoken").textContent = items.length ? `${items.length} items; first: ${items[0].title}` : "No items.";
+  if (items.length) choose(items[0]);
+}
+
+function choose(item) {
+  for (const button of document.querySelectorAll("[data-item]"))
+    button.setAttribute("aria-pressed", String(button.dataset.item === String(item.item)));
+  guarded(async () => drawHeat(await api.item(item.item, only("item")), choose));
+}
+
+for (const name of ["k", "beam"]) {
+  const tell = () => { get(`${name}-value`).textContent = get(name).value; };
+  get(name).addEventListener("input", () => { tell(); refresh(); });
+  tell();
+}
+get("seen").addEventListener("change", refresh);
+
+// ---- tabs, theme, token -------------------------------------------------------------------------------------------
+
+const tabs = [get("tab-list"), get("tab-tree")];
+function showTab(tab) {
+  for (const each of tabs) {
+    const on = each === tab;
+    each.setAttribute("aria-selected", String(on));
+    each.tabIndex = on ? 0 : -1;
+    get(each.getAttribute("aria-controls")).hidden = !on;
+  }
+}
+for (const tab of tabs) {
+  tab.addEventListener("click", () => showTab(tab));
+  tab.addEventListener("keydown", (event) => {
+    if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
+    const other = tabs.find((each) => each !== tab);
+    showTab(other);
+    other.focus();
+  });
+}
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+function useTheme(theme) {
+  document.documentElement.dataset.theme = theme;
+  get("theme").textContent = theme === "dark" ? "☀" : "☾";
+}
+useTheme(localStorage.getItem("intrr-theme") ?? (dark.matches ? "dark" : "light"));
+get("theme").addEventListener("click", () => {
+  const theme = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
+  localStorage.setItem("intrr-theme", theme);
+  useTheme(theme);
+});
+
+get("login").addEventListener("submit", (event) => {
+  event.preventDefault();
+  api.useToken(get("token").value);
+  get("login").hidden = true;
+  changed();
+});
+
+let resizing = 0;
+addEventListener("resize", () => {
+  clearTimeout(resizing);
+  resizing = setTimeout(() => { if (state.answer?.beam) drawBeam(state.answer.beam, state.answer.items, choose); }, 150);
+});
+
+changed();

@@ -1,0 +1,136 @@
+"""What the server is asked and what it answers: the types behind its OpenAPI description."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
+
+from intrr_rec.config.serving import ServeConfig
+
+# An item's own id is what the catalogue calls it; a whole number means the same as its digits.
+ItemId = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | Annotated[StrictStr, Field(max_length=512)]
+Seconds = Annotated[StrictInt, Field(ge=-(2**40), lt=2**40)]
+
+
+class Asked(BaseModel):
+    """Part of a request: no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Filters(Asked):
+    """What may be recommended; a filtered answer still has `k` items while `k` allowed ones exist."""
+
+    deny: list[ItemId] = Field(default_factory=list, description="items never to recommend")
+    allow: list[ItemId] | None = Field(None, description="the only items to recommend; null allows all")
+    exclude_seen: bool = Field(False, description="do not recommend what the history holds")
+
+
+class RecommendRequest(Asked):
+    """A person's history, and how many items to recommend after it."""
+
+    history: list[ItemId] = Field(description="own item ids, oldest first; empty: the popular items")
+    timestamps: list[Seconds] | None = Field(
+        None, description="seconds since 1970 of each event; needed by models that read times, ignored by others"
+    )
+    time: Seconds | None = Field(None, description="moment of the request, for such models; null: now")
+    k: int = Field(10, ge=1, strict=True, description="items to recommend")
+    beam: Annotated[StrictInt, Field(ge=1)] | None = Field(
+        None, description="beam width, at least k; null: the bundle's own"
+    )
+    filters: Filters = Filters()
+    trace: bool = Field(False, description="also tell how the beam narrowed")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RecommendRequest:
+        if self.timestamps is not None and len(self.timestamps) != len(self.history):
+            raise ValueError("timestamps: must be as many as the history's items")
+        if self.beam is not None and self.beam < self.k:
+            raise ValueError("beam: must be at least k")
+        return self
+
+    def beyond(self, limits: ServeConfig) -> str | None:
+        """Which limit of the server this request passes, in words; None where it keeps them all."""
+        lists = {"filters.deny": self.filters.deny, "filters.allow": self.filters.allow or ()}
+        sizes = {name: (len(items), limits.max_filter_items, "items") for name, items in lists.items()}
+        sizes["history"] = (len(self.history), limits.max_history, "items; send the newest")
+        sizes["k"] = (self.k, limits.max_k, "")
+        sizes["beam"] = (self.beam or 1, limits.max_beam, "")
+        over = (f"{name}: at most {most} {what}".strip() for name, (size, most, what) in sizes.items() if size > most)
+        return next(over, None)
+
+
+class Item(BaseModel):
+    """An item of the catalogue."""
+
+    item: str = Field(description="its own id, as text")
+    title: str
+    sid: list[int] = Field(description="its Semantic ID, code by code")
+
+
+class Ranked(Item):
+    """A recommended item."""
+
+    score: float = Field(
+        description="what it was ranked by: log P(item | history), with the dense score where the bundle ranks by both; "
+        "of a popular item, the log of its share of all events"
+    )
+
+
+class Prefix(BaseModel):
+    """One prefix kept in the beam at a level."""
+
+    codes: list[int]
+    log_p: float = Field(description="log-probability of the prefix")
+
+
+class RecommendResponse(BaseModel):
+    """Ranked items, best first."""
+
+    items: list[Ranked]
+    source: Literal["model", "popularity"] = Field(description="popularity: no item of the history was known")
+    unknown_items: int = Field(description="items of the history that the catalogue has not; they were ignored")
+    bundle: str = Field(description="content hash of the bundle that answered")
+    beam: list[list[Prefix]] | None = Field(None, description="with `trace`: the beam of each level, best first")
+
+
+class Neighbour(Item):
+    """An item near another."""
+
+    similarity: float = Field(description="cosine of the two representations")
+
+
+class ItemDetail(Item):
+    """An item and its surroundings."""
+
+    redistribution: list[list[float]] | None = Field(
+        None, description="probability of every code at each level (IntRR Eq. 6); null for models without"
+    )
+    neighbours: list[Neighbour] = Field(description="nearest first")
+
+
+class SearchResponse(BaseModel):
+    """Items whose title holds every word of the query."""
+
+    items: list[Item]
+
+
+class Health(BaseModel):
+    """That the server lives, and what it serves."""
+
+    status: Literal["ok", "draining"]
+    bundle: str
+
+
+class Reloaded(BaseModel):
+    """What a reload led to."""
+
+    bundle: str = Field(description="content hash of the bundle being served from now on")
+    changed: bool
+
+
+class Problem(BaseModel):
+    """Why a request was not answered."""
+
+    error: str

@@ -1,0 +1,106 @@
+"""The process of `intrr serve`: it starts with a bundle that passed its test, and ends when all it accepted is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from intrr_rec.config.serving import ServeConfig
+from intrr_rec.errors import ConfigError, UserError
+from intrr_rec.serving.app import Service
+from intrr_rec.serving.backend import Backend
+from intrr_rec.serving.bundle import this_device
+from intrr_rec.serving.guard import LOOPBACK
+
+TOKEN_VARIABLE = "INTRR_TOKEN"
+
+log = logging.getLogger(__name__)
+
+
+def serve(bundle: Path, *, host: str, port: int, settings: ServeConfig) -> None:
+    """Serve a bundle until SIGTERM or SIGINT; SIGHUP reads it anew.
+
+    The bearer token to ask for is the environment variable INTRR_TOKEN: command lines are for everybody to see.
+
+    Args:
+        bundle: artefact written by `intrr export`.
+        host: to bind to. One that others can reach needs a token.
+        port: 0 takes any free one; the log says which.
+        settings: batching and limits.
+
+    Raises:
+        ArtefactError: no bundle fit to serve.
+        ConfigError: an address that cannot be bound, or one that others can reach without a token.
+    """
+    token, local = os.environ.get(TOKEN_VARIABLE) or None, host in LOOPBACK
+    if not local and token is None:
+        raise ConfigError(f"--host {host}: others can reach it, so set a bearer token in {TOKEN_VARIABLE}")
+    load = partial(Backend.load, bundle, this_device())
+    with _bound(host, port) as listening:
+        service = Service(load, settings, token, LOOPBACK if local else None, local)
+        asyncio.run(_serve(service, listening))
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise ConfigError(f"--host {host} --port {port}: cannot be bound ({error.strerror}); choose others") from None
+
+
+async def _serve(service: Service, listening: socket.socket) -> None:
+    settings = service.settings
+    config = uvicorn.Config(
+        service.app,
+        http="h11",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=settings.max_connections,
+    )
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload_soon, service)
+    host, port = listening.getsockname()[:2]
+    log.info("serving bundle %s on http://%s:%d", service.live.current.bundle_hash[:12], host, port)
+    await _Server(config, service).serve([listening])
+    log.info("stopped; all that was accepted is answered")
+
+
+def _reload_soon(service: Service) -> None:
+    async def reload() -> None:
+        with contextlib.suppress(UserError):  # logged and counted where it was refused
+            await service.live.reload()
+
+    service.background.add(task := asyncio.create_task(reload()))
+    task.add_done_callback(service.background.discard)
+
+
+class _Server(uvicorn.Server):
+    """Told to stop, it first says that it is not ready, so that a balancer looks elsewhere; a second signal hurries it."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+        self._loop = asyncio.get_running_loop()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """As uvicorn's, but with a time to drain, and the process then ends by itself, not by the signal."""
+        if self._service.draining:
+            self.should_exit = True
+            self.force_exit = sig == signal.SIGINT
+            return
+        self._service.draining = True
+        self._loop.call_soon_threadsafe(self._loop.call_later, self._service.settings.drain_seconds, self._stop)
+
+    def _stop(self) -> None:
+        self.should_exit = True

@@ -1,0 +1,214 @@
+"""The server in a real process: what it answers, and what it refuses."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from intrr_rec.config import ServeConfig
+from intrr_rec.data.prepared import Dataset
+from intrr_rec.errors import ArtefactError, ConfigError
+from intrr_rec.serving.backend import Backend
+from intrr_rec.serving.bundle import Bundle, this_device
+from intrr_rec.serving.recommender import Recommender
+from intrr_rec.serving.server import serve
+from tests.serving.process import Server, serving
+from tests.serving.test_bundle import test_histories
+
+TOKEN = "a secret of the tests"
+UNKNOWN = [10**6, "no such item"]
+
+
+@pytest.fixture(scope="module")
+def bundle(bundles) -> Bundle:
+    return bundles["time"]
+
+
+@pytest.fixture(scope="module")
+def server(bundle: Bundle) -> Iterator[Server]:
+    with serving(bundle.path) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def tight(bundles) -> Iterator[Server]:
+    """One with little room, and a token."""
+    settings = (
+        "serve.max_batch=1",
+        "serve.max_queue=1",
+        "serve.max_history=20",
+        "serve.max_filter_items=3",
+        "serve.max_k=20",
+        "serve.body_seconds=0.5",
+        "serve.max_body_bytes=2000",
+    )
+    with serving(bundles["path"].path, *settings, token=TOKEN) as running:
+        yield running
+
+
+def test_the_lists_are_those_of_recommend_and_so_of_evaluate(server, bundle, line):
+    """`test_bundle` compares `Recommender` with `evaluate`."""
+    histories, times = test_histories(Dataset.open(line.dataset))
+    k = bundle.settings.evaluate.beam
+    expected = Recommender(bundle).recommend(histories, k, times=times)
+    asked = [
+        lambda h=history, t=moments: server.recommend(history=bundle.items.own(h), timestamps=t[:-1], time=t[-1], k=k)
+        for history, moments in zip(histories, times, strict=True)
+    ]
+    for answer, wanted in zip(server.together(asked), expected, strict=True):
+        assert answer.status == 200 and answer.body["source"] == "model"
+        assert [item["item"] for item in answer.body["items"]] == bundle.items.own(wanted.items)
+        assert [item["sid"] for item in answer.body["items"]] == [list(path) for path in wanted.paths]
+        assert [item["score"] for item in answer.body["items"]] == pytest.approx(wanted.scores, rel=1e-4, abs=1e-4)
+
+
+def test_unknown_items_are_ignored_and_counted(server):
+    before = server.figure("intrr_unknown_items_total")
+    known = server.recommend(history=[1, "2", 3], timestamps=[1, 2, 3], time=9).body
+    mixed = server.recommend(history=[1, UNKNOWN[0], "2", UNKNOWN[1], 3], timestamps=[1, 7, 2, 8, 3], time=9).body
+    assert mixed.pop("unknown_items") == 2 and known.pop("unknown_items") == 0
+    assert [item["item"] for item in mixed["items"]] == [item["item"] for item in known["items"]]
+    assert server.figure("intrr_unknown_items_total") == before + 2
+
+
+@pytest.mark.parametrize("history", [[], UNKNOWN], ids=["empty", "nothing known"])
+def test_without_a_history_the_popular_items_are_the_default_and_the_answer_says_so(server, bundle, history):
+    answer = server.recommend(history=history, timestamps=[1] * len(history)).body
+    popular = bundle.items.own(bundle.items.by_popularity_I[:5].tolist())
+    assert answer["source"] == "popularity"
+    assert [item["item"] for item in answer["items"]] == popular
+
+
+def test_filters_hold_and_still_give_k(server):
+    seen, denied = ["4", "5"], ["6", "7", 10**9]
+    wish = {"history": seen, "timestamps": [1, 2], "k": 10}
+    found = server.recommend(**wish, filters={"deny": denied, "exclude_seen": True}).body["items"]
+    assert len(found) == 10 and not {item["item"] for item in found} & {*seen, "6", "7"}
+    only = server.recommend(**wish, filters={"allow": [1, 2, 3]}).body["items"]
+    assert {item["item"] for item in only} == {"1", "2", "3"}
+
+
+def test_a_trace_shows_the_beam_that_led_to_the_answer(server):
+    answer = server.recommend(history=[1, 2], timestamps=[1, 2], k=4, beam=6, trace=True).body
+    levels = answer["beam"]
+    assert [len(prefix["codes"]) for level in levels for prefix in level[:1]] == list(range(1, len(levels) + 1))
+    assert all(len(level) <= 6 for level in levels)
+    kept = [tuple(prefix["codes"]) for prefix in levels[-1]]
+    assert kept[:4] == [tuple(item["sid"]) for item in answer["items"]]
+    for level in levels:
+        log_p = [prefix["log_p"] for prefix in level]
+        assert log_p == sorted(log_p, reverse=True)
+
+
+def test_an_item_shows_its_semantic_id_its_redistribution_and_its_neighbours(server, bundle):
+    [itself] = bundle.items.dense(["11"])
+    answer = server.ask("GET", "/items/11").body
+    assert (answer["item"], answer["sid"]) == ("11", bundle.codes_IL[itself].tolist())
+    assert [len(level) for level in answer["redistribution"]] == list(bundle.settings.codes_per_level)
+    assert [sum(level) for level in answer["redistribution"]] == pytest.approx([1.0] * len(answer["sid"]), abs=1e-5)
+    similar = {near["item"]: near["similarity"] for near in answer["neighbours"]}
+    assert "11" not in similar and list(similar.values()) == sorted(similar.values(), reverse=True)
+    assert server.ask("GET", "/items/nothing").status == 404
+
+
+def test_search_finds_words_and_ids(server):
+    assert server.ask("GET", "/items?query=17").body["items"][0]["item"] == "17"
+    assert len(server.ask("GET", "/items?query=1&limit=3").body["items"]) == 3
+    assert server.ask("GET", "/items?query=zzz").body["items"] == []
+    assert server.ask("GET", "/items?query=%20").body["items"] == []
+
+
+def test_it_says_that_it_lives_is_ready_and_what_it_counted(server, bundle):
+    assert server.ask("GET", "/healthz").body == {"status": "ok", "bundle": bundle.manifest.content_hash}
+    assert server.ask("GET", "/readyz").status == 200
+    before = server.figure('intrr_requests_total{route="/recommend",status="200"}')
+    server.recommend(history=[])
+    assert server.figure('intrr_requests_total{route="/recommend",status="200"}') == before + 1
+    assert server.figure("intrr_batch_size_count") > 0
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        ({}, "history"),
+        ({"history": [1.5]}, "history"),
+        ({"history": [True]}, "history"),
+        ({"history": [1], "timestamps": []}, "as many"),
+        ({"history": [1]}, "this model reads times"),
+        ({"history": [], "k": 0}, "k"),
+        ({"history": [], "k": 10, "beam": 5}, "beam"),
+        ({"history": [], "kk": 1}, "kk"),
+        ({"history": [], "filters": {"allow": 3}}, "allow"),
+        ({"history": [], "k": 10**6}, "at most"),
+    ],
+)
+def test_a_wrong_request_is_refused_in_one_line_that_says_where(server, request_, reason):
+    answer = server.ask("POST", "/recommend", request_)
+    assert answer.status == 422 and reason in answer.body["error"] and "\n" not in answer.body["error"]
+
+
+def test_pages_of_other_sites_are_kept_out(server):
+    assert server.ask("GET", "/healthz", headers={"Host": "elsewhere.example"}).status == 421
+    assert server.ask("POST", "/admin/reload", headers={"Origin": "http://elsewhere.example"}).status == 403
+    page = server.ask("GET", "/")
+    assert page.status == 200 and "default-src 'self'" in page.headers["content-security-policy"]
+    assert server.ask("GET", "/static/app.js").status == 200
+    assert server.ask("GET", "/static/%2e%2e/app.py").status == 404
+
+
+def test_a_token_is_asked_for_but_not_by_probes_and_the_page(tight):
+    for given in ("", "Bearer wrong", f"Basic {TOKEN}", TOKEN, "Bearer \xe9"):
+        for method, path in (
+            ("POST", "/recommend"),
+            ("GET", "/items?query=1"),
+            ("POST", "/admin/reload"),
+            ("GET", "/metrics"),
+        ):
+            assert tight.ask(method, path, headers={"Authorization": given}).status == 401
+    for path in ("/healthz", "/readyz", "/", "/static/style.css"):
+        assert tight.ask("GET", path, headers={"Authorization": ""}).status == 200
+    assert tight.recommend(history=[1]).status == 200
+
+
+def test_limits_are_refused_with_their_size(tight):
+    assert tight.ask("POST", "/recommend", b" " * 2001).status == 413
+    chunks = iter([b" " * 500] * 5)
+    connection = tight.connect()
+    connection.request("POST", "/recommend", chunks, {"Authorization": f"Bearer {TOKEN}"}, encode_chunked=True)
+    assert connection.getresponse().status == 413
+    for wish, reason in (
+        ({"history": list(range(21))}, "history: at most 20"),
+        ({"history": [], "k": 21}, "k: at most 20"),
+        ({"history": [], "filters": {"deny": [1, 2, 3, 4]}}, "filters.deny: at most 3"),
+    ):
+        answer = tight.recommend(**wish)
+        assert answer.status == 422 and reason in answer.body["error"]
+
+
+def test_a_body_that_does_not_arrive_is_given_up(tight):
+    with socket.create_connection(("127.0.0.1", tight.port), timeout=30) as slow:
+        head = f"POST /recommend HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 50\r\n"
+        slow.sendall(f"{head}Content-Type: application/json\r\n\r\n{{".encode())
+        assert slow.recv(100).startswith(b"HTTP/1.1 408")
+
+
+def test_overload_is_answered_429_and_passes(tight):
+    answers = tight.together([lambda: tight.recommend(history=list(range(20)), trace=True)] * 40)
+    busy = [answer for answer in answers if answer.status == 429]
+    assert {answer.status for answer in answers} == {200, 429}
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in busy)
+    assert tight.recommend(history=[1]).status == 200
+    assert tight.figure('intrr_requests_total{route="/recommend",status="429"}') == len(busy)
+
+
+def test_an_address_others_can_reach_needs_a_token(bundles):
+    with pytest.raises(ConfigError, match="INTRR_TOKEN"):
+        serve(bundles["path"].path, host="0.0.0.0", port=0, settings=ServeConfig())
+
+
+def test_a_missing_bundle_is_one_line(tmp_path: Path):
+    with pytest.raises(ArtefactError, match="no such bundle"):
+        Backend.load(tmp_path / "none", this_device())
