@@ -83,7 +83,7 @@ class Guard:
         self.metrics.in_flight.set(self.in_flight)
         try:
             self._admit(scope)
-            await self.app(scope, _Body(receive, self.settings, scope), sending)
+            await self.app(scope, _Body(receive, self.settings), sending)
         except Refused as refused:
             if not status:
                 await _refuse(refused, sending)
@@ -122,16 +122,18 @@ class Guard:
 class _Body:
     """The body of a request as it arrives: not too much, not too slowly."""
 
-    def __init__(self, receive: Receive, settings: ServeConfig, scope: Scope) -> None:
+    def __init__(self, receive: Receive, settings: ServeConfig) -> None:
         self._receive = receive
         self._settings = settings
-        self._deadline = time.monotonic() + settings.body_seconds
+        self._deadline: float | None = None
         self._size = 0
         self._whole = False
 
     async def __call__(self) -> Message:
         if self._whole:  # what comes now is the client's leaving, for which there is no hurry
             return await self._receive()
+        if self._deadline is None:  # counted from here: what the server itself took until now is not the client's doing
+            self._deadline = time.monotonic() + self._settings.body_seconds
         try:
             message = await asyncio.wait_for(self._receive(), max(0.0, self._deadline - time.monotonic()))
         except asyncio.TimeoutError:
