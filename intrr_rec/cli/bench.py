@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from intrr_rec.cli.options import Config, DatasetDir, Overrides, SemanticIdsDir, Vectors, recipe_of
+from intrr_rec.errors import ConfigError
 
 bench = typer.Typer(help="Measure this machine with the project's own benchmarks.", no_args_is_help=True)
 
@@ -46,21 +47,46 @@ def bench_training(
 
 @bench.command("decoding")
 def bench_decoding(
-    dataset: DatasetDir,
-    semantic_ids: SemanticIdsDir,
     out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
-    beams: Annotated[str, typer.Option("--beams", help="Beam widths, such as 10,20,50.")] = "10,20,50",
+    dataset: Annotated[Path | None, typer.Option("--dataset", help="Times the recipe's model on this data.")] = None,
+    semantic_ids: Annotated[Path | None, typer.Option("--semantic-ids", help="Its Semantic IDs.")] = None,
+    beams: Annotated[str, typer.Option("--beams", help="Beam widths.")] = "10,15,20,25,30,50",
     repeats: Annotated[int, typer.Option(min=1, help="Decodes a beam width; their median is reported.")] = 15,
+    items: Annotated[int, typer.Option(min=10, help="Without a dataset: of the random catalogue.")] = 10_000,
+    large_items: Annotated[
+        int, typer.Option(min=0, help="And of a second one, for IntRR alone; 0: none.")
+    ] = 10_000_000,
     vectors: Vectors = None,
     config: Config = None,
     overrides: Overrides = None,
 ) -> None:
-    """Milliseconds of decoding one batch of full histories, by beam width; the weights are random."""
-    from intrr_rec.bench.decoding import bench_decoding as run
+    """Milliseconds of decoding a batch by beam width: IntRR beside the baselines, or a recipe's model on its data.
+
+    Weights are random. Without --dataset, IntRR, the flattened baseline with a cache and the same without are timed in turns
+    over random Semantic IDs (IntRR Table 3).
+    """
+    from intrr_rec.bench.decoding import bench_decoding as run_one
     from intrr_rec.bench.decoding import parse_beams
+    from intrr_rec.bench.side_by_side import compare_decoding
 
     recipe, widths = recipe_of(config, overrides), parse_beams(beams)
-    run(recipe, dataset=dataset, semantic_ids=semantic_ids, vectors=vectors, beams=widths, repeats=repeats, out=out)
+    if dataset and semantic_ids:
+        run_one(
+            recipe,
+            dataset=dataset,
+            semantic_ids=semantic_ids,
+            vectors=vectors,
+            beams=widths,
+            repeats=repeats,
+            out=out,
+        )
+    elif dataset or semantic_ids:
+        raise ConfigError("bench decoding: give both --dataset DIR and --semantic-ids DIR, or neither")
+    else:
+        users = recipe.evaluate.batch_users
+        compare_decoding(
+            recipe, items=items, large_items=large_items, users=users, beams=widths, rounds=repeats, out=out
+        )
 
 
 @bench.command("scaling")

@@ -1,0 +1,185 @@
+"""`intrr bench decoding` without a dataset: IntRR beside the flattened baseline, with a cache and without (IntRR Table 3).
+
+All in one run and in turns, so that a machine whose speed drifts is as slow for each of them; the ratios count. Weights and
+Semantic IDs are random, which leaves the work as it is. IntRR is timed on a second catalogue of another size, too.
+
+Shape suffixes: I items, B users, N events of a history, L levels, D width.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from intrr_rec.artefact import write_json
+from intrr_rec.bench.machine import describe
+from intrr_rec.bench.uncached import uncached_beam_search
+from intrr_rec.config import Recipe
+from intrr_rec.data.batch import Batch, Collator
+from intrr_rec.data.windows import Windows
+from intrr_rec.decoding.beam import beam_search
+from intrr_rec.decoding.cached import cached_beam_search
+from intrr_rec.decoding.trie import PrefixTrie
+from intrr_rec.models.backbone import make_backbone
+from intrr_rec.models.flattened import Flattened
+from intrr_rec.models.ran import Ran
+from intrr_rec.models.rows import Rows
+
+SLOW_EVERY = 3  # rounds between two decodes without a cache, which take as long as many of the others
+SECONDS_OF_SLOW = 120.0  # after these, the slow one has been timed often enough
+INTRR, CACHED, UNCACHED, LARGE = "IntRR", "flattened, cached", "flattened, no cache", "IntRR, large catalogue"
+
+
+def compare_decoding(
+    recipe: Recipe, *, items: int, large_items: int, users: int, beams: Sequence[int], rounds: int, out: Path
+) -> dict[str, Any]:
+    """Time the decode of a batch by every method and beam width; print the table and write the figures to `out` (JSON).
+
+    Args:
+        recipe: window, backbone and RAN; both models take theirs from it.
+        items: of the catalogue.
+        large_items: of the second one, for IntRR alone; 0 leaves it out.
+        users: of the batch, each with a full history.
+        beams: widths W.
+        rounds: each times every method once, the one without a cache every third time and for two minutes at most.
+    """
+    torch.manual_seed(0)
+    small = _Catalogue(recipe, items)
+    methods = {INTRR: small.intrr(users), CACHED: small.flattened(users, cached=True)}
+    methods[UNCACHED] = small.flattened(users, cached=False)
+    trie = {str(items): small.trie_figures()}
+    if large_items:
+        large = _Catalogue(recipe, large_items)
+        methods[LARGE], trie[str(large_items)] = large.intrr(users), large.trie_figures()
+    milliseconds = _time(methods, beams, rounds)
+    figures: dict[str, Any] = {
+        "machine": describe(torch.device("cpu")),
+        "items": items,
+        "large_items": large_items,
+        "users": users,
+        "history": recipe.model.window,
+        "backbone": recipe.model.backbone,
+        "rounds": rounds,
+        "milliseconds": milliseconds,
+        "ratios": {
+            method: {width: value / milliseconds[INTRR][width] for width, value in by_width.items()}
+            for method, by_width in milliseconds.items()
+        },
+        "trie": trie,
+    }
+    write_json(out, figures)
+    _show(figures, beams)
+    return figures
+
+
+class _Catalogue:
+    """Items with random paths and rows, and what decodes them."""
+
+    def __init__(self, recipe: Recipe, items: int) -> None:
+        self.recipe, self.items = recipe, items
+        self.sizes = [*recipe.index.sizes, recipe.index.dedup_codes]
+        codes_IL = random_paths(items, self.sizes)
+        self.trie = PrefixTrie.build(codes_IL, self.sizes)
+        self.flat_codes_IL = codes_IL if items <= 1_000_000 else None
+
+    def trie_figures(self) -> dict[str, float]:
+        return {"bytes": self.trie.memory_bytes, "bytes_an_item": self.trie.memory_bytes / self.items}
+
+    def batch(self, users: int) -> Batch:
+        """Histories of N random items, each followed by one to predict."""
+        window = self.recipe.model.window
+        items_E = np.random.default_rng(0).integers(0, self.items, users * (window + 1))
+        at = np.arange(users)
+        windows = Windows(at, at * (window + 1), np.full(users, window), np.full(users, window - 1))
+        return Collator(items_E, window, None, "items")(windows)
+
+    @torch.no_grad()
+    def intrr(self, users: int) -> Callable[[int], object]:
+        """From item rows (int8, so that the large catalogue fits a small machine) to ranked items."""
+        model, settings = self.recipe.model, self.recipe.evaluate
+        rows = Rows(
+            torch.randint(-127, 128, (self.items, model.width), dtype=torch.int8), torch.full((self.items,), 0.01)
+        )
+        backbone = make_backbone(model, model.window).eval()
+        ran = Ran(len(self.sizes), model.width, model.ran).eval()
+        codebooks = [torch.randn(size, model.width) for size in self.sizes]
+        batch = self.batch(users)
+
+        def decode(beam: int) -> object:
+            history_TD = rows.take(batch.items_U[batch.slot_T])
+            state_BD = backbone(history_TD, batch.layout)[batch.scored_S]
+            return beam_search(ran, codebooks, self.trie, state_BD, beam, settings.normalize)
+
+        return decode
+
+    def flattened(self, users: int, *, cached: bool) -> Callable[[int], object]:
+        """From histories to ranked items, L tokens an item."""
+        config = self.recipe.model.model_copy(update={"kind": "flattened"})
+        assert self.flat_codes_IL is not None
+        model = Flattened(config, self.flat_codes_IL, self.sizes, torch.device("cpu")).eval()
+        search, batch, normalize = cached_beam_search if cached else uncached_beam_search, self.batch(users), "trie"
+        return lambda beam: search(model, batch, self.trie, beam, normalize)  # type: ignore[arg-type]
+
+
+def random_paths(items: int, sizes: Sequence[int]) -> Tensor:
+    """Unique paths `[I, L]`: random codes, and a digit that counts the items of equal codes.
+
+    The digits' level must have room for the most items that share their codes.
+    """
+    codes_IL = torch.stack([torch.randint(size, (items,)) for size in sizes[:-1]], dim=1)
+    key_I = torch.zeros(items, dtype=torch.int64)
+    for column_I, size in zip(codes_IL.unbind(1), sizes, strict=False):
+        key_I = key_I * size + column_I
+    sorted_I, order_I = key_I.sort()
+    place_I = torch.arange(items)
+    is_first_I = torch.ones(items, dtype=torch.bool)
+    is_first_I[1:] = sorted_I[1:] != sorted_I[:-1]
+    digit_I = torch.empty_like(key_I)
+    digit_I[order_I] = place_I - place_I.masked_fill(~is_first_I, 0).cummax(0).values
+    return torch.cat([codes_IL, digit_I[:, None]], dim=1)
+
+
+@torch.no_grad()
+def _time(
+    methods: dict[str, Callable[[int], object]], beams: Sequence[int], rounds: int
+) -> dict[str, dict[str, float]]:
+    seconds: dict[str, dict[int, list[float]]] = {name: {beam: [] for beam in beams} for name in methods}
+    for name, method in methods.items():
+        if name != UNCACHED:
+            method(beams[0])
+    slow = 0.0
+    for turn in range(rounds):
+        for beam in beams:
+            for name, method in methods.items():
+                if name == UNCACHED and turn and (turn % SLOW_EVERY or slow > SECONDS_OF_SLOW):
+                    continue
+                started = time.perf_counter()
+                method(beam)
+                seconds[name][beam].append(time.perf_counter() - started)
+                slow += seconds[name][beam][-1] if name == UNCACHED else 0.0
+    return {
+        name: {str(beam): 1e3 * statistics.median(taken) for beam, taken in by_beam.items()}
+        for name, by_beam in seconds.items()
+    }
+
+
+def _show(figures: dict[str, Any], beams: Sequence[int]) -> None:
+    title = f"ms a batch of {figures['users']} histories of {figures['history']} items; in brackets: times IntRR's"
+    table = Table("", *(f"W = {beam}" for beam in beams), title=title)
+    for method, by_width in figures["milliseconds"].items():
+        ratios = figures["ratios"][method]
+        table.add_row(method, *(f"{by_width[str(b)]:,.1f} ({ratios[str(b)]:.2f})" for b in beams))
+    Console().print(table)
+    for items, trie in figures["trie"].items():
+        Console().print(
+            f"trie of {int(items):,} items: {trie['bytes'] / 1e6:.1f} MB, {trie['bytes_an_item']:.1f} bytes an item"
+        )

@@ -1,0 +1,50 @@
+"""Methods timed side by side do the same work: the flattened baseline gives the same items with a cache and without."""
+
+import json
+
+import pytest
+import torch
+
+from intrr_rec.bench.side_by_side import CACHED, INTRR, LARGE, UNCACHED, _Catalogue, compare_decoding, random_paths
+from intrr_rec.bench.uncached import uncached_beam_search
+from intrr_rec.decoding.cached import cached_beam_search
+from intrr_rec.models.flattened import Flattened
+from tests import tiny
+
+SHAPE = ("index.levels=2", "index.codes=6", "index.dedup_codes=16")
+
+
+@pytest.mark.parametrize("backbone", ["hstu", "t5", "hstu_released"])
+def test_no_cache_gives_the_items_of_the_cache(backbone):
+    torch.manual_seed(0)
+    recipe = tiny.recipe(
+        *SHAPE, f"model.backbone={backbone}", "model.t5.layers=1", "model.t5.width=16", "model.t5.heads=2"
+    )
+    catalogue = _Catalogue(recipe, 40)
+    config = recipe.model.model_copy(update={"kind": "flattened", "codebook_std": 0.7})
+    model = Flattened(config, catalogue.flat_codes_IL, catalogue.sizes, torch.device("cpu")).eval()
+    batch = catalogue.batch(5)
+    with torch.no_grad():
+        plain = uncached_beam_search(model, batch, catalogue.trie, 7, "trie")
+        cached = cached_beam_search(model, batch, catalogue.trie, 7, "trie")
+    assert torch.equal(plain[0], cached[0])
+    torch.testing.assert_close(plain[1], cached[1], rtol=1e-4, atol=1e-4)
+
+
+def test_random_paths_are_unique_and_their_digits_count():
+    codes_IL = random_paths(200, [3, 4, 200])
+    assert len(codes_IL.unique(dim=0)) == 200
+    for path in codes_IL[:, :2].unique(dim=0):
+        digits = codes_IL[(codes_IL[:, :2] == path).all(1), 2]
+        assert digits.sort().values.tolist() == list(range(len(digits)))
+
+
+def test_every_method_is_timed_at_every_width(tmp_path):
+    out = tmp_path / "figures.json"
+    recipe = tiny.recipe(*SHAPE)
+    figures = compare_decoding(recipe, items=40, large_items=90, users=3, beams=(2, 5), rounds=2, out=out)
+    assert json.loads(out.read_text()) == figures
+    assert set(figures["milliseconds"]) == {INTRR, CACHED, UNCACHED, LARGE}
+    assert all(set(by_width) == {"2", "5"} for by_width in figures["milliseconds"].values())
+    assert figures["ratios"][INTRR] == {"2": 1.0, "5": 1.0}
+    assert set(figures["trie"]) == {"40", "90"}
