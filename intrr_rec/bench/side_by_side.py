@@ -1,7 +1,8 @@
 """`intrr bench decoding` without a dataset: IntRR beside the flattened baseline, with a cache and without (IntRR Table 3).
 
-All in one run and in turns, so that a machine whose speed drifts is as slow for each of them; the ratios count. Weights and
-Semantic IDs are random, which leaves the work as it is. IntRR is timed on a second catalogue of another size, too.
+All in one run and in turns, on one thread, in time of the processor, so that a machine that drifts or is shared is as slow for
+each of them; the ratios count. Weights and Semantic IDs are random, which leaves the work as it is. IntRR is timed on a second
+catalogue of another size, too.
 
 Shape suffixes: I items, B users, N events of a history, L levels, D width.
 """
@@ -53,6 +54,7 @@ def compare_decoding(
         rounds: each times every method once, the one without a cache every third time and for two minutes at most.
     """
     torch.manual_seed(0)
+    torch.set_num_threads(1)
     small = _Catalogue(recipe, items)
     methods = {INTRR: small.intrr(users), CACHED: small.flattened(users, cached=True)}
     methods[UNCACHED] = small.flattened(users, cached=False)
@@ -69,6 +71,7 @@ def compare_decoding(
         "history": recipe.model.window,
         "backbone": recipe.model.backbone,
         "rounds": rounds,
+        "clock": "processor",
         "milliseconds": milliseconds,
         "ratios": {
             method: {width: value / milliseconds[INTRR][width] for width, value in by_width.items()}
@@ -162,9 +165,9 @@ def _time(
             for name, method in methods.items():
                 if name == UNCACHED and turn and (turn % SLOW_EVERY or slow > SECONDS_OF_SLOW):
                     continue
-                started = time.perf_counter()
+                started = time.process_time()
                 method(beam)
-                seconds[name][beam].append(time.perf_counter() - started)
+                seconds[name][beam].append(time.process_time() - started)
                 slow += seconds[name][beam][-1] if name == UNCACHED else 0.0
     return {
         name: {str(beam): 1e3 * statistics.median(taken) for beam, taken in by_beam.items()}
@@ -173,7 +176,7 @@ def _time(
 
 
 def _show(figures: dict[str, Any], beams: Sequence[int]) -> None:
-    title = f"ms a batch of {figures['users']} histories of {figures['history']} items; in brackets: times IntRR's"
+    title = f"processor ms a batch of {figures['users']} histories of {figures['history']} items; in brackets: times IntRR's"
     table = Table("", *(f"W = {beam}" for beam in beams), title=title)
     for method, by_width in figures["milliseconds"].items():
         ratios = figures["ratios"][method]

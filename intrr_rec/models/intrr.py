@@ -85,11 +85,16 @@ class IntRR(ItemRecommender):
         """
         return self.assign(items_U, self.guidance(items_U, content_UV), codebooks)
 
-    def guidance(self, items_U: Tensor, content_UV: Tensor | None) -> Tensor:
-        """What guides the redistribution of each item, `[U, D]`: its UID row, and its content where that is on."""
+    def guidance(self, items_U: Tensor, content_UV: Tensor | None, is_new_U: Tensor | None = None) -> Tensor:
+        """What guides the redistribution of each item, `[U, D]`: its UID row, and its content where that is on.
+
+        An item that is new has no UID row: whatever row is looked up counts as zero.
+        """
         guidance_UD = look_up(self.uid, UID_TABLE, items_U)
         if self.uid_map is not None:
             guidance_UD = self.uid_map(guidance_UD)
+        if is_new_U is not None:
+            guidance_UD = guidance_UD.masked_fill(is_new_U[:, None], 0)
         if self.content_map is not None:
             guidance_UD = guidance_UD + self.content_map(content_UV) * self.content_scale
         return guidance_UD

@@ -9,8 +9,9 @@ Shape suffixes: I items, U items of a chunk, D width.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -40,23 +41,33 @@ from intrr_rec.serving.bundle import (
     VALUES,
     BundleSettings,
 )
+from intrr_rec.serving.catalogue import Catalogue
 from intrr_rec.serving.items import item_table
 from intrr_rec.serving.tensor_file import TensorFile
 from intrr_rec.training.checkpoints import BEST, Checkpoints
-from intrr_rec.training.inputs import Inputs, reopen_inputs
+from intrr_rec.training.inputs import reopen_inputs
 from intrr_rec.training.run_dir import CHECKPOINTS
 
 log = logging.getLogger(__name__)
-CHUNK = 8192
 
 
-def write_bundle(run: Path, out: Path, rows: Width = "float32") -> None:
+@dataclass(frozen=True)
+class Grown:
+    """Where a later version of the catalogue lies: the dataset, its extended Semantic IDs, its vectors."""
+
+    dataset: Path
+    semantic_ids: Path
+    vectors: Path | None = None
+
+
+def write_bundle(run: Path, out: Path, rows: Width = "float32", grown: Grown | None = None) -> None:
     """Write the bundle of a run's best checkpoint; every rank of a job calls this, the main one writes.
 
     Args:
         run: the run folder.
         out: the bundle; one there is replaced when the new one is whole.
         rows: type of the representations on disk and in memory. bfloat16 takes half, int8 a quarter.
+        grown: a later catalogue; None is the run's own.
 
     Raises:
         ArtefactError: not a run folder, changed inputs, no checkpoint, or `out` holds something else.
@@ -64,6 +75,9 @@ def write_bundle(run: Path, out: Path, rows: Width = "float32") -> None:
     """
     inputs = reopen_inputs(run, ())
     require_exportable(inputs.recipe)
+    catalogue = Catalogue.of_run(inputs)
+    if grown is not None:
+        catalogue = Catalogue.grown(inputs, grown.dataset, grown.semantic_ids, grown.vectors)
     with join_world() as world, ExitStack() as stack:
         parallel = parallelize(inputs.model(META), world, inputs.recipe, training=False)
         Checkpoints(run, parallel, world).load_best()
@@ -79,16 +93,26 @@ def write_bundle(run: Path, out: Path, rows: Width = "float32") -> None:
         world.together(begin)
         draft = drafts[0] if drafts else None
         if draft is not None:
-            write_small_files(draft.path, inputs, tensors, rows)
-            draft.counts |= {"items": inputs.dataset.n_items, "levels": inputs.semantic_ids.levels}
+            write_small_files(draft.path, inputs.recipe, catalogue, tensors, rows)
+            draft.counts |= {
+                "items": catalogue.dataset.n_items,
+                "levels": catalogue.semantic_ids.levels,
+                "newcomers": catalogue.newcomers,
+            }
             draft.parents |= {
-                "dataset": inputs.dataset.manifest.content_hash,
-                "semantic_ids": inputs.semantic_ids.manifest.content_hash,
+                "dataset": catalogue.dataset.manifest.content_hash,
+                "semantic_ids": catalogue.semantic_ids.manifest.content_hash,
                 "checkpoint": file_hash(run / CHECKPOINTS / BEST / COMPLETE),
             }
-        _write_tables(draft, inputs, model, rows, world)
+        _write_tables(draft, catalogue, model, rows, world)
     if world.is_main:
-        log.info("wrote the bundle %s: %d items, rows in %s", out, inputs.dataset.n_items, rows)
+        log.info(
+            "wrote the bundle %s: %d items, %d of them newcomers; rows in %s",
+            out,
+            len(catalogue.row_I),
+            catalogue.newcomers,
+            rows,
+        )
 
 
 def require_exportable(recipe: Recipe) -> None:
@@ -119,16 +143,18 @@ def model_tensors(model: IntRR) -> dict[str, Tensor]:
     return {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
 
 
-def write_small_files(folder: Path, inputs: Inputs, tensors: Mapping[str, Tensor], rows: Width) -> None:
+def write_small_files(
+    folder: Path, recipe: Recipe, catalogue: Catalogue, tensors: Mapping[str, Tensor], rows: Width
+) -> None:
     """All files but the tables of rows; `tensors` are those of the model."""
-    recipe, ids = inputs.recipe, inputs.semantic_ids
+    ids = catalogue.semantic_ids
     settings = BundleSettings(
         model=recipe.model, evaluate=recipe.evaluate, codes_per_level=ids.codes_per_level, rows=rows
     )
     artefact.write_json(folder / SETTINGS, settings.model_dump(mode="json"))
     save_file(dict(tensors), folder / MODEL)
     save_file(ids.trie.tensors() | {"codes": narrow_codes(ids)}, folder / PATHS)
-    pq.write_table(item_table(inputs.dataset), folder / ITEM_TABLE)
+    pq.write_table(item_table(catalogue.dataset, (catalogue.row_I < 0).numpy()), folder / ITEM_TABLE)
 
 
 def narrow_codes(ids: SemanticIds) -> Tensor:
@@ -138,36 +164,18 @@ def narrow_codes(ids: SemanticIds) -> Tensor:
     return ids.codes_IL.to(dtype)
 
 
-def _write_tables(draft: Draft | None, inputs: Inputs, model: IntRR, rows: Width, world: World) -> None:
+def _write_tables(draft: Draft | None, catalogue: Catalogue, model: IntRR, rows: Width, world: World) -> None:
     """Representations and guidance; a rank that has no draft only takes part in the look-ups."""
-    shapes = {VALUES: (DTYPES[rows], (inputs.dataset.n_items, model.token_width))}
+    shapes = {VALUES: (DTYPES[rows], (len(catalogue.row_I), model.token_width))}
     if rows == "int8":
-        shapes[SCALE] = (torch.float32, (inputs.dataset.n_items,))  # type: ignore[assignment]
+        shapes[SCALE] = (torch.float32, (len(catalogue.row_I),))  # type: ignore[assignment]
     with ExitStack() as stack:
         files = []
         if draft is not None:
             files = [stack.enter_context(TensorFile(draft.path / name, shapes)) for name in (REPRESENTATIONS, GUIDANCE)]
-        for first_row, tables in catalogue_chunks(inputs, model, world):
+        for first_row, tables in catalogue.chunks(model, world):
             for file, table_UD in zip(files, tables, strict=bool(files)):
                 narrow = Rows.narrow(table_UD, rows)
                 file.write(VALUES, first_row, narrow.values_ID)
                 if narrow.scale_I is not None:
                     file.write(SCALE, first_row, narrow.scale_I)
-
-
-@torch.no_grad()
-def catalogue_chunks(inputs: Inputs, model: IntRR, world: World) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
-    """First row, and E_i and guidance `[U, D]`, of each chunk of the catalogue; every rank makes its share of each."""
-    n_items, codebooks = inputs.dataset.n_items, model.codebooks()
-    for first_row in range(0, n_items, CHUNK * world.size):
-        left = n_items - first_row
-        share = min(CHUNK, -(-left // world.size))
-        items_U = (first_row + share * world.rank + torch.arange(share)).clamp(max=n_items - 1)
-        content_UV = None
-        if inputs.content_IV is not None:
-            content_UV = torch.from_numpy(inputs.content_IV[items_U]).to(world.device)
-        items_U = items_U.to(world.device)
-        guidance_UD = model.guidance(items_U, content_UV)
-        made = (model.assign(items_U, guidance_UD, codebooks).representation_UD, guidance_UD)
-        gathered = tuple(world.gather_rows(table_UD)[:left] for table_UD in made)
-        yield first_row, (gathered[0], gathered[1])

@@ -1,8 +1,8 @@
 """The items of a bundle as people know them: own ids, titles, popularity, and the columns of the item table.
 
 File: `items.parquet`, a row an item in the order of dense ids: `item_id` (string), `title`, `popularity` (events in the
-training part), `first_seen` (its first event, seconds since 1970; null where nobody had it or the logs have no times), then the free
-columns of the item table. Shape suffix: I items.
+training part), `first_seen` (its first event, seconds since 1970; null where nobody had it or the logs have no times), `newcomer` (the model
+never saw it), then the free columns of the item table. Shape suffix: I items.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from intrr_rec.data.prepared import ITEMS, Dataset
 from intrr_rec.errors import ConfigError
 
-OWN = ("item_id", "title", "popularity", "first_seen")
+OWN = ("item_id", "title", "popularity", "first_seen", "newcomer")
 
 
 class ItemTable:
@@ -34,10 +34,11 @@ class ItemTable:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.schema = pq.read_schema(path)
-        table = pq.read_table(path, columns=["item_id", "title", "popularity"])
+        table = pq.read_table(path, columns=["item_id", "title", "popularity", "newcomer"])
         self._ids = table["item_id"].combine_chunks()
         self._titles = table["title"].combine_chunks()
         self.popularity_I: NDArray[np.int64] = table["popularity"].to_numpy()
+        self.newcomer_I: NDArray[np.bool_] = table["newcomer"].to_numpy()
         self._order_I = pc.sort_indices(self._ids).to_numpy()
 
     def __len__(self) -> int:
@@ -111,8 +112,8 @@ class ItemTable:
         return int(self._order_I[place])
 
 
-def item_table(dataset: Dataset) -> pa.Table:
-    """The table of a dataset's items."""
+def item_table(dataset: Dataset, is_new_I: NDArray[np.bool_]) -> pa.Table:
+    """The table of a dataset's items, those the model never saw marked."""
     table = pq.read_table(dataset.path / ITEMS)
     named = [table[name].cast(pa.string()) for name in ("title", "text", "item_id") if name in table.column_names]
     columns = {
@@ -120,6 +121,7 @@ def item_table(dataset: Dataset) -> pa.Table:
         "title": pc.coalesce(*named),
         "popularity": pa.array(dataset.popularity()),
         "first_seen": table["first_seen"],
+        "newcomer": pa.array(is_new_I),
     }
     free = [name for name in table.column_names if name not in (*OWN, "text", "item")]
     return pa.table(columns | {name: table[name] for name in free})

@@ -181,7 +181,7 @@ class Recommender:
 
     @torch.no_grad()
     def redistribution(self, item: int) -> list[list[float]]:
-        """p_l of an item (Eq. 5), level by level: K_l probabilities each.
+        """p_l of an item (Eq. 5), level by level: K_l probabilities each; of a newcomer without content, its Semantic ID.
 
         Raises:
             DataError: an item outside the catalogue.
@@ -189,6 +189,12 @@ class Recommender:
         self._check([[item]], [NOTHING], None, timed=False)
         bundle = self.bundle
         items_U = torch.tensor([item], device=bundle.device)
+        if bundle.items.newcomer_I[item] and not bundle.settings.model.content:
+            sizes = bundle.settings.codes_per_level
+            return [
+                [float(code == own) for code in range(size)]
+                for size, own in zip(sizes, bundle.codes_IL[item].tolist(), strict=True)
+            ]
         guidance_UD = bundle.guidance(items_U)
         if bundle.settings.model.item_side == "redistribution":
             log_p = bundle.item_ran.redistribute(guidance_UD, bundle.item_codebooks)[1]

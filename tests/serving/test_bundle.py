@@ -1,5 +1,6 @@
 """A bundle recommends what evaluation recommends, without what training needs."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -18,10 +19,12 @@ from intrr_rec.parallel.topology import join_world
 from intrr_rec.serving.bundle import Bundle
 from intrr_rec.serving.export import write_bundle
 from intrr_rec.serving.recommender import Filters, Recommender
+from intrr_rec.serving.report import report_bundle
 from intrr_rec.serving.tensor_file import TensorFile
 from intrr_rec.training.checkpoints import Checkpoints
 from intrr_rec.training.evaluator import Evaluator
 from intrr_rec.training.inputs import reopen_inputs
+from intrr_rec.training.results import evaluate_run
 from intrr_rec.training.trainer import train
 from tests.serving.conftest import KINDS
 from tests.tiny import N_ITEMS, recipe
@@ -217,3 +220,13 @@ def test_an_altered_bundle_is_refused(bundles, tmp_path):
     (copy / "model.safetensors").write_bytes(data)
     with pytest.raises(ArtefactError, match=r"model\.safetensors was altered"):
         Bundle.load(copy)
+
+
+def test_the_report_of_a_bundle_is_that_of_evaluate(runs, tmp_path):
+    write_bundle(runs["path"], tmp_path / "bundle", "int8")
+    figures = report_bundle(runs["path"], tmp_path / "bundle", tmp_path / "report.json")
+    assert figures["model"] == evaluate_run(runs["path"], ())["test"]
+    write_bundle(runs["path"], tmp_path / "bundle")
+    again = report_bundle(runs["path"], tmp_path / "bundle", tmp_path / "report.json")
+    assert again["bundle"] == pytest.approx(again["model"])
+    assert json.loads((tmp_path / "report.json").read_text()) == {"run": "path", "rows": "float32", **again}

@@ -1,0 +1,73 @@
+"""The verbs that go on where a run ends: bundles, and what is recommended from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from intrr_rec.cli.options import Out, Overrides, Vectors, recipe_of
+from intrr_rec.errors import ConfigError
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder written by `intrr train`.")],
+    out: Out,
+    rows: Annotated[
+        Literal["float32", "bfloat16", "int8"], typer.Option("--rows", help="Type of the rows of items.")
+    ] = "float32",
+    semantic_ids: Annotated[
+        Path | None, typer.Option("--semantic-ids", help="A version that extends the run's: its new items come along.")
+    ] = None,
+    dataset: Annotated[Path | None, typer.Option("--dataset", help="The dataset of that version.")] = None,
+    vectors: Vectors = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Evaluate model and bundle; JSON file of both figures.")
+    ] = None,
+) -> None:
+    """The best checkpoint of a run → a bundle: all that recommending needs, and nothing that training does."""
+    from intrr_rec.serving.export import Grown, write_bundle
+    from intrr_rec.serving.report import report_bundle
+
+    if (semantic_ids is None) != (dataset is None) or (report and dataset):
+        raise ConfigError("export: --semantic-ids and --dataset go together, and without --report")
+    write_bundle(run, out, rows, Grown(dataset, semantic_ids, vectors) if dataset and semantic_ids else None)
+    if report:
+        report_bundle(run, out, report)
+
+
+def recommend(
+    bundle: Annotated[Path, typer.Option("--bundle", help="Bundle written by `intrr export`.")],
+    out: Out,
+    dataset: Annotated[Path | None, typer.Option("--dataset", help="Its users are recommended to.")] = None,
+    events: Annotated[Path | None, typer.Option("--events", help="Or: Parquet of events: user, item, time.")] = None,
+    held_out: Annotated[int, typer.Option(min=0, help="Last events of the dataset's users to leave out.")] = 0,
+    k: Annotated[int, typer.Option("-k", min=1, help="Items a user.")] = 20,
+    beam: Annotated[int | None, typer.Option(min=1, help="W; left out: what the run was evaluated with.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Users decoded together.")] = 256,
+    shard_users: Annotated[int, typer.Option(min=1, help="Users a file, and what a killed job may lose.")] = 16_384,
+    exclude_seen: Annotated[bool, typer.Option("--exclude-seen", help="Nothing of the user's own history.")] = False,
+    deny: Annotated[Path | None, typer.Option("--deny", help="Text file of item ids nobody gets.")] = None,
+    allow: Annotated[Path | None, typer.Option("--allow", help="Text file of the item ids that may be had.")] = None,
+    where: Annotated[list[str] | None, typer.Option("--where", help="COLUMN=VALUE of the items; repeatable.")] = None,
+    newer_than: Annotated[str | None, typer.Option(help="Only items nobody had before this date.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Bundle and histories → Parquet of ranked items; sharded over ranks, goes on where it was killed."""
+    from intrr_rec.serving.batch import Wish, recommend_all
+    from intrr_rec.serving.bundle import Bundle, this_device
+    from intrr_rec.serving.histories import DatasetSource, EventSource
+    from intrr_rec.serving.wishes import read_filters
+
+    if (dataset is None) == (events is None):
+        raise ConfigError("recommend: give either --dataset DIR or --events FILE")
+    opened = Bundle.load(bundle, this_device())
+    filters = read_filters(
+        opened.items, exclude_seen=exclude_seen, deny=deny, allow=allow, where=where or (), newer_than=newer_than
+    )
+    wish = Wish(k, beam, filters, batch, shard_users)
+    if dataset:
+        recommend_all(opened, DatasetSource(dataset, held_out), out, wish)
+    elif events:
+        recommend_all(opened, EventSource(events, recipe_of(None, overrides).prepare), out, wish)
