@@ -12,10 +12,21 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from intrr_rec.config import DenseConfig
 from intrr_rec.data.batch import Batch
 from intrr_rec.models.rows import Rows
+
+_INVERSE_LENGTHS = WeakTensorKeyDictionary()
+
+
+def inverse_lengths(rows: Rows) -> Tensor:
+    """One over the length of every row, computed once for as long as the table lives; it must not change in place."""
+    if rows.values_ID not in _INVERSE_LENGTHS:
+        lengths = [rows_D.detach().norm(dim=-1) for rows_D in rows.chunks()]
+        _INVERSE_LENGTHS[rows.values_ID] = 1 / torch.cat(lengths).clamp(min=1e-12)
+    return _INVERSE_LENGTHS[rows.values_ID]
 
 
 class DenseHead(nn.Module):
@@ -84,14 +95,16 @@ class DenseHead(nn.Module):
             batch: histories.
             allowed_BI: what a user may get; None is everything. Anything else has score -inf.
         """
-        unit_BD = F.normalize(state_BD, dim=-1)
-        score_BI = torch.cat([unit_BD @ F.normalize(rows_D, dim=-1).T for rows_D in rows.chunks()], dim=1)
-        score_BI = score_BI / self.temperature
+        unit_BD = F.normalize(state_BD, dim=-1) / self.temperature
+        parts = [unit_BD @ rows_D.T for rows_D in rows.chunks()]
+        score_BI = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).mul_(inverse_lengths(rows))
         seen_BN, is_seen_BN = batch.seen_items()
-        is_seen_BI = torch.zeros_like(score_BI).scatter_reduce_(1, seen_BN, is_seen_BN.to(score_BI.dtype), "amax")
-        score_BI = score_BI + is_seen_BI * self._bias()
+        # Slots of others' histories repeat an item of the own one, so that what is written to a place twice is the same.
+        some_B1 = seen_BN.gather(1, is_seen_BN.int().argmax(1, keepdim=True))
+        seen_BN = torch.where(is_seen_BN, seen_BN, some_B1)
+        score_BI.scatter_(1, seen_BN, score_BI.gather(1, seen_BN) + self._bias())
         if allowed_BI is not None:
-            score_BI = score_BI.masked_fill(~allowed_BI, -torch.inf)
+            score_BI.masked_fill_(~allowed_BI, -torch.inf)
         score_BW, item_BW = score_BI.topk(min(places, len(rows)), dim=-1)
         return item_BW, score_BW
 

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from intrr_rec.errors import UserError
+from intrr_rec.parallel.memory import keep_freed_memory
 
 TIMEOUT = timedelta(minutes=10)
 PATIENCE = timedelta(days=7)
@@ -137,6 +138,7 @@ def join_world() -> Iterator[World]:
         # Spinning threads of two ranks on the same cores slow each other tenfold: each rank gets its share and no more.
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // _local_size()))
+        keep_freed_memory()
     backend = "nccl" if device.type == "cuda" else "gloo"
     if "RANK" in os.environ:
         dist.init_process_group(backend, timeout=TIMEOUT)

@@ -13,6 +13,7 @@ from intrr_rec.decoding.decode import decode
 from intrr_rec.decoding.trie import PrefixTrie
 from intrr_rec.errors import ConfigError
 from intrr_rec.models.intrr import IntRR
+from intrr_rec.models.rows import Rows
 
 CODES, N_ITEMS, WINDOW = (3, 4, 5), 20, 6
 LENGTHS = (5, 8, 4)
@@ -125,6 +126,23 @@ def test_the_wider_pool_holds_the_beam_and_the_densest_items_each_once(model, ra
             expected = sorted(pool, key=pool.__getitem__, reverse=True)[:4]
             assert items_BW[row].tolist() == expected
             assert scores_BW[row].tolist() == pytest.approx([pool[item] for item in expected], rel=1e-4)
+
+
+@torch.no_grad()
+def test_the_best_of_the_catalogue_where_histories_share_a_block_and_items(model):
+    items_E = np.array([3, 7, 1, 9, 7, 5, 3, 2])  # users of three events each: [3, 7] then 1, [9, 7] then 5, [3] then 2
+    windows = evaluation_windows(np.array([0, 3, 6, 8]), WINDOW, "test")
+    batch = Collator(items_E, WINDOW, None, "items")(windows)
+    assert len(batch.layout.owner_CN) == 1
+    for seed in (1, 2):  # another catalogue, other cosines
+        torch.manual_seed(seed)
+        catalogue_ID, state_BD = torch.randn(N_ITEMS, 8), torch.randn(3, 8)
+        items_BW, scores_BW = model.dense.best(state_BD, Rows(catalogue_ID), N_ITEMS, batch)
+        for row, user in enumerate(batch.user_S.tolist()):
+            expected = F.cosine_similarity(state_BD[row], catalogue_ID, dim=-1) / 0.2
+            expected[[[3, 7], [9, 7], [3]][user]] += bias(model)
+            torch.testing.assert_close(scores_BW[row], expected.sort(descending=True).values)
+            assert items_BW[row].tolist() == expected.argsort(descending=True).tolist()
 
 
 def test_ranking_by_a_loss_that_was_not_trained_is_refused():
