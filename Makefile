@@ -6,6 +6,7 @@ READY := .venv/ready
 EMBED_READY := .venv/embed-ready
 SPARK_READY := .venv/spark-ready
 BROWSER_READY := .venv/browser-ready
+KERNELS_READY := .venv/kernels-ready
 DEMO := demo
 # Words section.key=value that `make demo` adds to configs/demo.yaml, e.g. DEMO_OVERRIDES="train.epochs=2".
 DEMO_OVERRIDES :=
@@ -13,13 +14,14 @@ DEMO_OVERRIDES :=
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
 .DELETE_ON_ERROR:
-.PHONY: help setup embed-setup spark-setup demo test test-slow check doctor
+.PHONY: help setup embed-setup spark-setup demo test test-slow check bench-guard doctor
 
 help:
 	@echo "make demo       logs -> dataset -> Semantic IDs -> training -> evaluation -> report, in ./$(DEMO)"
 	@echo "make test       the fast test suite"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make check      lint, format, types"
+	@echo "make bench-guard  has a training step or a decode become slower than benchmarks/guard.json?"
 	@echo "make doctor     check the installation and say how to mend it"
 	@echo "make setup      only the set-up, which every target above does by itself"
 	@echo "make embed-setup  set-up plus what \`intrr embed\` needs (0.5 GB); make test-slow does it too"
@@ -53,13 +55,16 @@ demo: $(READY)
 test: $(READY)
 	$(PYTEST) -m "not slow"
 
-test-slow: $(EMBED_READY) $(SPARK_READY) $(BROWSER_READY)
+test-slow: $(EMBED_READY) $(SPARK_READY) $(BROWSER_READY) $(KERNELS_READY)
 	$(PYTEST) -m slow
 
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench-guard: $(READY)
+	$(BIN)/intrr bench guard
 
 doctor: $(READY)
 	@$(BIN)/intrr doctor

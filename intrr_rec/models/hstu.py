@@ -21,6 +21,7 @@ from intrr_rec.config import HstuConfig
 from intrr_rec.data.batch import Layout
 from intrr_rec.models.cache import Cache, KeysValues, LayerCache, scores_with_bias
 from intrr_rec.models.dropout import dropout
+from intrr_rec.models.silu_attention import Pairs, silu_attention
 
 TIME_BUCKETS = 128
 TIME_BUCKET_WIDTH = 0.301
@@ -43,29 +44,16 @@ class HstuLayer(nn.Module):
         nn.init.xavier_uniform_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, x_TD: Tensor, weight_CNN: Tensor, bucket_CNN: Tensor | None) -> tuple[Tensor, KeysValues]:
-        """One layer.
-
-        Args:
-            x_TD: tokens.
-            weight_CNN: what multiplies SiLU(scores): 1/N where a slot may look, else 0.
-            bucket_CNN: `time_bucket` of each pair of slots, where the layer has a bias by time.
-
-        Returns:
-            Tokens, `[T, D]`, and keys and values `[C, H, N, F]`.
-        """
-        blocks, slots, _ = weight_CNN.shape
-        u_TD, vqk_TD = self._project(x_TD)
-        heads = vqk_TD.view(blocks, slots, 3, self.heads, -1)
-        v_CHNF, q_CHNF, k_CHNF = heads.permute(2, 0, 3, 1, 4).unbind(0)
-        scores_CHNN = torch.matmul(q_CHNF, k_CHNF.transpose(-1, -2)) + self._bias(slots, bucket_CNN)
-        attended_CHNF = torch.matmul(F.silu(scores_CHNN) * weight_CNN[:, None], v_CHNF)
-        attended_TD = attended_CHNF.transpose(1, 2).reshape(x_TD.shape)
+    def forward(self, x_TD: Tensor, pairs: Pairs) -> tuple[Tensor, KeysValues]:
+        """Tokens `[T, D]` → `[T, D]`, and keys and values `[C, H, N, F]`, which carry no gradients."""
+        u_TD, attended_TD, k_CHNF, v_CHNF = silu_attention(
+            self._projected(x_TD), pairs, self.heads, self.position_bias, self.time_bias
+        )
         return self._gate(x_TD, u_TD, attended_TD), (k_CHNF, v_CHNF)
 
     def step(self, x_BWD: Tensor, cache: LayerCache, prompt_distance_BP: Tensor, own_distance_G: Tensor) -> Tensor:
         """One more token a beam, `[B, W, D]` → `[B, W, D]`; its key and value join the cache."""
-        u_BWD, vqk_BWD = self._project(x_BWD)
+        u_BWD, vqk_BWD = F.silu(self._projected(x_BWD)).tensor_split([x_BWD.shape[-1]], dim=-1)
         v_BWHF, q_BWHF, k_BWHF = vqk_BWD.unflatten(-1, (3, self.heads, -1)).unbind(2)
         cache.own.append((k_BWHF, v_BWHF))
         bias_BHWP = self.position_bias[prompt_distance_BP][:, None, None]
@@ -76,23 +64,13 @@ class HstuLayer(nn.Module):
             attended_BWHF = attended_BWHF + F.silu(score_BWH1) * value_BWHF
         return self._gate(x_BWD, u_BWD, attended_BWHF.flatten(2) / self.window)
 
-    def _project(self, x_D: Tensor) -> tuple[Tensor, Tensor]:
-        width = x_D.shape[-1]
-        u_D, vqk_D = F.silu(self.uvqk(F.layer_norm(x_D, (width,)))).split((width, 3 * width), dim=-1)
-        return u_D, vqk_D
+    def _projected(self, x_D: Tensor) -> Tensor:
+        """u, v, q and k before their SiLU, side by side."""
+        return self.uvqk(F.layer_norm(x_D, x_D.shape[-1:]))
 
     def _gate(self, x_D: Tensor, u_D: Tensor, attended_D: Tensor) -> Tensor:
         gated_D = u_D * F.layer_norm(attended_D, x_D.shape[-1:])
         return x_D + self.output(dropout(gated_D, self.dropout, self.training))
-
-    def _bias(self, slots: int, bucket_CNN: Tensor | None) -> Tensor:
-        """What is added to the scores of every head: `[N, N]`, or `[C, 1, N, N]` where times count."""
-        position = torch.arange(slots, device=self.position_bias.device)
-        bias_NN = self.position_bias[(position[:, None] - position[None, :]).clamp(min=0)]
-        if self.time_bias is None or bucket_CNN is None:
-            return bias_NN
-        time_bias_P = self.time_bias.index_select(0, bucket_CNN.flatten())
-        return (bias_NN + time_bias_P.view(bucket_CNN.shape))[:, None]
 
 
 class Hstu(nn.Module):
@@ -120,11 +98,11 @@ class Hstu(nn.Module):
 
     def prefill(self, x_TD: Tensor, layout: Layout) -> tuple[Tensor, list[KeysValues]]:
         """`forward`, and each layer's keys and values `[C, H, N, F]`."""
-        weight_CNN = layout.visible_CNN().to(x_TD.dtype) / self.window
         bucket_CNN = None if self.time_edges is None else time_bucket(layout, self.time_edges)
+        pairs = Pairs.of(layout, self.window, bucket_CNN, x_TD.dtype)
         packed = []
         for layer in self.layers:
-            x_TD, keys_values = layer(x_TD, weight_CNN, bucket_CNN)
+            x_TD, keys_values = layer(x_TD, pairs)
             packed.append(keys_values)
         return x_TD, packed
 

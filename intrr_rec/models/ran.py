@@ -59,11 +59,11 @@ class Ran(nn.Module):
         return F.linear(x_BD, codebook_KD * self.scale)
 
     def level_logits(self, level: int, fused_BF: Tensor, codebook_KD: Tensor) -> Tensor:
-        """Scores of level `level` ≥ 1 from the sum of its projections, `[…, F]` → `[…, K]` (Eq. 4 and 5).
+        """Scores of level `level` ≥ 1 from the sum of its projections, `[…, F]`, which is spent, → `[…, K]` (Eq. 4 and 5).
 
         V(W₂a + b) is computed as (VW₂)a + Vb: the product of the two matrices is small beside one per signal.
         """
-        hidden_BF = dropout(F.relu(fused_BF), self.dropout, self.training)
+        hidden_BF = dropout(F.relu(fused_BF, inplace=True), self.dropout, self.training)
         output, scaled_KD = cast(nn.Linear, self.output[level - 1]), codebook_KD * self.scale
         return F.linear(hidden_BF, scaled_KD @ output.weight, scaled_KD @ output.bias)
 

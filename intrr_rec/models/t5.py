@@ -90,9 +90,9 @@ class T5Layer(nn.Module):
 
     def add_feed_forward(self, x_D: Tensor) -> Tensor:
         """Tokens `[…, D]` → tokens."""
-        hidden = dropout(F.relu(self.expand(self.feed_forward_norm(x_D))), self.dropout, self.training)
+        hidden = dropout(F.relu(self.expand(self.feed_forward_norm(x_D)), inplace=True), self.dropout, self.training)
         if self.deepen is not None:
-            hidden = dropout(F.relu(self.deepen(hidden)), self.dropout, self.training)
+            hidden = dropout(F.relu(self.deepen(hidden), inplace=True), self.dropout, self.training)
         return x_D + dropout(self.contract(hidden), self.dropout, self.training)
 
 

@@ -106,7 +106,8 @@ def test_times_change_states_and_reach_the_table(timed):
     used = time_bucket(alone_at(times), time_edges())[0][torch.ones(6, 6).tril().bool()].unique()
     for gradient in gradients:
         assert gradient[used].abs().min() > 0
-        assert gradient.abs().sum() == gradient[used].abs().sum()
+        gradient[used] = 0
+        assert not gradient.any()
 
 
 def test_a_model_that_reads_times_refuses_a_layout_without(timed):

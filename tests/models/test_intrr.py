@@ -8,7 +8,7 @@ import torch
 
 from intrr_rec.config import ModelConfig
 from intrr_rec.data.batch import Collator, Layout
-from intrr_rec.data.windows import training_windows
+from intrr_rec.data.windows import prefix_windows, training_windows
 from intrr_rec.models.intrr import IntRR
 from intrr_rec.models.losses import level_nll
 from intrr_rec.models.tables import UID_TABLE, look_up
@@ -58,6 +58,20 @@ def test_one_pass_equals_every_prefix_on_its_own(events, context):
         nll.append(level_nll(model.ran.teacher_forced(state_D, path_BL, books), path_BL)[0])
     assert len(nll) == sum(max(0, n - 3) for n in LENGTHS)
     torch.testing.assert_close(model(make_batch(events))["rec_L"], torch.stack(nll).mean(0), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", ["hstu", "hstu_released", "t5"])
+def test_whole_histories_have_the_gradients_of_all_their_prefixes(events, backbone):
+    items_E, offsets = events
+    t5 = {"layers": 2, "width": 8, "heads": 2, "head_width": 4, "feed_forward": 16}
+    model = make_model(backbone=backbone, t5=t5)
+    found = []
+    for cut in (training_windows, prefix_windows):
+        losses = model(Collator(items_E, WINDOW, None, "items")(cut(offsets, WINDOW)))
+        parameters = {name: p for name, p in model.named_parameters() if p.requires_grad and "content" not in name}
+        gradients = torch.autograd.grad(losses["loss"], list(parameters.values()))
+        found.append({"loss": losses["loss"].detach()} | dict(zip(parameters, gradients, strict=True)))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-6)
 
 
 def test_a_user_alone_equals_the_same_user_among_others(events):
