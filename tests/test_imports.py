@@ -22,6 +22,7 @@ FLOORS = [
     {"reporting"},
     {"bench"},
     {"experiments"},
+    {"pipeline"},
     {"doctor"},
     {"cli"},
     {"__main__"},

@@ -1,18 +1,14 @@
 """The verbs as TorchX components: `torchx run intrr.train --help` lists what one takes.
 
 A component names what its verb reads and writes; words after `--` are the verb's settings, SECTION.KEY=VALUE. What ranks
-divide among themselves (index, train, evaluate) is started by torchrun on every node, the rest by `python -m intrr_rec`.
+divide among themselves (all but prepare and embed) is started by torchrun on every node, the rest by `python -m intrr_rec`.
 """
 
 # Annotations must stay objects: TorchX builds a parser of them, so no `from __future__ import annotations` here.
 
-from dataclasses import dataclass
-
 from torchx import specs
-from torchx.components import dist
 
-IMAGE = "intrr_rec:latest"
-PORT = 29500
+from torchx_components.launch import IMAGE, PORT, Job, given
 
 
 def prepare(
@@ -20,6 +16,8 @@ def prepare(
     interactions: list[str],
     out: str,
     items: str | None = None,
+    engine: str = "duckdb",
+    master: str | None = None,
     config: str | None = None,
     h: str = "cpu_small",
     image: str = IMAGE,
@@ -35,6 +33,8 @@ def prepare(
         interactions: files or folders of logs, with commas between them
         out: dataset to write
         items: item table
+        engine: duckdb or spark
+        master: Spark master, such as spark://host:7077; left out, Spark runs within the job
         config: recipe (YAML)
         h: named resource
         image: container image, where the scheduler runs containers
@@ -44,8 +44,8 @@ def prepare(
         max_retries: times the scheduler starts the job again after a failure
     """
     words = [word for path in interactions for word in ("--interactions", path)]
-    words += _given(items=items, out=out, config=config)
-    return _Job("prepare", [*words, *settings], h, image, env, mounts, metadata, max_retries).alone()
+    words += given(items=items, out=out, engine=engine, master=master, config=config)
+    return Job("prepare", [*words, *settings], h, image, env, mounts, metadata, max_retries).alone()
 
 
 def embed(
@@ -77,8 +77,8 @@ def embed(
         metadata: of the job, as key=value
         max_retries: times the scheduler starts the job again after a failure
     """
-    words = _given(dataset=dataset, out=out, model=model, text_column=text_column, batch=str(batch))
-    return _Job("embed", words, h, image, env, mounts, metadata, max_retries).alone()
+    words = given(dataset=dataset, out=out, model=model, text_column=text_column, batch=str(batch))
+    return Job("embed", words, h, image, env, mounts, metadata, max_retries).alone()
 
 
 def index(
@@ -115,8 +115,8 @@ def index(
         max_retries: times the scheduler starts the job again after a failure
         rdzv_port: port of the first node where ranks of several nodes meet
     """
-    words = _given(dataset=dataset, vectors=vectors, out=out, extend=extend, config=config)
-    return _Job("index", [*words, *settings], h, image, env, mounts, metadata, max_retries).ranks(j, 0, rdzv_port)
+    words = given(dataset=dataset, vectors=vectors, out=out, extend=extend, config=config)
+    return Job("index", [*words, *settings], h, image, env, mounts, metadata, max_retries).ranks(j, 0, rdzv_port)
 
 
 def train(
@@ -155,8 +155,8 @@ def train(
         max_restarts: times torchrun starts the ranks again in place before that
         rdzv_port: port of the first node where ranks of several nodes meet
     """
-    words = _given(dataset=dataset, semantic_ids=semantic_ids, out=out, vectors=vectors, config=config)
-    job = _Job("train", [*words, *settings], h, image, env, mounts, metadata, max_retries)
+    words = given(dataset=dataset, semantic_ids=semantic_ids, out=out, vectors=vectors, config=config)
+    job = Job("train", [*words, *settings], h, image, env, mounts, metadata, max_retries)
     return job.ranks(j, max_restarts, rdzv_port)
 
 
@@ -186,60 +186,92 @@ def evaluate(
         max_retries: times the scheduler starts the job again after a failure
         rdzv_port: port of the first node where ranks of several nodes meet
     """
-    job = _Job("evaluate", [*_given(run=run), *settings], h, image, env, mounts, metadata, max_retries)
+    job = Job("evaluate", [*given(run=run), *settings], h, image, env, mounts, metadata, max_retries)
     return job.ranks(j, 0, rdzv_port)
 
 
-def _given(**options: str | None) -> list[str]:
-    """Words for the options that have a value; the verb's own default stands for the others."""
-    return [word for name, value in options.items() if value for word in (f"--{name.replace('_', '-')}", value)]
+def export(
+    *,
+    run: str,
+    out: str,
+    rows: str = "float32",
+    j: str = "1x1",
+    h: str = "cpu_small",
+    image: str = IMAGE,
+    env: dict[str, str] | None = None,
+    mounts: list[str] | None = None,
+    metadata: dict[str, str] | None = None,
+    max_retries: int = 0,
+    rdzv_port: int = PORT,
+) -> specs.AppDef:
+    """The bundle of a run's best checkpoint, for recommending and serving.
+
+    Args:
+        run: run folder, on storage that all nodes share
+        out: bundle to write
+        rows: float32, bfloat16 or int8
+        j: NODESxRANKS, ranks of each node
+        h: named resource of a node
+        image: container image, where the scheduler runs containers
+        env: environment variables, as A=1,B=2
+        mounts: as type=bind,src=/host,dst=/job; or type=volume or device
+        metadata: of the job, as key=value
+        max_retries: times the scheduler starts the job again after a failure
+        rdzv_port: port of the first node where ranks of several nodes meet
+    """
+    words = [run, *given(out=out, rows=rows)]
+    return Job("export", words, h, image, env, mounts, metadata, max_retries).ranks(j, 0, rdzv_port)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """A verb with its words, and where it runs; the fields are those of the components."""
+def recommend(
+    *settings: str,
+    bundle: str,
+    out: str,
+    dataset: str | None = None,
+    events: str | None = None,
+    held_out: int = 0,
+    k: int = 20,
+    beam: int | None = None,
+    exclude_seen: bool = False,
+    deny: str | None = None,
+    allow: str | None = None,
+    where: list[str] | None = None,
+    j: str = "1x1",
+    h: str = "cpu_small",
+    image: str = IMAGE,
+    env: dict[str, str] | None = None,
+    mounts: list[str] | None = None,
+    metadata: dict[str, str] | None = None,
+    max_retries: int = 3,
+    rdzv_port: int = PORT,
+) -> specs.AppDef:
+    """Ranked items for every user of a dataset or of an event log; goes on where it was killed.
 
-    verb: str
-    words: list[str]
-    h: str
-    image: str
-    env: dict[str, str] | None
-    mounts: list[str] | None
-    metadata: dict[str, str] | None
-    max_retries: int
-
-    def alone(self) -> specs.AppDef:
-        """One process."""
-        role = specs.Role(
-            name=self.verb,
-            image=self.image,
-            entrypoint="python",
-            args=["-m", "intrr_rec", self.verb, *self.words],
-            env=dict(self.env or {}),
-            resource=specs.resource(h=self.h),
-            mounts=specs.parse_mounts(self.mounts or []),
-            max_retries=self.max_retries,
-        )
-        return specs.AppDef(self.verb, [role], dict(self.metadata or {}))
-
-    def ranks(self, j: str, max_restarts: int, rdzv_port: int) -> specs.AppDef:
-        """Nodes times ranks, by torchrun; ranks of several nodes meet at the first one."""
-        cores = specs.resource(h=self.h).cpu
-        threads = max(1, cores // dist.parse_nnodes(j)[2])
-        defaults = {"OMP_NUM_THREADS": str(threads), "PET_MAX_RESTARTS": str(max_restarts)}
-        app = dist.ddp(
-            self.verb,
-            *self.words,
-            m="intrr_rec",
-            name=self.verb,
-            h=self.h,
-            j=j,
-            image=self.image,
-            env=defaults | (self.env or {}),
-            mounts=self.mounts,
-            metadata=dict(self.metadata or {}),
-            max_retries=self.max_retries,
-            rdzv_port=rdzv_port,
-        )
-        app.roles[0].name = self.verb
-        return app
+    Args:
+        settings: SECTION.KEY=VALUE, after a `--`
+        bundle: what intrr.export wrote
+        out: Parquet folder to write, on storage that all nodes share
+        dataset: its users are recommended to
+        events: or those of this Parquet of events
+        held_out: last events of the dataset's users to leave out
+        k: items a user
+        beam: W; left out, what the run was evaluated with
+        exclude_seen: nothing of the user's own history
+        deny: text file of item ids nobody gets
+        allow: text file of the item ids that may be had
+        where: COLUMN=VALUE of the items, with commas between them
+        j: NODESxRANKS, ranks of each node
+        h: named resource of a node
+        image: container image, where the scheduler runs containers
+        env: environment variables, as A=1,B=2
+        mounts: as type=bind,src=/host,dst=/job; or type=volume or device
+        metadata: of the job, as key=value
+        max_retries: times the scheduler starts the job again after a failure
+        rdzv_port: port of the first node where ranks of several nodes meet
+    """
+    words = given(
+        bundle=bundle, out=out, dataset=dataset, events=events, held_out=str(held_out), beam=str(beam) if beam else None
+    )
+    words += ["-k", str(k), *given(deny=deny, allow=allow), *(["--exclude-seen"] if exclude_seen else [])]
+    words += [word for clause in where or [] for word in ("--where", clause)]
+    return Job("recommend", [*words, *settings], h, image, env, mounts, metadata, max_retries).ranks(j, 0, rdzv_port)

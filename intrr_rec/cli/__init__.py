@@ -16,6 +16,7 @@ import typer
 
 from intrr_rec import __version__
 from intrr_rec.cli.bench import bench
+from intrr_rec.cli.cluster import pipeline, runs
 from intrr_rec.cli.options import (
     Config,
     DatasetDir,
@@ -40,6 +41,8 @@ app = typer.Typer(
 )
 
 app.add_typer(bench, name="bench")
+app.command()(pipeline)
+app.command()(runs)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,13 +122,14 @@ def open_inputs(recipe: Recipe, dataset: Path, semantic_ids: Path, vectors: Path
 
 
 def record_inputs(run: Path, inputs: Inputs, paths: dict[str, Path | None], command: str) -> None:
-    """Write `run.json`: where the inputs lie and what they hash to."""
+    """Write `run.json`: where the inputs lie and what they hash to, and the TorchX job that trains, if one does."""
     hashes = {
         "dataset": inputs.dataset.manifest.content_hash,
         "semantic_ids": inputs.semantic_ids.manifest.content_hash,
     }
     located = {role: str(path.absolute()) if path else None for role, path in paths.items()}
-    write_json(run / INPUTS, {"paths": located, "hashes": hashes, "command": command})
+    job = os.environ.get("TORCHX_JOB_ID")
+    write_json(run / INPUTS, {"paths": located, "hashes": hashes, "command": command, "job": job})
 
 
 def reopen_inputs(run: Path, overrides: Sequence[str]) -> Inputs:

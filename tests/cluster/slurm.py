@@ -104,7 +104,7 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 # cred_expire is also how long a requeued job waits before it starts again
-AuthInfo=socket={self.folder / "munge.socket"},cred_expire=5
+AuthInfo=socket={self.folder / "munge.socket"},cred_expire=8
 StateSaveLocation={self.folder / "state"}
 SlurmdSpoolDir={self.folder / "spool"}/%n
 SlurmctldPidFile={self.folder / "slurmctld.pid"}
@@ -120,6 +120,8 @@ AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 MpiDefault=none
 ReturnToService=2
+# Nodes are pinged three times in it. On an idle cluster only such a change has a requeued job of two nodes looked at again.
+SlurmdTimeout=30
 SchedulerParameters=sched_interval=1,bf_interval=1
 {nodes}
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=YES

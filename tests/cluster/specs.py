@@ -49,6 +49,18 @@ def examples() -> dict[str, AppDef]:
             "train.epochs=3", **ids, out="/data/run", config="/data/a recipe.yaml", j="2x8", max_restarts=2, **PLACE
         ),
         "evaluate": jobs.evaluate("evaluate.beam=20", run="/data/run", j="2x8", **PLACE),
+        "export": jobs.export(run="/data/run", out="/data/bundle", rows="int8", **PLACE),
+        "recommend": jobs.recommend(
+            bundle="/data/bundle",
+            out="/data/lists",
+            dataset="/data/dataset",
+            held_out=1,
+            beam=50,
+            exclude_seen=True,
+            where=["brand=acme", "year=2014"],
+            j="4x8",
+            **PLACE,
+        ),
     }
 
 

@@ -1,0 +1,28 @@
+# The image of the jobs, from the locks: `docker build --build-arg STACK=cuda .`, or STACK=cpu. TorchX gives the command, so
+# there is no entry point. The CUDA libraries come with the lock; only the driver is the host's.
+FROM python:3.11-slim-bookworm
+
+ARG STACK=cpu
+# Where pip finds PyTorch's CPU wheels: the default index has one torch for Linux, a CUDA build, which needs the CUDA
+# libraries even on a CPU (docs/dependencies.md).
+ARG PIP_EXTRA_INDEX_URL=
+
+ENV PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /opt/intrr_rec
+
+COPY requirements requirements
+RUN pip install --no-cache-dir --no-deps --requirement "requirements/${STACK}.txt" \
+    && python -c "import torch"
+
+COPY pyproject.toml README.md LICENSE ./
+COPY intrr_rec intrr_rec
+COPY torchx_components torchx_components
+COPY configs configs
+COPY datasets datasets
+RUN pip install --no-cache-dir --no-deps --no-build-isolation --editable . \
+    && useradd --uid 1000 --create-home intrr \
+    && intrr --help >/dev/null
+
+USER 1000
+WORKDIR /home/intrr
+CMD ["intrr", "--help"]

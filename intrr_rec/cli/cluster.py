@@ -1,0 +1,28 @@
+"""Verbs of jobs and runs: `intrr pipeline`, `intrr runs`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def pipeline(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Pipeline file (YAML); see docs/cluster.md.")],
+    status: Annotated[bool, typer.Option("--status", help="Show how far the stages are; start nothing.")] = False,
+) -> None:
+    """Prepare → index → train → evaluate → export as jobs of one scheduler; what is up to date is skipped."""
+    from intrr_rec.pipeline.run import run_pipeline
+
+    run_pipeline(file, show=status)
+
+
+def runs(
+    folders: Annotated[list[Path] | None, typer.Argument(metavar="[FOLDER]...", help="Where to look; here.")] = None,
+    ask: Annotated[bool, typer.Option("--ask", help="Ask the schedulers how the jobs of unfinished runs are.")] = False,
+) -> None:
+    """List the run folders below FOLDER: state, best figures, job, place; newest first."""
+    from intrr_rec.pipeline.listing import list_runs
+
+    list_runs(folders or [Path()], ask=ask)

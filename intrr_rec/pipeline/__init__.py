@@ -1,0 +1,1 @@
+"""The line as jobs of one scheduler: prepare → index → train → evaluate → export."""

@@ -1,0 +1,97 @@
+"""`intrr runs`: every run folder below some folders, how far it is, its best figures, its job and its place."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from torchx.runner import Runner, get_runner
+
+from intrr_rec.errors import ArtefactError
+from intrr_rec.reporting.runs import read_results
+from intrr_rec.training.run_dir import CONFIG, INPUTS, METRICS, RESULTS
+
+SELECTED, SHOWN = "recall@10", ("recall@10", "ndcg@10")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A run folder.
+
+    Attributes:
+        state: finished or unfinished, or that of its job where that lives.
+        epoch: of the newest figures, 0 before the first.
+        valid, test: metrics of the best validation and on the test users, as far as there are any.
+        job: handle of the TorchX job that started it.
+        changed: seconds since 1970 of its newest figures.
+    """
+
+    path: Path
+    state: str
+    epoch: float
+    valid: dict[str, float]
+    test: dict[str, float]
+    job: str | None
+    changed: float
+
+
+def list_runs(folders: Sequence[Path], *, ask: bool) -> None:
+    """Print the run folders that are, or lie below, `folders`.
+
+    Args:
+        folders: where to look.
+        ask: ask the schedulers how the jobs of unfinished runs are.
+
+    Raises:
+        ArtefactError: a folder that is not there, or a run's file that cannot be read.
+    """
+    with get_runner() if ask else nullcontext() as runner:
+        runs = [read_listed(path, runner) for path in find_runs(folders)]
+    table = Table("run", "state", "epoch", *(f"valid {name}" for name in SHOWN), *SHOWN, "job", "newest figures")
+    for run in sorted(runs, key=lambda run: run.changed, reverse=True):
+        figures = [f"{part[name]:.4f}" if name in part else "–" for part in (run.valid, run.test) for name in SHOWN]
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.changed))
+        table.add_row(str(run.path), run.state, f"{run.epoch:g}", *figures, run.job or "–", when)
+    Console(soft_wrap=True).print(table)
+
+
+def find_runs(folders: Sequence[Path]) -> list[Path]:
+    """Run folders at or below `folders`; none is looked for inside another."""
+    found: list[Path] = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise ArtefactError(f"{folder}: no such folder; mend the path")
+        found += _below(folder)
+    return found
+
+
+def _below(folder: Path) -> list[Path]:
+    if (folder / INPUTS).is_file() and (folder / CONFIG).is_file():
+        return [folder]
+    children = sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    return [run for child in children for run in _below(child)]
+
+
+def read_listed(path: Path, runner: Runner | None) -> Listed:
+    """What there is to say of a run; with a runner, that of its job's scheduler as well."""
+    job = json.loads((path / INPUTS).read_text()).get("job")
+    figures = path / METRICS
+    lines = [json.loads(line) for line in figures.read_text().splitlines()] if figures.is_file() else []
+    results = read_results(path)
+    best: dict[str, float] = {}
+    if results is not None:
+        state, epoch, valid, test = "finished", results.epochs or 0, results.valid, results.test
+    else:
+        status = runner.status(job) if runner and job else None
+        state = status.state.name.lower() if status and not status.is_terminal() else "unfinished"
+        validations = [line for line in lines if line["split"] == "valid"]
+        best = max(validations, key=lambda line: line[SELECTED] or 0, default={})
+        epoch, valid, test = max((line["epoch"] for line in lines), default=0), best, {}
+    newest = path / RESULTS if results else figures if lines else path / INPUTS
+    return Listed(path, state, epoch, valid, test, job, newest.stat().st_mtime)

@@ -1,0 +1,123 @@
+"""Runs the stages one after another on one scheduler, and tells how far they are.
+
+A stage whose artefact does is skipped. `jobs.json` in the work folder holds each stage's newest job, so that the command,
+given again, waits for a job that is still there and submits no second one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from torchx.runner import Runner, get_runner
+from torchx.specs import AppState, AppStatus
+
+from intrr_rec.artefact import write_json
+from intrr_rec.errors import Stopped
+from intrr_rec.pipeline.description import Pipeline, load_pipeline
+from intrr_rec.pipeline.stages import MISSING, Stage, stages_of
+from intrr_rec.pipeline.tracker import link
+
+log = logging.getLogger(__name__)
+JOBS, LOGS = "jobs.json", "jobs"
+POLL_SECONDS = 2.0
+
+
+def run_pipeline(path: Path, *, show: bool) -> None:
+    """Bring every stage up to date, or only show how far they are.
+
+    Args:
+        path: pipeline file.
+        show: start nothing.
+
+    Raises:
+        ConfigError: the file or its recipe does not fit, or the run folder holds a run on other artefacts.
+        DataError: raw files that are not there.
+        Stopped: a job failed or was cancelled; the same command goes on from that stage.
+    """
+    pipeline = load_pipeline(path)
+    with get_runner() as runner:
+        session = _Session(pipeline, runner)
+        if show:
+            session.show()
+            return
+        for stage in session.stages:
+            session.bring(stage)
+        session.show()
+
+
+class _Session:
+    def __init__(self, pipeline: Pipeline, runner: Runner) -> None:
+        self.pipeline, self.runner = pipeline, runner
+        self.stages = stages_of(pipeline)
+        self.record = pipeline.work / JOBS
+        self.jobs: dict[str, str] = json.loads(self.record.read_text()) if self.record.is_file() else {}
+
+    def bring(self, stage: Stage) -> None:
+        """Have the stage's artefact there, as it should be."""
+        status = self._status(stage)
+        if status is None or status.is_terminal():
+            fault = stage.fault()
+            if fault is None:
+                log.info("%s: up to date, %s", stage.name, stage.place)
+                return
+            self._submit(stage, fault)
+        self._wait(stage)
+        if (fault := stage.fault()) is not None:
+            raise Stopped(f"{stage.name}: {self.jobs[stage.name]} ended well, yet {stage.place}: {fault}", 1)
+        self._link(stage)
+
+    def show(self) -> None:
+        """One line a stage: what is there, and its newest job."""
+        table = Table("stage", "state", "job", "its state", "artefact", title=str(self.pipeline.work))
+        current = True
+        for stage in self.stages:
+            status = self._status(stage)
+            alive = status is not None and not status.is_terminal()
+            # Behind a stage that is not up to date, what is there was made from something that will change.
+            fault = stage.fault() if current else "waits for the stage before"
+            current = current and fault is None
+            state = (
+                "running" if alive else "done" if fault is None else "to do" if fault == MISSING else f"to do: {fault}"
+            )
+            job = self.jobs.get(stage.name, "–")
+            table.add_row(stage.name, state, job, status.state.name if status else "–", str(stage.place))
+        Console(soft_wrap=True).print(table)
+
+    def _submit(self, stage: Stage, fault: str) -> None:
+        logs = self.pipeline.work / LOGS
+        logs.mkdir(parents=True, exist_ok=True)
+        options: dict[str, Any] = dict(self.pipeline.options)
+        if (folder := {"slurm": "job_dir", "local_cwd": "log_dir"}.get(self.pipeline.scheduler)) is not None:
+            options.setdefault(folder, str(logs))
+        handle = self.runner.run(stage.job(), self.pipeline.scheduler, options)
+        self.jobs[stage.name] = str(handle)
+        write_json(self.record, self.jobs)
+        log.info("%s: %s, so %s was submitted; torchx log %s/%s", stage.name, fault, handle, handle, stage.name)
+
+    def _wait(self, stage: Stage) -> None:
+        handle, said = self.jobs[stage.name], None
+        while (status := self._status(stage)) is not None and not status.is_terminal():
+            if status.state != said:
+                log.info("%s: %s", stage.name, status.state.name)
+                said = status.state
+            time.sleep(POLL_SECONDS)
+        if status is None or status.state != AppState.SUCCEEDED:
+            how = status.state.name if status else "forgotten by the scheduler"
+            raise Stopped(
+                f"{stage.name}: {handle} is {how}; `torchx log {handle}/{stage.name}` tells why, and the same command goes on here",
+                1,
+            )
+
+    def _status(self, stage: Stage) -> AppStatus | None:
+        handle = self.jobs.get(stage.name)
+        return self.runner.status(handle) if handle else None
+
+    def _link(self, stage: Stage) -> None:
+        before = [self.jobs[other.name] for other in self.stages[: self.stages.index(stage)] if other.name in self.jobs]
+        link(self.pipeline.work, self.jobs[stage.name], stage.name, stage.place, stage.made(), before[-1:])

@@ -1,0 +1,40 @@
+"""Which job made which artefact, in TorchX's own tracker: a folder of records beside the artefacts.
+
+`torchx tracker` reads it where .torchxconfig names the file `tracker.conf` of the work folder: docs/cluster.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import fsspec
+from torchx.tracker.backend.fsspec import FsspecTracker
+
+from intrr_rec.artefact import write_text
+
+FOLDER, CONFIG = "tracker", "tracker.conf"
+
+
+def link(work: Path, job: str, name: str, place: Path, content_hash: str, before: Sequence[str]) -> None:
+    """Record what a job made, and the jobs whose artefacts it read.
+
+    Args:
+        work: folder of the pipeline.
+    """
+    (work / FOLDER).mkdir(exist_ok=True)
+    write_text(work / CONFIG, f"protocol=file\nroot_path={work / FOLDER}\n")
+    tracker = _tracker(work)
+    tracker.add_artifact(job, name, str(place), {"sha256": content_hash})
+    for source in before:
+        tracker.add_source(job, source)
+
+
+def linked(work: Path, job: str) -> dict[str, tuple[str, str]]:
+    """Place and content hash of what a job made, by the stage's name."""
+    found = _tracker(work).artifacts(job)
+    return {name: (item.path, str((item.metadata or {})["sha256"])) for name, item in found.items()}
+
+
+def _tracker(work: Path) -> FsspecTracker:
+    return FsspecTracker(fsspec.filesystem("file"), str(work / FOLDER))

@@ -1,0 +1,66 @@
+"""How a verb becomes a job: one process, or ranks that torchrun starts on every node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torchx import specs
+from torchx.components import dist
+
+IMAGE = "intrr_rec:latest"
+PORT = 29500
+
+
+def given(**options: str | None) -> list[str]:
+    """Words for the options that have a value; the verb's own default stands for the others."""
+    return [word for name, value in options.items() if value for word in (f"--{name.replace('_', '-')}", value)]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A verb with its words, and where it runs; the fields are those of the components."""
+
+    verb: str
+    words: list[str]
+    h: str
+    image: str
+    env: dict[str, str] | None
+    mounts: list[str] | None
+    metadata: dict[str, str] | None
+    max_retries: int
+
+    def alone(self) -> specs.AppDef:
+        """One process."""
+        role = specs.Role(
+            name=self.verb,
+            image=self.image,
+            entrypoint="python",
+            args=["-m", "intrr_rec", self.verb, *self.words],
+            env=dict(self.env or {}),
+            resource=specs.resource(h=self.h),
+            mounts=specs.parse_mounts(self.mounts or []),
+            max_retries=self.max_retries,
+        )
+        return specs.AppDef(self.verb, [role], dict(self.metadata or {}))
+
+    def ranks(self, j: str, max_restarts: int, rdzv_port: int) -> specs.AppDef:
+        """Nodes times ranks, by torchrun; ranks of several nodes meet at the first one."""
+        cores = specs.resource(h=self.h).cpu
+        threads = max(1, cores // dist.parse_nnodes(j)[2])
+        defaults = {"OMP_NUM_THREADS": str(threads), "PET_MAX_RESTARTS": str(max_restarts)}
+        app = dist.ddp(
+            self.verb,
+            *self.words,
+            m="intrr_rec",
+            name=self.verb,
+            h=self.h,
+            j=j,
+            image=self.image,
+            env=defaults | (self.env or {}),
+            mounts=self.mounts,
+            metadata=dict(self.metadata or {}),
+            max_retries=self.max_retries,
+            rdzv_port=rdzv_port,
+        )
+        app.roles[0].name = self.verb
+        return app
