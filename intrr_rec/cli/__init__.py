@@ -19,8 +19,11 @@ from intrr_rec.cli.bench import bench
 from intrr_rec.cli.cluster import pipeline, runs
 from intrr_rec.cli.options import (
     Config,
+    Data,
     DatasetDir,
+    Described,
     EngineName,
+    Interactions,
     Master,
     MemoryGb,
     Out,
@@ -61,37 +64,45 @@ def generate(
 
 
 @app.command()
+def fetch(
+    descriptor: Annotated[Path, typer.Argument(metavar="DESCRIPTOR", help="datasets/*.yaml")],
+    data: Data = Path("data"),
+) -> None:
+    """Bring the files a descriptor names: resumed, checked against their checksums, official formats made into tables."""
+    from intrr_rec.data.descriptors import load_descriptor
+    from intrr_rec.data.fetch import fetch as run
+
+    for path in run(load_descriptor(descriptor), data):
+        typer.echo(path)
+
+
+@app.command()
 def prepare(
-    interactions: Annotated[list[Path], typer.Option("--interactions", help="Parquet, CSV or JSON lines; repeatable.")],
     out: Out,
+    words: Described = None,
+    interactions: Interactions = None,
     items: Annotated[Path | None, typer.Option("--items", help="Item table: item id, free columns, text.")] = None,
+    data: Data = Path("data"),
     engine: EngineName = "duckdb",
     master: Master = "local[*]",
     memory_gb: MemoryGb = 4.0,
     config: Config = None,
-    overrides: Overrides = None,
 ) -> None:
     """Interaction logs → dataset artefact: validate, filter, stable time order, split, dense ids; on DuckDB or Spark."""
+    from intrr_rec.cli.logs import given_logs
     from intrr_rec.data.engines import EngineChoice
     from intrr_rec.data.ingest import prepare_dataset
 
-    choice = EngineChoice(engine, master, memory_gb)
-    prepare_dataset(interactions, items, out, recipe_of(config, overrides).prepare, choice)
+    logs = given_logs(words or (), interactions or (), items, data, config)
+    prepare_dataset(logs.interactions, logs.items, out, logs.settings, EngineChoice(engine, master, memory_gb))
 
 
 @app.command()
 def validate(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[DESCRIPTOR] [SECTION.KEY=VALUE]...", help="datasets/*.yaml, and settings to override."
-        ),
-    ] = None,
-    interactions: Annotated[
-        list[Path] | None, typer.Option("--interactions", help="Logs, where there is no descriptor; repeatable.")
-    ] = None,
+    words: Described = None,
+    interactions: Interactions = None,
     items: Annotated[Path | None, typer.Option("--items", help="Item table, likewise.")] = None,
-    data: Annotated[Path, typer.Option("--data", help="Folder of the files that the descriptor names.")] = Path("data"),
+    data: Data = Path("data"),
     out: Annotated[Path | None, typer.Option("--out", help="Page to write; NAME.validation.html if left out.")] = None,
     config: Config = None,
 ) -> None:
@@ -99,9 +110,8 @@ def validate(
     from intrr_rec.cli.logs import given_logs
     from intrr_rec.reporting.validation import validate as run
 
-    logs = given_logs(words or (), interactions or (), items, data)
-    settings = recipe_of(config, list(logs.overrides)).prepare
-    run(logs.name, logs.interactions, logs.items, settings, out or Path(f"{logs.name}.validation.html"))
+    logs = given_logs(words or (), interactions or (), items, data, config)
+    run(logs.name, logs.interactions, logs.items, logs.settings, out or Path(f"{logs.name}.validation.html"))
 
 
 @app.command()

@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from intrr_rec.cli.options import Config, DatasetDir, Overrides, SemanticIdsDir, Vectors, recipe_of
+from intrr_rec.cli.options import (
+    Config,
+    DatasetDir,
+    Master,
+    MemoryGb,
+    Overrides,
+    SemanticIdsDir,
+    Vectors,
+    recipe_of,
+)
 from intrr_rec.errors import ConfigError
 
 bench = typer.Typer(help="Measure this machine with the project's own benchmarks.", no_args_is_help=True)
@@ -106,3 +115,31 @@ def bench_scaling(
     from intrr_rec.bench.scaling import bench_scaling as run
 
     run(recipe_of(config, overrides), rows=rows or ROWS, steps=steps, threads=threads, out=out)
+
+
+@bench.command("preparation")
+def bench_preparation(
+    out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
+    rows: Annotated[int, typer.Option(min=1_000, help="Interactions to generate, about.")] = 10_000_000,
+    engine: Annotated[
+        list[str] | None, typer.Option("--engine", help="duckdb or spark; repeatable; duckdb if left out.")
+    ] = None,
+    master: Master = "local[*]",
+    memory_gb: MemoryGb = 4.0,
+    scratch: Annotated[Path, typer.Option("--scratch", help="Folder to make, fill and remove.")] = Path(
+        "bench-scratch"
+    ),
+    seed: int = 0,
+) -> None:
+    """Generated logs, prepared by each engine: time on the wall and of the processor, memory; the datasets are compared."""
+    from intrr_rec.bench.preparation import bench_preparation as run
+
+    run(
+        rows=rows,
+        engines=engine or ["duckdb"],
+        master=master,
+        memory_gb=memory_gb,
+        seed=seed,
+        scratch=scratch,
+        out=out,
+    )

@@ -6,33 +6,41 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from intrr_rec.cli.options import recipe_of
+from intrr_rec.config import PrepareConfig
 from intrr_rec.errors import ConfigError
-from intrr_rec.experiments.grid import load_descriptor
 
 
 @dataclass(frozen=True)
 class Logs:
-    """Raw logs, their item table, a name, and the settings given beside them."""
+    """Raw logs, their item table, a name, and how they are prepared."""
 
     name: str
     interactions: tuple[Path, ...]
     items: Path | None
-    overrides: tuple[str, ...]
+    settings: PrepareConfig
 
 
-def given_logs(words: Sequence[str], interactions: Sequence[Path], items: Path | None, data: Path) -> Logs:
+def given_logs(
+    words: Sequence[str], interactions: Sequence[Path], items: Path | None, data: Path, config: Path | None
+) -> Logs:
     """The logs of the descriptor among `words`, below `data`, or else `interactions` and `items`.
 
+    The descriptor's own settings give way to those of the recipe `config`, and these to the other words.
+
     Raises:
-        ConfigError: neither or both are given, or the descriptor cannot be read.
+        ConfigError: neither or both are given, or the descriptor or a setting cannot be read.
+        DataError: a file that the descriptor names is not there.
     """
     descriptors = [word for word in words if word.endswith((".yaml", ".yml")) and "=" not in word]
-    overrides = tuple(word for word in words if word not in descriptors)
+    settings = recipe_of(config, [word for word in words if word not in descriptors]).prepare
     if len(descriptors) + bool(interactions) != 1:
         raise ConfigError("give either one descriptor (datasets/*.yaml) or --interactions FILE")
     if interactions:
-        return Logs(interactions[0].name, tuple(interactions), items, overrides)
+        return Logs(interactions[0].name, tuple(interactions), items, settings)
+    from intrr_rec.data.descriptors import find_tables, load_descriptor
+
     path = Path(descriptors[0])
-    found = load_descriptor(path)
-    table = data / found.items if found.items else None
-    return Logs(path.stem, (data / found.interactions,), table, overrides)
+    descriptor = load_descriptor(path)
+    found = find_tables(descriptor, path, data)
+    return Logs(path.stem, found.interactions, items or found.items, descriptor.settings(settings))

@@ -16,6 +16,15 @@ DatasetDir = Annotated[Path, typer.Option("--dataset", help="Dataset artefact wr
 SemanticIdsDir = Annotated[Path, typer.Option("--semantic-ids", help="Artefact written by `intrr index`.")]
 Vectors = Annotated[Path | None, typer.Option("--vectors", help="Item vectors, for `model.content`.")]
 RunDir = Annotated[Path, typer.Option("--run", help="Run folder written by `intrr train`.")]
+Described = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[DESCRIPTOR] [SECTION.KEY=VALUE]...", help="datasets/*.yaml, and settings to override."),
+]
+Interactions = Annotated[
+    list[Path] | None,
+    typer.Option("--interactions", help="Parquet, CSV or JSON lines, where there is no descriptor; repeatable."),
+]
+Data = Annotated[Path, typer.Option("--data", help="Folder of the files that the descriptor names.")]
 EngineName = Annotated[
     Literal["duckdb", "spark"],
     typer.Option("--engine", help="What filters, sorts and numbers; the dataset is the same."),

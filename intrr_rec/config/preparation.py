@@ -16,6 +16,7 @@ class PrepareConfig(Section):
 
     user_column: str = "user_id"
     item_column: str = "item_id"
+    items_column: str | None = Field(None, description="item ids in the item table; null: called as in the logs")
     time_column: str | None = Field(
         "timestamp", description="null: the logs have no time, and the order of their rows is the order of events"
     )
@@ -40,6 +41,9 @@ class PrepareConfig(Section):
     )
     min_sequence: int = Field(
         3, ge=3, description="interactions a user needs: one to learn from, one to validate, one to test"
+    )
+    text_template: str | None = Field(
+        None, description="such as 'Title: {title}; Brand: {brand}': makes the item table's column `text` of its others"
     )
     split: Literal["leave_one_out"] = Field(
         "leave_one_out", description="a user's last event is for testing, the last but one for validation"

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import shutil
+import string
 from collections.abc import Sequence
 from contextlib import closing
+from itertools import zip_longest
 from pathlib import Path
 
 import duckdb
@@ -27,6 +29,7 @@ from intrr_rec.data.schema import (
     RawFile,
     csv_id_kind,
     id_kind,
+    literal,
     open_raw,
     quoted,
     readable,
@@ -75,7 +78,7 @@ def prepare_dataset(
                 _write_relations(running, relations, draft.path, kinds, config)
                 _hand_over_items(con, running, relations, scratch, kinds[config.item_column])
             free = _load_items(con, items, kinds[config.item_column], config) if items else []
-            reader = con.sql(_items_sql(free)).to_arrow_reader(ROW_GROUP_ROWS)
+            reader = con.sql(_items_sql(free, config.text_template)).to_arrow_reader(ROW_GROUP_ROWS)
             write_rows(reader, reader.schema, draft.path / ITEMS)
         shutil.rmtree(scratch)
         tables = {"interactions": [raw.path for raw in logs], "items": table_files(items) if items else []}
@@ -251,11 +254,11 @@ def _bad_value(con: duckdb.DuckDBPyConnection, raw: RawFile, row: int, column: s
 
 def _load_items(con: duckdb.DuckDBPyConnection, table: Path, kind: IdKind, config: PrepareConfig) -> list[str]:
     """Read the item table into `item_table(file, row, item_id, free columns)`; returns the free columns."""
-    column = config.item_column
+    column = config.items_column or config.item_column
     raws, selects, free = [], [], {}
     for n, file in enumerate(table_files(table)):
         raw = open_raw(con, file)
-        require_column(raw, column, "prepare.item_column")
+        require_column(raw, column, "prepare.items_column")
         raw = raw.as_json(column)
         own = id_kind(con, raw, column) or kind
         if own != kind:
@@ -303,10 +306,34 @@ def _check_items(con: duckdb.DuckDBPyConnection, raws: Sequence[RawFile], column
         raise DataError(f"{raws[0].path}: holds no rows; remove it or write it again")
 
 
-def _items_sql(free: Sequence[str]) -> str:
+def _items_sql(free: Sequence[str], template: str | None) -> str:
     names = "".join(f", {quoted(name)}" for name in free)
     join = "LEFT JOIN item_table USING (item_id)" if free else ""
-    return f"SELECT item, item_id, first_seen{names} FROM items {join} ORDER BY item"
+    text = "" if template is None else f", {_text_sql(template, free)} AS text"
+    return f"SELECT item, item_id, first_seen{names}{text} FROM items {join} ORDER BY item"
+
+
+def _text_sql(template: str, free: Sequence[str]) -> str:
+    """SQL of the item text; a missing value leaves its place empty, an item that the table lacks has no text."""
+    where = f"prepare.text_template={template!r}"
+    if "text" in free:
+        raise DataError(
+            f"{where}: the item table has a column 'text' already; leave the template out, or rename the column"
+        )
+    try:
+        parts = [(before, name) for before, name, *_ in string.Formatter().parse(template)]
+    except ValueError as error:
+        raise DataError(f"{where}: cannot be read ({error}); write names of columns in braces") from None
+    columns = [name for _, name in parts if name is not None]
+    if unknown := [name for name in columns if name not in free]:
+        raise DataError(f"{where}: the item table has no column '{unknown[0]}'; it has {', '.join(free) or 'none'}")
+    if not columns:
+        raise DataError(f"{where}: names no column; write it in braces, such as {{title}}")
+    values = [f"coalesce(CAST({quoted(name)} AS VARCHAR), '')" for _, name in parts if name is not None]
+    texts = [literal(before) for before, _ in parts]
+    pieces = [piece for pair in zip_longest(texts, values, fillvalue="''") for piece in pair]
+    absent = " AND ".join(f"{quoted(name)} IS NULL" for name in dict.fromkeys(columns))
+    return f"CASE WHEN NOT ({absent}) THEN concat({', '.join(pieces)}) END"
 
 
 def _count(con: duckdb.DuckDBPyConnection, table: str) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -17,16 +17,6 @@ from intrr_rec.errors import ConfigError
 
 ACCURACY = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
 SHIPPED = Path(intrr_rec.__file__).parents[1] / "configs" / "experiments"
-
-
-class Descriptor(Section):
-    """A public dataset: the names of its files below `--data`, and what they are."""
-
-    title: str
-    interactions: str
-    items: str | None = None
-    vectors: str = Field(description="Parquet with item_id and embedding")
-    about_vectors: str = Field(description="what made the vectors, in words")
 
 
 class Variant(Section):
@@ -108,34 +98,18 @@ def load_grid(name: str) -> tuple[Grid, Path]:
     if not path.is_file():
         shipped = ", ".join(sorted(known.stem for known in SHIPPED.glob("*.yaml")))
         raise ConfigError(f"{path}: no such grid; give one of {shipped}, or a YAML file")
-    return _load(path, Grid), path
-
-
-def load_descriptor(path: Path) -> Descriptor:
-    """A dataset's descriptor.
-
-    Raises:
-        ConfigError: cannot be read, an unknown or missing key.
-    """
-    return _load(path, Descriptor)
-
-
-Loaded = TypeVar("Loaded", bound=Section)
-
-
-def _load(path: Path, kind: type[Loaded]) -> Loaded:
     settings = read_yaml(path)
     try:
-        return kind.model_validate(settings)
+        return Grid.model_validate(settings), path
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(item, path, kind) for item in error.errors())) from None
+        raise ConfigError("; ".join(_explain(item, path) for item in error.errors())) from None
 
 
-def _explain(item: Any, path: Path, kind: type[Section]) -> str:
+def _explain(item: Any, path: Path) -> str:
     *above, key = [str(part) for part in item["loc"]] or [""]
     where = ".".join([*above, key])
     if item["type"] == "extra_forbidden":
-        known = Variant if above[:1] == ["models"] else kind
+        known: type[Section] = Variant if above[:1] == ["models"] else Grid
         close = difflib.get_close_matches(key, known.model_fields, n=1, cutoff=0.0)
         return f"{path}: unknown key '{where}'" + (f"; did you mean '{'.'.join([*above, close[0]])}'?" if close else "")
     if item["type"] == "missing":

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from intrr_rec.artefact import write_text
+from intrr_rec.data.descriptors import load_descriptor
 from intrr_rec.experiments.cards import card
 from intrr_rec.experiments.cells import Cell, Workplace
-from intrr_rec.experiments.grid import Grid, load_descriptor
+from intrr_rec.experiments.grid import Grid
 from intrr_rec.experiments.pictures import picture
 from intrr_rec.experiments.rows import Row, gather
 from intrr_rec.experiments.tables import TABLES

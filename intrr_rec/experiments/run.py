@@ -19,10 +19,10 @@ from pathlib import Path
 from intrr_rec.artefact import write_json
 from intrr_rec.bench.machine import describe
 from intrr_rec.config import Section, save_recipe
+from intrr_rec.data.descriptors import Descriptor, find_tables, load_descriptor
 from intrr_rec.data.ingest import prepare_dataset
 from intrr_rec.errors import ArtefactError, ConfigError, UserError
 from intrr_rec.experiments.cells import CONFIG, FIGURES, INPUTS, Cell, Workplace, artefact_hash, artefact_settings
-from intrr_rec.experiments.grid import load_descriptor
 from intrr_rec.indexing.build import build_semantic_ids
 from intrr_rec.parallel.topology import Council, World, join_world
 from intrr_rec.training.trainer import train
@@ -90,20 +90,18 @@ class _Session:
     def _artefacts(self, cell: Cell) -> None:
         descriptor = load_descriptor(cell.dataset)
         dataset, ids, recipe = self.place.dataset(cell), self.place.semantic_ids(cell), cell.recipe
-        raw = self.place.data
-        logs, vectors = raw / descriptor.interactions, raw / descriptor.vectors
-        items = raw / descriptor.items if descriptor.items else None
+        vectors, settings = _vectors_of(descriptor, cell, self.place.data), descriptor.settings(recipe.prepare)
 
         def prepare() -> None:
             if self.world.is_main:
-                _require_files(logs, items)
-                prepare_dataset([logs], items, dataset, recipe.prepare)
+                found = find_tables(descriptor, cell.dataset, self.place.data)
+                prepare_dataset(found.interactions, found.items, dataset, settings)
 
         def index() -> None:
             _require_files(vectors)
             build_semantic_ids(dataset, vectors, ids, recipe.index)
 
-        self._make(dataset, recipe.prepare, prepare)
+        self._make(dataset, settings, prepare)
         self._make(ids, recipe.index, index)
 
     def _make(self, target: Path, settings: Section, work: Callable[[], object]) -> None:
@@ -175,7 +173,7 @@ class _Session:
         confess()
 
     def _vectors(self, cell: Cell) -> Path:
-        return self.place.data / load_descriptor(cell.dataset).vectors
+        return _vectors_of(load_descriptor(cell.dataset), cell, self.place.data)
 
 
 def _lock(target: Path, held: ExitStack, *, wait: bool) -> bool:
@@ -190,6 +188,12 @@ def _lock(target: Path, held: ExitStack, *, wait: bool) -> bool:
     except OSError:
         log.warning("%s: this file system has no locks; do not run two processes on it", target.parent)
     return True
+
+
+def _vectors_of(descriptor: Descriptor, cell: Cell, data: Path) -> Path:
+    if descriptor.vectors is None:
+        raise ConfigError(f"{cell.dataset}: names no vectors, and a grid needs them; add `vectors:`, a Parquet file")
+    return data / descriptor.vectors
 
 
 def _require_files(*paths: Path | None) -> None:

@@ -4,9 +4,10 @@ from collections import Counter
 
 import pytest
 
+from intrr_rec.data.descriptors import load_descriptor
 from intrr_rec.errors import ConfigError
 from intrr_rec.experiments.cells import Cell, Workplace, expand, select
-from intrr_rec.experiments.grid import SHIPPED, load_descriptor, load_grid
+from intrr_rec.experiments.grid import SHIPPED, load_grid
 from tests.experiments.mini import GRID, lay_out, write
 
 TABLES = {"table1": 42, "table2": 4, "table3": 3, "table4": 5, "lambda": 8, "beyond": 9}

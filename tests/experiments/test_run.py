@@ -17,7 +17,7 @@ from intrr_rec.experiments.run import run_cells
 from tests.distributed.launch import environment
 from tests.experiments.mini import GRID, lay_out, write
 
-TRAIN, REQUIRE = run.train, run._require_files
+TRAIN, FIND = run.train, run.find_tables
 
 
 @pytest.fixture
@@ -139,10 +139,10 @@ def test_an_artefact_that_cannot_be_made_is_tried_once(tmp_path, monkeypatch):
     grid, place = lay_out(tmp_path), Workplace(tmp_path / "nowhere", tmp_path / "work")
     cells = expand(*load_grid(str(grid)))
     tried: list[int] = []
-    monkeypatch.setattr(run, "_require_files", lambda *paths: (tried.append(1), REQUIRE(*paths)))
+    monkeypatch.setattr(run, "find_tables", lambda *found: (tried.append(1), FIND(*found))[1])
     outcomes = run_cells(cells, place)
     assert [outcome.what for outcome in outcomes] == ["failed", "failed"]
-    assert "logs.parquet: is missing" in outcomes[1].why and "--data" in outcomes[1].why
+    assert "logs.parquet: no such file" in outcomes[1].why and "--data" in outcomes[1].why
     assert len(tried) == 1
 
 
