@@ -36,7 +36,7 @@ from intrr_rec.models.ran import Ran
 from intrr_rec.models.rows import Rows
 
 SLOW_EVERY = 3  # rounds between two decodes without a cache, which take as long as many of the others
-SECONDS_OF_SLOW = 120.0  # after these, the slow one has been timed often enough
+SECONDS_OF_SLOW = 60.0  # after these, the slow one has been timed often enough
 INTRR, CACHED, UNCACHED, LARGE = "IntRR", "flattened, cached", "flattened, no cache", "IntRR, large catalogue"
 
 
@@ -51,7 +51,7 @@ def compare_decoding(
         large_items: of the second one, for IntRR alone; 0 leaves it out.
         users: of the batch, each with a full history.
         beams: widths W.
-        rounds: each times every method once, the one without a cache every third time and for two minutes at most.
+        rounds: each times every method once, the one without a cache every third time and for a minute at most.
     """
     torch.manual_seed(0)
     torch.set_num_threads(1)

@@ -98,6 +98,22 @@ def bench_decoding(
         )
 
 
+@bench.command("recall")
+def bench_recall(
+    bundle: Annotated[Path, typer.Option("--bundle", help="Bundle written by `intrr export`.")],
+    dataset: DatasetDir,
+    out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
+    beams: Annotated[str, typer.Option("--beams", help="Beam widths.")] = "10,20,50,100,200",
+    users: Annotated[int, typer.Option(min=1, help="Test users drawn.")] = 100,
+    seed: int = 0,
+) -> None:
+    """How much of the exhaustive ranking of a trained model a beam finds, by its width."""
+    from intrr_rec.bench.decoding import parse_beams
+    from intrr_rec.bench.recall import bench_recall as run
+
+    run(bundle, dataset, beams=parse_beams(beams), users=users, seed=seed, out=out)
+
+
 @bench.command("scaling")
 def bench_scaling(
     out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],

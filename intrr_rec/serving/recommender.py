@@ -203,6 +203,12 @@ class Recommender:
             log_p = [level.log_softmax(-1) for level in logits]
         return [level[0].exp().tolist() for level in log_p]
 
+    @torch.no_grad()
+    def states(self, histories: Sequence[Sequence[int]], times: Sequence[Sequence[int]] | None = None) -> Tensor:
+        """h_u of each user, `[B, D]`; no history may be empty, and the rest is as in `recommend`."""
+        self._check(histories, [NOTHING] * len(histories), times)
+        return self._states(self._batch(histories, times))
+
     def _decode(
         self,
         histories: Sequence[Sequence[int]],
