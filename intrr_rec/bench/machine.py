@@ -17,17 +17,27 @@ SIZE = 2048
 REPEATS = 15
 
 
-def gemm_peak(device: torch.device) -> float:
-    """FLOP/s of a large fp32 matrix product with the threads this process has: the median of a few runs."""
-    a, b = torch.randn(SIZE, SIZE, device=device), torch.randn(SIZE, SIZE, device=device)
-    seconds = []
-    for _ in range(REPEATS + 3):
-        synchronize(device)
+class Gemm:
+    """A large matrix product, to be timed again and again beside what it is the yardstick of."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype = torch.float32, size: int = SIZE) -> None:
+        self.device = device
+        self.a, self.b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        self.rate()
+
+    def rate(self) -> float:
+        """FLOP/s of one product with the threads this process has."""
+        synchronize(self.device)
         started = time.perf_counter()
-        torch.mm(a, b)
-        synchronize(device)
-        seconds.append(time.perf_counter() - started)
-    return 2 * SIZE**3 / statistics.median(seconds[3:])
+        torch.mm(self.a, self.b)
+        synchronize(self.device)
+        return 2 * len(self.a) ** 3 / (time.perf_counter() - started)
+
+
+def gemm_peak(device: torch.device) -> float:
+    """FLOP/s of a large fp32 matrix product: the median of a few."""
+    gemm = Gemm(device)
+    return statistics.median([gemm.rate() for _ in range(REPEATS + 3)][3:])
 
 
 def describe(device: torch.device) -> dict[str, str | int]:

@@ -54,7 +54,7 @@ def bench_scaling(recipe: Recipe, *, rows: Sequence[int], steps: int, threads: i
     sizes = []
     spawn = multiprocessing.get_context("spawn")
     for size in rows:
-        with ProcessPoolExecutor(1, mp_context=spawn, initializer=_quiet) as process:
+        with ProcessPoolExecutor(1, mp_context=spawn, initializer=quiet) as process:
             sizes.append(process.submit(_measure, recipe, size, steps, threads).result())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     machine = describe(device) | {"threads": threads}
@@ -64,7 +64,7 @@ def bench_scaling(recipe: Recipe, *, rows: Sequence[int], steps: int, threads: i
     return figures
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """What the command line does for its own process: deprecations of torch and TorchRec are not the user's to mend."""
     logging.basicConfig(level=logging.ERROR)
     logging.getLogger("torch").setLevel(logging.ERROR)

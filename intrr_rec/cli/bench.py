@@ -42,13 +42,45 @@ def bench_training(
     dataset: DatasetDir,
     semantic_ids: SemanticIdsDir,
     out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
+    steps: Annotated[int, typer.Option(min=1, help="Steps a case after the warm-up; their median is reported.")] = 30,
+    backbone: Annotated[
+        list[str] | None, typer.Option("--backbone", help="t5 or hstu; repeatable; both if left out.")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option("--page", help="Markdown whose `training` section to write anew.")
+    ] = None,
+    vectors: Vectors = None,
+    config: Config = None,
+    overrides: Overrides = None,
+) -> None:
+    """The paper's Table 2: training speed and memory of IntRR and its flattened twin, in turns, and where the time goes."""
+    from intrr_rec.bench.training import bench_training as run
+    from intrr_rec.bench.training import parse_backbones
+
+    run(
+        recipe_of(config, overrides),
+        dataset=dataset,
+        semantic_ids=semantic_ids,
+        vectors=vectors,
+        out=out,
+        steps=steps,
+        backbones=parse_backbones(backbone),
+        page=page,
+    )
+
+
+@bench.command("epoch")
+def bench_epoch(
+    dataset: DatasetDir,
+    semantic_ids: SemanticIdsDir,
+    out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
     evaluation: Annotated[bool, typer.Option(help="Time the evaluation of the test users, too.")] = True,
     vectors: Vectors = None,
     config: Config = None,
     overrides: Overrides = None,
 ) -> None:
-    """Epoch and evaluation time, memory, share of the machine's GEMM peak, and a profile of the training step."""
-    from intrr_rec.bench.training import bench_training as run
+    """Epoch and evaluation time of one recipe, memory, share of the machine's GEMM peak, and a profile of the step."""
+    from intrr_rec.bench.epoch import bench_epoch as run
 
     recipe = recipe_of(config, overrides)
     run(recipe, dataset=dataset, semantic_ids=semantic_ids, vectors=vectors, out=out, evaluation=evaluation)
@@ -159,3 +191,16 @@ def bench_preparation(
         scratch=scratch,
         out=out,
     )
+
+
+@bench.command("guard")
+def bench_guard(
+    baseline: Annotated[Path, typer.Option("--baseline", help="JSON file of the ratios to hold.")] = Path(
+        "benchmarks/guard.json"
+    ),
+    record: Annotated[bool, typer.Option("--record", help="Write the baseline instead.")] = False,
+) -> None:
+    """Has a training step or a decode become slower than the baseline has it? Exit code 1 then; takes half a minute."""
+    from intrr_rec.bench.guard import bench_guard as run
+
+    raise typer.Exit(0 if run(baseline, record=record) else 1)

@@ -144,7 +144,7 @@ class _Session:
         folder, dataset, ids = self.place.folder(cell), self.place.dataset(cell), self.place.semantic_ids(cell)
         save_recipe(cell.recipe, folder / CONFIG)
         hashes = {"dataset": artefact_hash(dataset), "semantic_ids": artefact_hash(ids)}
-        words = ["bench", "training", "--no-evaluation"] if cell.measure == "training" else ["bench", "decoding"]
+        words = ["bench", "epoch", "--no-evaluation"] if cell.measure == "training" else ["bench", "decoding"]
         words += ["--config", str(folder / CONFIG), "--dataset", str(dataset), "--semantic-ids", str(ids)]
         words += ["--vectors", str(self._vectors(cell)), "--out", str(folder / FIGURES)]
         words += ["--beams", ",".join(map(str, cell.beams))] if cell.measure == "latency" else []
