@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from intrr_rec.errors import ArtefactError
+from intrr_rec.storage import Folder, Location, location
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -100,21 +101,25 @@ def writing(target: Path | str, kind: str, config: Mapping[str, Any]) -> Iterato
         os.close(lock)
 
 
-def read(path: Path | str, kind: str) -> Manifest:
+def read(path: Location, kind: str) -> Manifest:
     """Read and verify an artefact's manifest, hashing every file it names.
+
+    Args:
+        path: a folder, or the URL of one.
+        kind: what it must be.
 
     Raises:
         ArtefactError: no manifest, another kind, another schema, a missing file or a wrong hash.
     """
-    path = Path(path)
-    if not path.is_dir():
+    folder = Folder.at(location(path))
+    if not folder.is_folder():
         raise ArtefactError(f"{path}: no such {kind} artefact; build it first or mend the path")
-    if not (path / MANIFEST).is_file():
+    if not folder.has(MANIFEST):
         raise ArtefactError(f"{path}: has no {MANIFEST}, so it is not a finished {kind} artefact; build it again")
     try:
-        manifest = Manifest(**json.loads((path / MANIFEST).read_text()))
+        manifest = Manifest(**json.loads(folder.read(MANIFEST)))
     except (ValueError, TypeError) as error:
-        raise ArtefactError(f"{path / MANIFEST}: cannot be read ({error}); build the artefact again") from None
+        raise ArtefactError(f"{path}/{MANIFEST}: cannot be read ({error}); build the artefact again") from None
     if manifest.kind != kind:
         raise ArtefactError(f"{path}: is a '{manifest.kind}' artefact, but a '{kind}' artefact is needed here")
     if manifest.schema_version != SCHEMA_VERSION:
@@ -122,14 +127,14 @@ def read(path: Path | str, kind: str) -> Manifest:
             f"{path}: schema {manifest.schema_version}, this version reads {SCHEMA_VERSION}; rebuild it"
         )
     for name, expected in manifest.files.items():
-        if not (path / name).is_file():
+        if not folder.has(name):
             raise ArtefactError(f"{path}: file {name} is missing; build the artefact again")
-        if file_hash(path / name) != expected:
+        if folder.hash(name) != expected:
             raise ArtefactError(f"{path}: file {name} was altered (its hash differs from {MANIFEST}); build it again")
     return manifest
 
 
-def require_parent(path: Path | str, manifest: Manifest, role: str, parent_path: Path | str, parent: Manifest) -> None:
+def require_parent(path: Location, manifest: Manifest, role: str, parent_path: Location, parent: Manifest) -> None:
     """Refuse an artefact that was built from another `role` than the one given.
 
     Raises:

@@ -10,6 +10,18 @@ from intrr_rec.config.section import Section
 from intrr_rec.config.sharding import ShardingConfig
 
 
+class LoaderConfig(Section):
+    """How training reads the dataset."""
+
+    workers: int = Field(1, ge=1, description="threads that build batches, and threads that read row groups")
+    pool_events: int = Field(
+        1 << 26,
+        ge=1,
+        description="events shuffled together; a dataset with more is streamed, about as many at a time (16 bytes each, up to "
+        "three pools in memory)",
+    )
+
+
 class TrainConfig(Section):
     """The optimisation loop (IntRR section 4.1)."""
 
@@ -40,6 +52,7 @@ class TrainConfig(Section):
         description="of an average of the weights, which is then what is validated, kept and ranked with",
     )
     sharding: ShardingConfig = ShardingConfig()
+    loader: LoaderConfig = LoaderConfig()
     validate_every: int = Field(1, ge=1, description="epochs between validations")
     checkpoint_every: int | None = Field(
         None, ge=1, description="steps between checkpoints within an epoch; null: at validations only"

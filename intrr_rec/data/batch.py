@@ -8,6 +8,7 @@ Shape suffixes: M windows, U unique items, C blocks, N slots of a block, T = C·
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -154,6 +155,12 @@ class Collator:
         self.align_average = align_average
         self.times_E = times_E
         self.candidates = candidates
+
+    def over(self, items_E: IntArray, times_E: IntArray | None) -> Collator:
+        """The same over other events."""
+        other = copy(self)
+        other.items_E, other.times_E = items_E, times_E
+        return other
 
     def __call__(self, windows: Windows, rank: int = 0, replicas: int = 1, step: int = 0) -> Batch:
         """The share of replica `rank` in the step made of `windows` (every `replicas`-th window).

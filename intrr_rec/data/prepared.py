@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 
 from intrr_rec import artefact
 from intrr_rec.artefact import Manifest
+from intrr_rec.data.events import EventStore
+from intrr_rec.storage import Folder, Location, location
 
 KIND = "dataset"
 SEQUENCES = "sequences"
@@ -32,51 +34,48 @@ SEQUENCE_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A dataset artefact in memory.
+    """A dataset artefact, opened.
 
     Attributes:
-        items_E: dense item id of every event, users one after another, each in time order (equal or no times: file
-            order).
-        timestamps_E: seconds since 1970, as long as `items_E`; None where the logs have no time column.
+        path: a folder, or the URL of one.
+        events: its row groups, for who reads them one at a time.
         offsets: [U+1]; the events of user `u` are `items_E[offsets[u]:offsets[u+1]]`, at least three.
     """
 
-    path: Path
+    path: Location
     manifest: Manifest
     n_users: int
     n_items: int
-    items_E: np.ndarray
-    timestamps_E: np.ndarray | None
+    events: EventStore
     offsets: np.ndarray
 
     @classmethod
-    def open(cls, path: Path | str) -> Dataset:
-        """Verify the artefact's hashes and read its sequences.
+    def open(cls, path: Location) -> Dataset:
+        """Verify the artefact's hashes and look through its sequences.
 
         Raises:
             ArtefactError: `path` is not a whole, unaltered dataset artefact.
         """
-        path = Path(path)
+        path = location(path)
         manifest = artefact.read(path, KIND)
         parts = sorted(name for name in manifest.files if name.startswith(f"{SEQUENCES}/"))
-        table = pa.concat_tables(pq.read_table(path / name, schema=SEQUENCE_SCHEMA) for name in parts)
-        lengths_U = pa.compute.list_value_length(table["items"]).to_numpy()
-        return cls(
-            path=path,
-            manifest=manifest,
-            n_users=manifest.counts["users"],
-            n_items=manifest.counts["items"],
-            items_E=pa.compute.list_flatten(table["items"]).to_numpy(),
-            timestamps_E=None
-            if table["timestamps"].null_count
-            else pa.compute.list_flatten(table["timestamps"]).to_numpy(),
-            offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths_U, dtype=np.int64)]),
-        )
+        events = EventStore(Folder.at(path), parts, manifest.counts["interactions"])
+        return cls(path, manifest, manifest.counts["users"], manifest.counts["items"], events, events.offsets)
+
+    @cached_property
+    def items_E(self) -> np.ndarray:
+        """Dense item id of every event, users one after another, each in time order (equal or no times: file order)."""
+        return self.events.whole("items")
+
+    @cached_property
+    def timestamps_E(self) -> np.ndarray | None:
+        """Seconds since 1970, as long as `items_E`; None where the logs have no time column."""
+        return self.events.whole("timestamps") if self.events.has_times else None
 
     @property
     def has_times(self) -> bool:
         """Whether the logs had a time column."""
-        return self.timestamps_E is not None
+        return self.events.has_times
 
     @property
     def validation_targets(self) -> np.ndarray:
@@ -97,17 +96,28 @@ class Dataset:
 
     def item_ids(self) -> pa.ChunkedArray:
         """The user's own item ids (int64 or string), at the position of their dense id; sorted."""
-        return pq.read_table(self.path / ITEMS, columns=["item_id"])["item_id"]
+        return self.table(ITEMS, ["item_id"])["item_id"]
 
     def user_ids(self) -> pa.ChunkedArray:
         """The user's own user ids (int64 or string), at the position of their dense id; sorted."""
-        return pq.read_table(self.path / USERS, columns=["user_id"])["user_id"]
+        return self.table(USERS, ["user_id"])["user_id"]
+
+    @property
+    def item_columns(self) -> list[str]:
+        """Columns of the item table."""
+        with self.events.folder.open(ITEMS) as handle:
+            return pq.read_schema(handle).names
+
+    def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """A Parquet file of the dataset, or some of its columns; those it does not have are left out."""
+        with self.events.folder.open(name) as handle:
+            file = pq.ParquetFile(handle)
+            present = None if columns is None else [each for each in columns if each in file.schema_arrow.names]
+            return file.read(present)
 
     def titles(self, items: Sequence[int] | None = None) -> list[str]:
         """What to call each item, or each of `items` (dense ids): its `title`, else its `text`, else its own id."""
-        present = pq.read_schema(self.path / ITEMS).names
-        wanted = [name for name in ("title", "text", "item_id") if name in present]
-        table = pq.read_table(self.path / ITEMS, columns=wanted)
+        table = self.table(ITEMS, ["title", "text", "item_id"])
         if items is not None:
             table = table.take(pa.array(items, pa.int64()))
         return [str(next(v for v in row if v is not None)) for row in zip(*(c.to_pylist() for c in table), strict=True)]

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -43,15 +42,15 @@ def read_categories(dataset: Dataset, column: str | None) -> Categories | None:
     Raises:
         ConfigError: `column` is not in the item table, or cannot be read as categories.
     """
-    schema = pq.read_schema(dataset.path / ITEMS)
-    chosen = column or next((name for name in USUAL_COLUMNS if name in schema.names), None)
+    present = dataset.item_columns
+    chosen = column or next((name for name in USUAL_COLUMNS if name in present), None)
     if chosen is None:
         return None
-    if chosen not in schema.names:
+    if chosen not in present:
         raise ConfigError(
-            f"index.category_column: {dataset.path / ITEMS} has no column '{chosen}'; it has {', '.join(schema.names)}"
+            f"index.category_column: {dataset.path}/{ITEMS} has no column '{chosen}'; it has {', '.join(present)}"
         )
-    values = pq.read_table(dataset.path / ITEMS, columns=[chosen])[chosen]
+    values = dataset.table(ITEMS, [chosen])[chosen]
     is_list = pa.types.is_list(values.type) or pa.types.is_large_list(values.type)
     try:
         text = pc.binary_join(values, " > ") if is_list else values.cast(pa.string())

@@ -114,7 +114,7 @@ class ItemTable:
 
 def item_table(dataset: Dataset, is_new_I: NDArray[np.bool_]) -> pa.Table:
     """The table of a dataset's items, those the model never saw marked."""
-    table = pq.read_table(dataset.path / ITEMS)
+    table = dataset.table(ITEMS)
     named = [table[name].cast(pa.string()) for name in ("title", "text", "item_id") if name in table.column_names]
     columns = {
         "item_id": table["item_id"].cast(pa.string()),

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from intrr_rec.config import ModelConfig, Recipe, load_recipe
 from intrr_rec.data.batch import Collator
 from intrr_rec.data.candidates import CandidateSampler
 from intrr_rec.data.prepared import Dataset
+from intrr_rec.data.stream import StreamedWindows
 from intrr_rec.data.vectors import read_vectors, vectors_hash
 from intrr_rec.data.windows import Windows, prefix_windows, training_windows
 from intrr_rec.errors import ArtefactError, ConfigError
@@ -28,6 +30,7 @@ from intrr_rec.models.recommender import Recommender
 from intrr_rec.models.sasrec import SASRec
 from intrr_rec.models.tables import Codebooks
 from intrr_rec.models.tiger import Tiger
+from intrr_rec.storage import Location, location
 from intrr_rec.training.run_dir import CONFIG, INPUTS
 
 
@@ -55,11 +58,21 @@ class Inputs:
                     module.start_from(ids.codebooks)
         return model if device.type == "meta" else model.to(device)
 
-    def training_windows(self) -> Windows:
+    def training_windows(self) -> Windows | StreamedWindows:
         """What this run learns from: a causal model learns from every position of a window, TIGER from its last alone."""
         model = self.recipe.model
-        cut = prefix_windows if model.kind == "tiger" else training_windows
-        return cut(self.dataset.offsets, model.window)
+        cut = partial(prefix_windows if model.kind == "tiger" else training_windows, window=model.window)
+        if not self.streams:
+            return cut(self.dataset.offsets)
+        loader = self.recipe.train.loader
+        return StreamedWindows(
+            self.dataset.events, cut, loader.pool_events, times=model.reads_times, readers=loader.workers
+        )
+
+    @property
+    def streams(self) -> bool:
+        """Whether training reads the events as it goes, since they are more than are shuffled together."""
+        return len(self.dataset.events) > self.recipe.train.loader.pool_events
 
     def collator(self, *, training: bool) -> Collator:
         """Builds this run's batches; negatives are drawn for training only."""
@@ -68,9 +81,12 @@ class Inputs:
         if training and (model.dense.weight or model.kind == "sasrec"):
             seed = self.recipe.train.seed
             candidates = CandidateSampler(self.dataset.n_items, model.dense.negatives, seed)
-        times_E = self.dataset.timestamps_E if model.reads_times else None
+        if training and self.streams:  # the loader hands the events of each step over with its windows
+            items_E, times_E = np.empty(0, np.int64), None
+        else:
+            items_E, times_E = self.dataset.items_E, self.dataset.timestamps_E if model.reads_times else None
         return Collator(
-            self.dataset.items_E,
+            items_E,
             model.window,
             self.content_IV,
             model.align_average,
@@ -97,7 +113,7 @@ def make_model(
     return IntRR(config, codes_IL, codes_per_level, content_width, device)
 
 
-def open_inputs(recipe: Recipe, dataset: Path, semantic_ids: Path, vectors: Path | None) -> Inputs:
+def open_inputs(recipe: Recipe, dataset: Location, semantic_ids: Path, vectors: Path | None) -> Inputs:
     """Open and cross-check the artefacts of a run.
 
     Raises:
@@ -121,13 +137,13 @@ def open_inputs(recipe: Recipe, dataset: Path, semantic_ids: Path, vectors: Path
     return Inputs(recipe, data, ids, content)
 
 
-def record_inputs(run: Path, inputs: Inputs, paths: dict[str, Path | None], command: str) -> None:
+def record_inputs(run: Path, inputs: Inputs, paths: dict[str, Location | None], command: str) -> None:
     """Write `run.json`: where the inputs lie and what they hash to, and the TorchX job that trains, if one does."""
     hashes = {
         "dataset": inputs.dataset.manifest.content_hash,
         "semantic_ids": inputs.semantic_ids.manifest.content_hash,
     }
-    located = {role: str(path.absolute()) if path else None for role, path in paths.items()}
+    located = {role: str(path.absolute()) if isinstance(path, Path) else path for role, path in paths.items()}
     job = os.environ.get("TORCHX_JOB_ID")
     write_json(run / INPUTS, {"paths": located, "hashes": hashes, "command": command, "job": job})
 
@@ -142,10 +158,9 @@ def reopen_inputs(run: Path, overrides: Sequence[str]) -> Inputs:
     if not (run / CONFIG).is_file() or not (run / INPUTS).is_file():
         raise ArtefactError(f"{run}: is not a run folder (no {CONFIG} or {INPUTS}); give the --out of `intrr train`")
     record = json.loads((run / INPUTS).read_text())
-    paths = {role: Path(path) if path else None for role, path in record["paths"].items()}
-    dataset, semantic_ids = paths["dataset"], paths["semantic_ids"]
-    assert dataset is not None and semantic_ids is not None
-    inputs = open_inputs(load_recipe(run / CONFIG, overrides), dataset, semantic_ids, paths["vectors"])
+    paths = record["paths"]
+    recipe, vectors = load_recipe(run / CONFIG, overrides), paths["vectors"] and Path(paths["vectors"])
+    inputs = open_inputs(recipe, location(paths["dataset"]), Path(paths["semantic_ids"]), vectors)
     for role, manifest in (("dataset", inputs.dataset.manifest), ("semantic_ids", inputs.semantic_ids.manifest)):
         if manifest.content_hash != record["hashes"][role]:
             raise ArtefactError(f"{paths[role]}: was rebuilt after {run} was trained on it; train again")

@@ -22,6 +22,7 @@ from intrr_rec.data.loader import Loader
 from intrr_rec.errors import ArtefactError, ConfigError, DataError, Stopped
 from intrr_rec.parallel.apply import META, Parallel, parallelize
 from intrr_rec.parallel.topology import World, is_lost_rank, join_world
+from intrr_rec.storage import Location
 from intrr_rec.training.checkpoints import Checkpoints
 from intrr_rec.training.evaluator import Evaluator
 from intrr_rec.training.inputs import Inputs, open_inputs, record_inputs
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 SELECT_BY = "recall@10"
 
 
-def train(recipe: Recipe, *, dataset: Path, semantic_ids: Path, vectors: Path | None, out: Path) -> dict[str, Any]:
+def train(recipe: Recipe, *, dataset: Location, semantic_ids: Path, vectors: Path | None, out: Path) -> dict[str, Any]:
     """Train to early stopping and evaluate the best checkpoint on the test split; resumes a run of the same recipe.
 
     Raises:
@@ -95,6 +96,7 @@ class Run:
                 seed=config.seed,
                 rank=part * world.size + world.rank,
                 replicas=config.accumulate * world.size,
+                workers=config.loader.workers,
             )
             for part in range(config.accumulate)
         ]
