@@ -7,6 +7,7 @@ EMBED_READY := .venv/embed-ready
 SPARK_READY := .venv/spark-ready
 BROWSER_READY := .venv/browser-ready
 KERNELS_READY := .venv/kernels-ready
+STORE_READY := .venv/store-ready
 DEMO := demo
 # Words section.key=value that `make demo` adds to configs/demo.yaml, e.g. DEMO_OVERRIDES="train.epochs=2".
 DEMO_OVERRIDES :=
@@ -55,7 +56,7 @@ demo: $(READY)
 test: $(READY)
 	$(PYTEST) -m "not slow"
 
-test-slow: $(EMBED_READY) $(SPARK_READY) $(BROWSER_READY) $(KERNELS_READY)
+test-slow: $(EMBED_READY) $(SPARK_READY) $(BROWSER_READY) $(KERNELS_READY) $(STORE_READY)
 	$(PYTEST) -m slow
 
 check: $(READY)

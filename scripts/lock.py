@@ -1,4 +1,4 @@
-"""Resolve pyproject.toml into requirements/{common,cuda-libraries,embed,spark,browser}.txt.
+"""Resolve pyproject.toml into requirements/{common,cuda-libraries,embed,spark,browser,store}.txt.
 
 Needs the `uv` command (`pip install uv`). Run from the repository root after changing a dependency, then look at the diff:
 
@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 COMMON = ROOT / "requirements" / "common.txt"
 LIBRARIES = ROOT / "requirements" / "cuda-libraries.txt"
-EXTRAS = ("embed", "spark", "browser")
+EXTRAS = ("embed", "spark", "browser", "store")
 TRIPLE = ("torch==", "torchrec==", "fbgemm-gpu==")
 CUDA_LIBRARIES = ("cuda-", "nvidia-", "triton==")
 # What `environments` in pyproject.toml already promises, and what requires-python already says.

@@ -21,6 +21,7 @@ from intrr_rec.cli.options import (
     Config,
     Data,
     DatasetDir,
+    DatasetPlace,
     Described,
     EngineName,
     Interactions,
@@ -35,6 +36,7 @@ from intrr_rec.cli.options import (
 )
 from intrr_rec.cli.serving import export, recommend
 from intrr_rec.errors import ConfigError, Stopped, UserError
+from intrr_rec.storage import location
 
 app = typer.Typer(
     help="Generative recommendation with IntRR: raw logs → Semantic IDs → sharded training → trie-constrained decoding.",
@@ -200,7 +202,7 @@ def inspect_ids(
 
 @app.command()
 def train(
-    dataset: DatasetDir,
+    dataset: DatasetPlace,
     semantic_ids: SemanticIdsDir,
     out: Annotated[Path, typer.Option("--out", help="Run folder; training resumes from its newest checkpoint.")],
     vectors: Vectors = None,
@@ -210,7 +212,7 @@ def train(
     """Train IntRR (Stage 2), alone or under torchrun; ends with the test metrics of the best checkpoint."""
     from intrr_rec.training.trainer import train as run
 
-    run(recipe_of(config, overrides), dataset=dataset, semantic_ids=semantic_ids, vectors=vectors, out=out)
+    run(recipe_of(config, overrides), dataset=location(dataset), semantic_ids=semantic_ids, vectors=vectors, out=out)
 
 
 @app.command()

@@ -10,6 +10,7 @@ import typer
 from intrr_rec.cli.options import (
     Config,
     DatasetDir,
+    DatasetPlace,
     Master,
     MemoryGb,
     Overrides,
@@ -18,6 +19,7 @@ from intrr_rec.cli.options import (
     recipe_of,
 )
 from intrr_rec.errors import ConfigError
+from intrr_rec.storage import location
 
 bench = typer.Typer(help="Measure this machine with the project's own benchmarks.", no_args_is_help=True)
 
@@ -84,6 +86,23 @@ def bench_epoch(
 
     recipe = recipe_of(config, overrides)
     run(recipe, dataset=dataset, semantic_ids=semantic_ids, vectors=vectors, out=out, evaluation=evaluation)
+
+
+@bench.command("loader")
+def bench_loader(
+    dataset: DatasetPlace,
+    semantic_ids: SemanticIdsDir,
+    out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
+    steps: Annotated[int, typer.Option(min=1, help="Training steps; their median is reported.")] = 20,
+    vectors: Vectors = None,
+    config: Config = None,
+    overrides: Overrides = None,
+) -> None:
+    """Sequences a second that the loader makes, in memory and streamed, beside what the training step takes."""
+    from intrr_rec.bench.loader import bench_loader as run
+
+    recipe = recipe_of(config, overrides)
+    run(recipe, dataset=location(dataset), semantic_ids=semantic_ids, vectors=vectors, out=out, steps=steps)
 
 
 @bench.command("decoding")

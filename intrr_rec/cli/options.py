@@ -13,6 +13,9 @@ Config = Annotated[Path | None, typer.Option("--config", help="Recipe (YAML); wh
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Settings to override.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write; an artefact of the same kind there is replaced.")]
 DatasetDir = Annotated[Path, typer.Option("--dataset", help="Dataset artefact written by `intrr prepare`.")]
+DatasetPlace = Annotated[
+    str, typer.Option("--dataset", help="Dataset artefact, or its URL in an object store (s3://…).")
+]
 SemanticIdsDir = Annotated[Path, typer.Option("--semantic-ids", help="Artefact written by `intrr index`.")]
 Vectors = Annotated[Path | None, typer.Option("--vectors", help="Item vectors, for `model.content`.")]
 RunDir = Annotated[Path, typer.Option("--run", help="Run folder written by `intrr train`.")]

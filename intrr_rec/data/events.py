@@ -19,8 +19,8 @@ from intrr_rec.errors import ArtefactError
 from intrr_rec.storage import Folder
 
 Column = Literal["items", "timestamps"]
-# Up to as many events, 2 GB a column, are held in memory; above, they are spooled to a local file that is mapped.
-RESIDENT_EVENTS = 1 << 28
+# Up to as many events, half a gigabyte a column, are held in memory; above, they are spooled to a local file that is mapped.
+RESIDENT_EVENTS = 1 << 26
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
 """Categories as item tables write them."""
 
+from types import SimpleNamespace
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from intrr_rec.data.prepared import ITEMS
+from intrr_rec import storage
+from intrr_rec.data.prepared import ITEMS, Dataset
 from intrr_rec.errors import ConfigError
 from intrr_rec.indexing.categories import read_categories
 
@@ -12,8 +15,12 @@ from intrr_rec.indexing.categories import read_categories
 class Folder:
     """As much of a dataset as is read."""
 
+    item_columns = Dataset.item_columns
+    table = Dataset.table
+
     def __init__(self, path, **columns):
         self.path = path
+        self.events = SimpleNamespace(folder=storage.Folder.at(path))
         pq.write_table(pa.table({"item_id": list(range(len(next(iter(columns.values())))))} | columns), path / ITEMS)
 
 
