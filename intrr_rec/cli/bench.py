@@ -223,3 +223,22 @@ def bench_guard(
     from intrr_rec.bench.guard import bench_guard as run
 
     raise typer.Exit(0 if run(baseline, record=record) else 1)
+
+
+@bench.command("serving")
+def bench_serving(
+    bundle: Annotated[Path, typer.Argument(help="Bundle written by `intrr export`.")],
+    out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
+    rates: Annotated[str, typer.Option("--rates", help="Requests a second, such as 10,50,100.")] = "10,25,50,75,100",
+    seconds: Annotated[float, typer.Option(min=1, max=120, help="Length of the measurement of a rate.")] = 20,
+    k: Annotated[int, typer.Option("-k", min=1, help="Items asked for.")] = 10,
+    beam: Annotated[int, typer.Option(min=1, help="W.")] = 20,
+    longest: Annotated[int, typer.Option(min=1, help="Histories have one to so many items.")] = 20,
+    seed: int = 0,
+    settings: Annotated[list[str] | None, typer.Argument(metavar="[serve.KEY=VALUE]...", help="Of the server.")] = None,
+) -> None:
+    """Latency of the online server by load: open-loop requests from this process to a server in another, on loopback."""
+    from intrr_rec.bench.serving import Load, parse_rates
+    from intrr_rec.bench.serving import bench_serving as run
+
+    run(bundle, Load(parse_rates(rates), seconds, k, beam, longest, seed), settings or (), out)

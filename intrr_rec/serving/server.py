@@ -22,6 +22,7 @@ from intrr_rec.serving.bundle import this_device
 from intrr_rec.serving.guard import LOOPBACK
 
 TOKEN_VARIABLE = "INTRR_TOKEN"
+BACKLOG = 1024
 
 log = logging.getLogger(__name__)
 
@@ -51,10 +52,18 @@ def serve(bundle: Path, *, host: str, port: int, settings: ServeConfig) -> None:
 
 
 def _bound(host: str, port: int) -> socket.socket:
+    # The protocol is named because asyncio sends small writes at once only where it is: an answer's second packet would
+    # otherwise wait for the client's delayed acknowledgement, 40 ms.
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listening.bind((host, port))
+        listening.listen(BACKLOG)
     except OSError as error:
+        listening.close()
         raise ConfigError(f"--host {host} --port {port}: cannot be bound ({error.strerror}); choose others") from None
+    return listening
 
 
 async def _serve(service: Service, listening: socket.socket) -> None:
