@@ -213,9 +213,7 @@ class _Client:
         """The status of the answer, which is read whole; 0 where the connection broke."""
         async with self._open:
             try:
-                reader, writer = (
-                    self._free.pop() if self._free else await asyncio.open_connection("127.0.0.1", self._port)
-                )
+                reader, writer = self._idle() or await asyncio.open_connection("127.0.0.1", self._port)
                 head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
                 writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
                 answer = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
@@ -228,6 +226,15 @@ class _Client:
             else:
                 self._free.append((reader, writer))
             return int(answer.split(" ", 2)[1])
+
+    def _idle(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """A free connection that the server has not closed meanwhile."""
+        while self._free:
+            reader, writer = self._free.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()
+        return None
 
     def close(self) -> None:
         """Close what is open."""

@@ -23,6 +23,8 @@ from intrr_rec.serving.guard import LOOPBACK
 
 TOKEN_VARIABLE = "INTRR_TOKEN"
 BACKLOG = 1024
+# Longer than the minute after which balancers let go of an idle connection, so that they, who know of it, are the first.
+KEEP_ALIVE_SECONDS = 75
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +78,7 @@ async def _serve(service: Service, listening: socket.socket) -> None:
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         limit_concurrency=settings.max_connections,
     )
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload_soon, service)
