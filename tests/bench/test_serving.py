@@ -14,6 +14,9 @@ from intrr_rec.training.trainer import train
 from tests.tiny import make_line, recipe
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bench")

@@ -18,7 +18,7 @@ from intrr_rec.serving.export import write_bundle
 from tests.serving.process import Answer, Server, read_answer, serving
 
 # Requests gather for so long that a test can act while they wait.
-PATIENT = ("serve.batch_wait_ms=1500", "serve.max_batch=64")
+PATIENT = ("serve.batch_wait_ms=1000", "serve.max_batch=64")
 
 
 @pytest.fixture
@@ -63,6 +63,7 @@ def test_sigterm_in_mid_request_answers_all_that_was_accepted(place):
             server.recommend(history=[1])
 
 
+@pytest.mark.slow
 def test_it_says_that_it_is_draining_while_it_still_answers(place):
     with serving(place, "serve.drain_seconds=2") as server:
         server.process.send_signal(signal.SIGTERM)
@@ -117,6 +118,7 @@ def test_a_bundle_that_is_not_fit_leaves_the_old_one_serving(place):
         assert server.recommend(history=[1, 2, 3]).body == expected
 
 
+@pytest.mark.slow
 def test_sigterm_in_mid_reload_answers_all_that_was_accepted(place):
     with serving(place, *PATIENT) as server:
         answers, threads = ask_many(server, 6)
