@@ -205,6 +205,7 @@ def test_a_saved_run_is_the_same_whatever_other_kinds_of_model_were_called(tmp_p
     recipe = load_recipe(None, ["train.seed=3"])
     save_recipe(recipe, tmp_path / "config.yaml")
     assert same_run(tmp_path / "config.yaml", recipe)
+    assert same_run(tmp_path / "config.yaml", load_recipe(None, ["train.seed=3", "serve.max_batch=4"]))
     assert not same_run(tmp_path / "config.yaml", load_recipe(None, ["train.seed=4"]))
     assert not same_run(tmp_path / "config.yaml", load_recipe(None, ["train.seed=3", "model.kind=sasrec"]))
     for section, still in (("sasrec", True), ("hstu", False)):

@@ -13,7 +13,6 @@ from intrr_rec.serving.export import write_bundle
 from intrr_rec.training.trainer import train
 from tests.tiny import make_line, recipe
 
-
 pytestmark = pytest.mark.slow
 
 
