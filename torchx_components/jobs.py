@@ -1,7 +1,7 @@
 """The verbs as TorchX components: `torchx run intrr.train --help` lists what one takes.
 
 A component names what its verb reads and writes; words after `--` are the verb's settings, SECTION.KEY=VALUE. What ranks
-divide among themselves (all but prepare and embed) is started by torchrun on every node, the rest by `python -m intrr_rec`.
+divide among themselves (all but prepare, embed and serve) is started by torchrun on every node, the rest by `python -m intrr_rec`.
 """
 
 # Annotations must stay objects: TorchX builds a parser of them, so no `from __future__ import annotations` here.
@@ -275,3 +275,35 @@ def recommend(
     words += ["-k", str(k), *given(deny=deny, allow=allow), *(["--exclude-seen"] if exclude_seen else [])]
     words += [word for clause in where or [] for word in ("--where", clause)]
     return Job("recommend", [*words, *settings], h, image, env, mounts, metadata, max_retries).ranks(j, 0, rdzv_port)
+
+
+def serve(
+    *settings: str,
+    bundle: str,
+    host: str = "0.0.0.0",
+    port: int = 8765,
+    config: str | None = None,
+    h: str = "cpu_small",
+    image: str = IMAGE,
+    env: dict[str, str] | None = None,
+    mounts: list[str] | None = None,
+    metadata: dict[str, str] | None = None,
+    max_retries: int = 3,
+) -> specs.AppDef:
+    """Answer requests from a bundle, until cancelled.
+
+    Args:
+        settings: SECTION.KEY=VALUE, after a `--`
+        bundle: what intrr.export wrote
+        host: address to bind; others than loopback need a token in INTRR_TOKEN, in the job's environment
+        port: port to bind
+        config: recipe (YAML)
+        h: named resource
+        image: container image, where the scheduler runs containers
+        env: environment variables, as A=1,B=2
+        mounts: as type=bind,src=/host,dst=/job; or type=volume or device
+        metadata: of the job, as key=value
+        max_retries: times the scheduler starts the job again after a failure
+    """
+    words = [bundle, *given(host=host, port=str(port), config=config), *settings]
+    return Job("serve", words, h, image, env, mounts, metadata, max_retries).alone(http=port)

@@ -29,8 +29,8 @@ class Job:
     metadata: dict[str, str] | None
     max_retries: int
 
-    def alone(self) -> specs.AppDef:
-        """One process."""
+    def alone(self, **ports: int) -> specs.AppDef:
+        """One process; `ports` are those it listens on, by name."""
         role = specs.Role(
             name=self.verb,
             image=self.image,
@@ -40,6 +40,7 @@ class Job:
             resource=specs.resource(h=self.h),
             mounts=specs.parse_mounts(self.mounts or []),
             max_retries=self.max_retries,
+            port_map=ports,
         )
         return specs.AppDef(self.verb, [role], dict(self.metadata or {}))
 
@@ -49,6 +50,7 @@ class Job:
         threads = max(1, cores // dist.parse_nnodes(j)[2])
         defaults = {"OMP_NUM_THREADS": str(threads), "PET_MAX_RESTARTS": str(max_restarts)}
         app = dist.ddp(
+            "--",  # else torchrun takes a word such as --run for the beginning of an option of its own
             self.verb,
             *self.words,
             m="intrr_rec",

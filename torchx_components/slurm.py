@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +46,18 @@ def create_scheduler(session_name: str, **kwargs: Any) -> SlurmScheduler:
     return SlurmScheduler(session_name=session_name)
 
 
-def _ask_controller(app_id: str) -> list[Mapping[str, str]]:
+def _ask_controller(app_id: str) -> list[dict[str, str]]:
     """Fields of each part of the job; none where the controller does not know it."""
     words = ["scontrol", "show", "job", "--oneliner", app_id]
     said = subprocess.run(words, capture_output=True, text=True, check=False)
-    if said.returncode:
-        return []
-    return [dict(field.split("=", 1) for field in line.split() if "=" in field) for line in said.stdout.splitlines()]
+    return [] if said.returncode else _parse(said.stdout)
 
 
-def _response(app_id: str, parts: Iterable[Mapping[str, str]]) -> DescribeAppResponse:
+def _parse(said: str) -> list[dict[str, str]]:
+    return [dict(field.split("=", 1) for field in line.split() if "=" in field) for line in said.splitlines()]
+
+
+def _response(app_id: str, parts: Sequence[Mapping[str, str]]) -> DescribeAppResponse:
     roles: dict[str, Role] = {}
     statuses: dict[str, RoleStatus] = {}
     states, words = [], []

@@ -4,6 +4,7 @@ import shlex
 
 import pytest
 import typer
+from torch.distributed.run import get_args_parser
 from torchx import specs
 from torchx.components.component_test_base import ComponentTestCase
 from torchx.schedulers import get_scheduler_factories
@@ -20,6 +21,29 @@ VERBS = sorted(examples())
 def test_torchx_finds_no_fault(verb):
     ComponentTestCase().validate(jobs, verb)
     assert get_component(f"intrr.{verb}").fn is getattr(jobs, verb)
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if examples()[verb].roles[0].entrypoint == "bash"])
+def test_torchrun_reads_nodes_ranks_and_restarts_out_of_the_job(verb, monkeypatch):
+    role = examples()[verb].roles[0]
+    for name, value in role.env.items():
+        monkeypatch.setenv(name, value)
+    program, *words = shlex.split(role.args[-1])
+    read = get_args_parser().parse_args(words)
+    assert (program, read.module, read.training_script, read.training_script_args[0]) == (
+        "torchrun",
+        True,
+        "intrr_rec",
+        verb,
+    )
+    assert read.training_script_args == words[words.index(verb) :]
+    assert (read.nnodes, read.max_restarts) == (str(role.num_replicas), 2 if verb == "train" else 0)
+    cores = role.resource.cpu
+    assert int(role.env["OMP_NUM_THREADS"]) == max(1, cores // int(read.nproc_per_node))
+
+
+def test_a_server_says_where_it_listens():
+    assert "containerPort: 8000" in rendered(examples()["serve"], "kubernetes")
 
 
 def test_no_component_is_without_an_example():
@@ -41,10 +65,8 @@ def test_resources_go_by_their_names(name):
 def test_the_verb_takes_the_words_of_its_component(verb):
     role = examples()[verb].roles[0]
     words = shlex.split(role.args[-1]) if role.entrypoint == "bash" else role.args
-    at = words.index("intrr_rec")
-    assert words[at - 1 : at + 2] == ["-m", "intrr_rec", verb]
     command = typer.main.get_command(intrr).commands[verb]
-    command.make_context(verb, words[at + 2 :])  # refuses an option it does not know, or one that lacks
+    command.make_context(verb, words[words.index(verb) + 1 :])  # refuses an option it does not know, or one that lacks
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
