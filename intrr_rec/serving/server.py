@@ -22,9 +22,10 @@ from intrr_rec.serving.bundle import this_device
 from intrr_rec.serving.guard import LOOPBACK
 
 TOKEN_VARIABLE = "INTRR_TOKEN"
-BACKLOG = 1024
 # Longer than the minute after which balancers let go of an idle connection, so that they, who know of it, are the first.
 KEEP_ALIVE_SECONDS = 75
+# A client that does not read its answer does not keep the process alive for ever.
+STOP_SECONDS = 60
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,6 @@ def _bound(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
-        listening.listen(BACKLOG)
     except OSError as error:
         listening.close()
         raise ConfigError(f"--host {host} --port {port}: cannot be bound ({error.strerror}); choose others") from None
@@ -79,11 +79,10 @@ async def _serve(service: Service, listening: socket.socket) -> None:
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=STOP_SECONDS,
         limit_concurrency=settings.max_connections,
     )
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload_soon, service)
-    host, port = listening.getsockname()[:2]
-    log.info("serving bundle %s on http://%s:%d", service.live.current.bundle_hash[:12], host, port)
     await _Server(config, service).serve([listening])
     log.info("stopped; all that was accepted is answered")
 
@@ -104,6 +103,14 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._service = service
         self._loop = asyncio.get_running_loop()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the port, then say where."""
+        await super().startup(sockets)
+        for listening in sockets or ():
+            host, port = listening.getsockname()[:2]
+            where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            log.info("serving bundle %s on http://%s", self._service.live.current.bundle_hash[:12], where)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """As uvicorn's, but with a time to drain, and the process then ends by itself, not by the signal."""
