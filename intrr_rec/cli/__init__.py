@@ -34,7 +34,7 @@ from intrr_rec.cli.options import (
     Vectors,
     recipe_of,
 )
-from intrr_rec.cli.serving import export, recommend
+from intrr_rec.cli.serving import export, recommend, serve
 from intrr_rec.errors import ConfigError, Stopped, UserError
 from intrr_rec.storage import location
 
@@ -250,24 +250,8 @@ def evaluate(run: RunDir, overrides: Overrides = None) -> None:
     evaluate_run(run, overrides or ())
 
 
-for verb in (export, recommend):
+for verb in (export, recommend, serve):
     app.command()(verb)
-
-
-@app.command()
-def serve(
-    bundle: Annotated[Path, typer.Argument(help="Bundle written by `intrr export`.")],
-    host: Annotated[str, typer.Option(help="Address to bind; others than loopback need a token in INTRR_TOKEN.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes any free one; the log says which.")] = 8765,
-    config: Config = None,
-    overrides: Overrides = None,
-) -> None:
-    """Answer requests from a bundle, with a page to look at; SIGHUP reads the bundle anew, SIGTERM ends in good order."""
-    from intrr_rec.serving.server import serve as run
-
-    run(bundle, host=host, port=port, settings=recipe_of(config, overrides).serve)
 
 
 @app.command()

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from intrr_rec.cli.options import Out, Overrides, Vectors, recipe_of
+from intrr_rec.cli.options import Config, Out, Overrides, Vectors, recipe_of
 from intrr_rec.errors import ConfigError
 
 
@@ -71,3 +71,18 @@ def recommend(
         recommend_all(opened, DatasetSource(dataset, held_out), out, wish)
     elif events:
         recommend_all(opened, EventSource(events, recipe_of(None, overrides).prepare), out, wish)
+
+
+def serve(
+    bundle: Annotated[Path, typer.Argument(help="Bundle written by `intrr export`.")],
+    host: Annotated[str, typer.Option(help="Address to bind; others than loopback need a token in INTRR_TOKEN.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes any free one; the log says which.")] = 8765,
+    config: Config = None,
+    overrides: Overrides = None,
+) -> None:
+    """Answer requests from a bundle, with a page to look at; SIGHUP reads the bundle anew, SIGTERM ends in good order."""
+    from intrr_rec.serving.server import serve as run
+
+    run(bundle, host=host, port=port, settings=recipe_of(config, overrides).serve)
