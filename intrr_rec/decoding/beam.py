@@ -1,6 +1,7 @@
 """Trie-constrained beam search inside the RAN: one backbone pass a user, then L small steps for all users and beams.
 
-Shape suffixes: B users, W beams, C most children of a trie node, K codes, D width, F hidden width of the RAN.
+Shape suffixes: B users, W beams, C most children of a trie node, K codes, D width, F hidden width of the RAN,
+R beams whose next code is open.
 """
 
 from __future__ import annotations
@@ -55,8 +56,16 @@ def beam_search(
             logits_BWK = ran.first_logits(x_BD, codebook_KD)[:, None]
         else:
             seen = chosen if ran.cumulative else chosen[-1:]
-            context = sum(F.embedding(code, table) for code, table in zip(seen, tables[level - 1], strict=True))
-            logits_BWK = ran.level_logits(level, signal[level - 1][:, None] + context, codebook_KD)
+            # An only child is certain where the softmax is over the children: its logits need not be computed.
+            is_open_BW = trie.forks(level, beams.node_BW) if normalize == "trie" else beams.node_BW >= 0
+            row_R = is_open_BW.flatten().nonzero().squeeze(1)
+            context = sum(
+                F.embedding(code.flatten()[row_R], table) for code, table in zip(seen, tables[level - 1], strict=True)
+            )
+            fused_RF = F.embedding(row_R // is_open_BW.shape[1], signal[level - 1]) + context
+            logits_RK = ran.level_logits(level, fused_RF, codebook_KD)
+            logits_BWK = logits_RK.new_zeros(is_open_BW.numel(), len(codebook_KD)).index_copy_(0, row_R, logits_RK)
+            logits_BWK = logits_BWK.view(*is_open_BW.shape, len(codebook_KD))
         beams = beams.extend(trie, level, logits_BWK, beam, normalize, allowed)
         chosen = [code[users, beams.parent_BW] for code in chosen] + [beams.code_BW]
         if trace is not None:

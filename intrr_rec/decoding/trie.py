@@ -114,6 +114,11 @@ class PrefixTrie:
         child_node_BWC = child_node_BWC.clamp_(max=len(code_N) - 1)
         return code_N[child_node_BWC].long(), child_node_BWC, valid_BWC
 
+    def forks(self, depth: int, node_BW: Tensor) -> Tensor:
+        """Whether more than one code may follow each prefix, a node at this depth."""
+        offset_N = self.child_offsets[depth]
+        return offset_N[node_BW + 1] - offset_N[node_BW] > 1
+
     def node_of_prefix(self, codes: Sequence[int]) -> int | None:
         """The node of a prefix of length 0 … L at that depth, or None where no item begins so."""
         node = 0

@@ -38,6 +38,14 @@ def test_children_of_a_batch_of_beams():
     assert child_BWC.max() < trie.nodes(2)
 
 
+def test_forks_are_prefixes_that_more_than_one_code_may_follow():
+    trie = PrefixTrie.build(PATHS, SIZES)
+    for depth in range(trie.levels):
+        node_N = torch.arange(trie.nodes(depth))
+        assert trie.forks(depth, node_N).tolist() == (trie.children(depth, node_N)[2].sum(-1) > 1).tolist()
+    assert trie.forks(2, torch.tensor([[0, 1], [2, 2]])).tolist() == [[False, True], [True, True]]
+
+
 @settings(max_examples=60, deadline=None)
 @given(unique_paths())
 def test_walking_children_from_the_root_reaches_every_item_and_nothing_else(paths):
