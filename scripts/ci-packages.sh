@@ -10,6 +10,7 @@ WANTED=(
   munged:munge
   chromium:chromium
   java:default-jre-headless
+  ip:iproute2
 )
 
 missing=()

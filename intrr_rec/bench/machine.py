@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import resource
 import statistics
 import subprocess
 import time
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -102,3 +104,11 @@ def synchronize(device: torch.device) -> None:
     """Wait for what the device was given to do."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def quiet() -> None:
+    """What the command line does for its own process: deprecations of torch and TorchRec are not the user's to mend."""
+    logging.basicConfig(level=logging.ERROR)
+    logging.getLogger("torch").setLevel(logging.ERROR)
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")

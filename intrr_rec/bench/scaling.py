@@ -1,4 +1,5 @@
-"""`intrr bench scaling`: what a training step, a start and the memory cost as the catalogue grows and the batch stays.
+"""`intrr bench scaling`: what a training step, a start and the memory cost as the catalogue grows and the batch stays; what
+a second rank costs; and the plan of a catalogue and a cluster that nobody has here.
 
 Semantic IDs and histories are random and in memory: only sizes matter here. Each size is measured in a process of its own,
 so that its peak memory is its own; a size that does not fit is listed with the line that refused it.
@@ -8,11 +9,12 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import statistics
+import shlex
+import sys
 import time
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +24,22 @@ from rich.console import Console
 from rich.table import Table
 
 from intrr_rec.artefact import write_json
-from intrr_rec.bench.machine import describe, memory_gb, peak_memory_gb, synchronize
+from intrr_rec.bench.machine import describe, memory_gb, peak_memory_gb, quiet
+from intrr_rec.bench.ranks import WARM_UP, batches, measure_ranks, timed_steps
 from intrr_rec.config import Recipe
-from intrr_rec.data.batch import Batch, Collator
-from intrr_rec.data.windows import Windows
 from intrr_rec.errors import ConfigError
 from intrr_rec.parallel.apply import META, parallelize
+from intrr_rec.parallel.machines import GB, Machines
+from intrr_rec.parallel.plan import make_plan
+from intrr_rec.parallel.speed import estimate_traffic
 from intrr_rec.parallel.topology import join_world
 from intrr_rec.training.inputs import make_model
+from intrr_rec.training.plan_ahead import meta_model
+from intrr_rec.training.step import TrainingStep
 
 ROWS = (10_000, 100_000, 1_000_000, 10_000_000)
-WARM_UP = 2
+RANKS = (1, 2)
+CLUSTER = {"items": 10**9, "ranks": 64, "users_a_rank": 512}
 
 
 def bench_scaling(recipe: Recipe, *, rows: Sequence[int], steps: int, threads: int, out: Path) -> dict[str, Any]:
@@ -57,19 +64,20 @@ def bench_scaling(recipe: Recipe, *, rows: Sequence[int], steps: int, threads: i
         with ProcessPoolExecutor(1, mp_context=spawn, initializer=quiet) as process:
             sizes.append(process.submit(_measure, recipe, size, steps, threads).result())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    machine = describe(device) | {"threads": threads}
-    figures = {"machine": machine, "recipe": recipe.model_dump(mode="json"), "steps": steps, "sizes": sizes}
+    machine = describe(device) | {"threads": threads, "date": f"{date.today():%Y-%m-%d}"}
+    logging.getLogger("torchrec").setLevel(logging.ERROR)
+    figures = {
+        "machine": machine,
+        "command": shlex.join(["intrr", *sys.argv[1:]]),
+        "recipe": recipe.model_dump(mode="json"),
+        "steps": steps,
+        "sizes": sizes,
+        "ranks": measure_ranks(recipe, rows=min(rows), ranks=RANKS, steps=steps, threads=1),
+        "cluster": _plan_cluster(recipe),
+    }
     write_json(out, figures)
     _print(figures)
     return figures
-
-
-def quiet() -> None:
-    """What the command line does for its own process: deprecations of torch and TorchRec are not the user's to mend."""
-    logging.basicConfig(level=logging.ERROR)
-    logging.getLogger("torch").setLevel(logging.ERROR)
-    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")
 
 
 def _measure(recipe: Recipe, rows: int, steps: int, threads: int) -> dict[str, Any]:
@@ -77,7 +85,7 @@ def _measure(recipe: Recipe, rows: int, steps: int, threads: int) -> dict[str, A
     codes = [*recipe.index.sizes, recipe.index.dedup_codes]
     rng = np.random.default_rng(recipe.train.seed)
     codes_IL = torch.from_numpy(np.stack([rng.integers(k, size=rows) for k in codes], axis=1))
-    batches = _batches(recipe, rows, WARM_UP + steps, rng)
+    shares = batches(recipe, rows, WARM_UP + steps, rng)
     with join_world() as world:
         before = memory_gb(world.device)
         started = time.perf_counter()
@@ -88,35 +96,31 @@ def _measure(recipe: Recipe, rows: int, steps: int, threads: int) -> dict[str, A
             return {"rows": rows, "refused": str(error)}
         start_seconds = time.perf_counter() - started
         parallel.module.train()
-        seconds = []
-        for batch in batches:
-            synchronize(world.device)
-            started = time.perf_counter()
-            loss = parallel.module(batch.to(world.device))["loss"]
-            parallel.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            parallel.optimizer.step()
-            synchronize(world.device)
-            seconds.append(time.perf_counter() - started)
+        step_ms = timed_steps(TrainingStep(parallel, recipe.train, world), shares)
         return {
             "rows": rows,
             "sharding": parallel.plan.tables[0].sharding,
             "planned_gb": parallel.plan.total.device / 2**30,
             "start_seconds": start_seconds,
-            "step_ms": 1e3 * statistics.median(seconds[WARM_UP:]),
+            "step_ms": step_ms,
             "before_gb": before,
             "peak_gb": peak_memory_gb(world.device),
         }
 
 
-def _batches(recipe: Recipe, rows: int, count: int, rng: np.random.Generator) -> list[Batch]:
-    """Full windows of random items, none seen twice."""
-    users, length = recipe.train.batch_users, recipe.model.window
-    items_E = rng.integers(rows, size=count * users * length + 1)
-    collate = Collator(items_E, length, None, recipe.model.align_average)
-    whole = np.arange(count * users)
-    windows = Windows(whole, whole * length, np.full(len(whole), length), np.zeros(len(whole), np.int64))
-    return [collate(windows.take(part)) for part in whole.reshape(count, users)]
+def _plan_cluster(recipe: Recipe) -> dict[str, Any]:
+    """The plan of the largest catalogue on the cluster nobody has here, with what its step is predicted to take."""
+    topology = recipe.train.sharding.topology.model_copy(update={"memory_gb": None})
+    train = recipe.train.model_copy(
+        update={
+            "batch_users": CLUSTER["users_a_rank"] * CLUSTER["ranks"],
+            "sharding": recipe.train.sharding.model_copy(update={"uid": "row_wise", "topology": topology}),
+        }
+    )
+    whole = recipe.model_copy(update={"train": train})
+    machines = Machines.like("cuda", CLUSTER["ranks"], 8, 80 * GB, 200 * GB, topology)
+    plan = make_plan(meta_model(whole, CLUSTER["items"], 1), machines, whole, training=True, group=None)
+    return {**CLUSTER, "plan": plan.as_dict(), "traffic": estimate_traffic(plan, whole).as_dict()}
 
 
 def _print(figures: dict[str, Any]) -> None:

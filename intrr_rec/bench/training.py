@@ -28,9 +28,8 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from intrr_rec.artefact import write_json
-from intrr_rec.bench.machine import Gemm, describe, memory_gb, peak_memory_gb, synchronize
+from intrr_rec.bench.machine import Gemm, describe, memory_gb, peak_memory_gb, quiet, synchronize
 from intrr_rec.bench.page import write_section
-from intrr_rec.bench.scaling import quiet
 from intrr_rec.bench.stopwatch import breakdown
 from intrr_rec.bench.training_page import section, tables
 from intrr_rec.config import Recipe

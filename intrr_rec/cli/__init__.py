@@ -206,13 +206,17 @@ def train(
     semantic_ids: SemanticIdsDir,
     out: Annotated[Path, typer.Option("--out", help="Run folder; training resumes from its newest checkpoint.")],
     vectors: Vectors = None,
+    init_from: Annotated[
+        Path | None, typer.Option("--init-from", help="Run to start from; the catalogue may have grown since.")
+    ] = None,
     config: Config = None,
     overrides: Overrides = None,
 ) -> None:
     """Train IntRR (Stage 2), alone or under torchrun; ends with the test metrics of the best checkpoint."""
     from intrr_rec.training.trainer import train as run
 
-    run(recipe_of(config, overrides), dataset=location(dataset), semantic_ids=semantic_ids, vectors=vectors, out=out)
+    recipe, place = recipe_of(config, overrides), location(dataset)
+    run(recipe, dataset=place, semantic_ids=semantic_ids, vectors=vectors, out=out, init_from=init_from)
 
 
 @app.command()

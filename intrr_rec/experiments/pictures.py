@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -36,15 +36,18 @@ def picture(grid: Grid, rows: Sequence[Row]) -> str | None:
     finished = [row for row in rows if row.cells]
     if not finished or grid.measure == "training":
         return None
+    if grid.measure == "latency":
+        return as_svg(lambda: _latency(grid, finished))
+    if grid.picture == "curves":
+        return as_svg(lambda: _curves(grid, rows))
+    return as_svg(lambda: _bars(finished) if grid.picture == "bars" else _line(finished))
+
+
+def as_svg(draw: Callable[[], Figure]) -> str:
+    """What `draw` draws, in the style of all pages."""
     with rc_context(_RC):
-        if grid.measure == "latency":
-            figure = _latency(grid, finished)
-        elif grid.picture == "curves":
-            figure = _curves(grid, rows)
-        else:
-            figure = _bars(finished) if grid.picture == "bars" else _line(finished)
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(["Creator", "Date", "Format", "Type"]))
+        draw().savefig(buffer, format="svg", metadata=dict.fromkeys(["Creator", "Date", "Format", "Type"]))
     return _shortened(buffer.getvalue())
 
 

@@ -73,7 +73,8 @@ class IntRR(ItemRecommender):
         self.dense = DenseHead(config.dense, width) if config.dense.weight else None
         self.content_map = nn.Linear(content_width or 0, width, bias=False) if config.content else None
         self.content_scale = width**0.5  # as the tables' rows: content and UID start and learn alike
-        self.register_buffer("codes_IL", codes_IL, persistent=False)
+        narrow = torch.int16 if max(codes_per_level) <= 2**15 else torch.int32  # a row an item, on every rank
+        self.register_buffer("codes_IL", codes_IL.to(narrow), persistent=False)
 
     def items(self, items_U: Tensor, content_UV: Tensor | None, codebooks: Sequence[Tensor]) -> ItemSide:
         """E_i (Eq. 7) of each item, with the assignment it came from (Eq. 4-6).
@@ -90,11 +91,14 @@ class IntRR(ItemRecommender):
 
         An item that is new has no UID row: whatever row is looked up counts as zero.
         """
-        guidance_UD = look_up(self.uid, UID_TABLE, items_U)
-        if self.uid_map is not None:
-            guidance_UD = self.uid_map(guidance_UD)
+        rows_UD = look_up(self.uid, UID_TABLE, items_U)
         if is_new_U is not None:
-            guidance_UD = guidance_UD.masked_fill(is_new_U[:, None], 0)
+            rows_UD = rows_UD.masked_fill(is_new_U[:, None], 0)
+        return self.guide(rows_UD, content_UV)
+
+    def guide(self, rows_UD: Tensor, content_UV: Tensor | None) -> Tensor:
+        """`guidance` from UID rows as a lookup gives them, times √D."""
+        guidance_UD = rows_UD if self.uid_map is None else self.uid_map(rows_UD)
         if self.content_map is not None:
             guidance_UD = guidance_UD + self.content_map(content_UV) * self.content_scale
         return guidance_UD
@@ -106,7 +110,7 @@ class IntRR(ItemRecommender):
         if self.config.item_side == "redistribution":
             mixture_UD, log_p = ran.redistribute(guidance_UD, codebooks)
         else:
-            codes_UL = self.codes_IL[items_U]
+            codes_UL = self.codes_IL[items_U].long()
             mixture_UD = torch.stack([F.embedding(codes_UL[:, i], book) for i, book in enumerate(codebooks)]).sum(0)
             log_p = [F.log_softmax(level, dim=-1) for level in ran.teacher_forced(guidance_UD, codes_UL, codebooks)]
         if self.config.uid_residual:
@@ -135,13 +139,13 @@ class IntRR(ItemRecommender):
         history_TD = F.embedding(batch.slot_T, items.representation_UD)
         state_TD = self.states(history_TD, batch.layout)
         state_SD = state_TD[batch.scored_S]
-        target_SL = self.codes_IL[batch.target_S]
+        target_SL = self.codes_IL[batch.target_S].long()
         if self.config.user_side == "teacher_forcing":
             logits = self.ran.teacher_forced(state_SD, target_SL, codebooks)
         else:
             logits = self.ran.redistribute(state_SD, codebooks)[1]
         rec_L = level_nll(logits, target_SL).sum(0) * batch.target_weight
-        align_L = batch.align_weight_U @ level_nll(items.log_p, self.codes_IL[batch.items_U])
+        align_L = batch.align_weight_U @ level_nll(items.log_p, self.codes_IL[batch.items_U].long())
         loss = rec_L.sum() + self.config.align_weight * align_L.sum()
         figures = {}
         if self.dense is not None:

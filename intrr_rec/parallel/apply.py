@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchrec import EmbeddingCollection
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
@@ -94,9 +95,10 @@ def parallelize(model: Recommender, world: World, recipe: Recipe, *, training: b
     plan = make_plan(model, machines, recipe, training=training, group=dist.group.WORLD)
     initial = _take_initial_rows(model)
     _fuse_optimizers(model, plan, config.sharding.learning_rate)
-    module = DistributedModelParallel(
-        model, device=world.device, plan=plan.torchrec, sharders=[EmbeddingCollectionSharder()]
-    )
+    with _Unfilled():
+        module = DistributedModelParallel(
+            model, device=world.device, plan=plan.torchrec, sharders=[EmbeddingCollectionSharder()]
+        )
     _fill(module, initial)
     dense = KeyedOptimizerWrapper(
         dict(in_backward_optimizer_filter(module.named_parameters())),
@@ -137,6 +139,17 @@ def _fuse_optimizers(model: nn.Module, plan: Plan, learning_rate: float) -> None
             optimizer, settings = FUSED[table.optimizer]
             weight = collections[table.name].embeddings[table.name].weight
             apply_optimizer_in_backward(optimizer, [weight], {"lr": learning_rate, **settings})
+
+
+class _Unfilled(TorchDispatchMode):
+    """Leaves out the uniform draw of the kernels' own: `_fill` follows, and a large table takes seconds to fill."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.ops.aten.uniform_.default:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 @torch.no_grad()

@@ -41,6 +41,12 @@ class WeightAverage:
         torch._foreach_lerp_(self._averages, self._weights, weight)
 
     @torch.no_grad()
+    def restart(self) -> None:
+        """Begin again with the weights as they are."""
+        for average, weight in zip(self._averages, self._weights, strict=True):
+            average.copy_(weight)
+
+    @torch.no_grad()
     def exchange(self) -> None:
         """Put the averages where the weights are and the other way round."""
         for average, weight in zip(self._averages, self._weights, strict=True):

@@ -45,7 +45,10 @@ def save_checkpoint(
 
     def write_tensors() -> None:
         try:
-            dcp.save(_tensors(parallel, with_optimizer), storage_writer=dcp.FileSystemWriter(staging, sync_files=True))
+            dcp.save(
+                checkpoint_tensors(parallel, with_optimizer),
+                storage_writer=dcp.FileSystemWriter(staging, sync_files=True),
+            )
         except (dcp.CheckpointException, OSError) as error:
             raise ArtefactError(_cannot_write(path, error)) from None
 
@@ -80,12 +83,12 @@ def load_checkpoint(path: Path, parallel: Parallel, world: World, *, with_optimi
         ArtefactError: no complete checkpoint there, a damaged one, or one of another model; on every rank. The model may
             then hold a part of it.
     """
-    world.together(lambda: _verify(path, world))
+    world.together(lambda: verify(path, world))
     if with_optimizer:
         parallel.optimizer.optimizers[-1][1].init_state()  # moments exist only after a step; they are overwritten here
-    tensors = _tensors(parallel, with_optimizer)
+    tensors = checkpoint_tensors(parallel, with_optimizer)
     try:
-        dcp.load(tensors, storage_reader=_WeightsOnlyReader(path))
+        dcp.load(tensors, storage_reader=WeightsOnlyReader(path))
     except (dcp.CheckpointException, pickle.UnpicklingError, RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[-1][:200]
         raise ArtefactError(f"{path}: does not fit this model ({first})") from None
@@ -106,7 +109,7 @@ def remove_unfinished(folder: Path) -> None:
         shutil.rmtree(stale, ignore_errors=True)
 
 
-def _verify(path: Path, world: World) -> None:
+def verify(path: Path, world: World) -> None:
     """Compare this rank's share of the files with their recorded hashes."""
     try:
         sums = sorted(json.loads((path / COMPLETE).read_text())["files"].items())
@@ -138,7 +141,8 @@ def _cannot_write(path: Path, error: BaseException) -> str:
     )
 
 
-def _tensors(parallel: Parallel, with_optimizer: bool) -> dict[str, Any]:
+def checkpoint_tensors(parallel: Parallel, with_optimizer: bool) -> dict[str, Any]:
+    """What a checkpoint holds, as a tree of tensors that share memory with the model's."""
     tensors: dict[str, Any] = {"model": dict(parallel.module.state_dict())}
     if with_optimizer:
         tensors["optimizer"] = parallel.optimizer.state_dict()["state"]
@@ -147,10 +151,11 @@ def _tensors(parallel: Parallel, with_optimizer: bool) -> dict[str, Any]:
     return tensors
 
 
-class _WeightsOnlyReader(FileSystemReader):
+class WeightsOnlyReader(FileSystemReader):
     """Reads the metadata with an unpickler limited to the classes a metadata file is made of."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """As its base class, with that unpickler."""
         path = Path(self._get_metadata_path(kwargs.get("rank")))
         metadata = _MetadataUnpickler(io.BytesIO(path.read_bytes())).load()
         if getattr(metadata, "storage_meta", None) is None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from intrr_rec.errors import ArtefactError
 from intrr_rec.parallel.apply import Parallel
@@ -24,6 +25,7 @@ from intrr_rec.training.run_dir import CHECKPOINTS
 
 log = logging.getLogger(__name__)
 BEST = "best"
+T = TypeVar("T")
 
 
 class Checkpoints:
@@ -69,16 +71,28 @@ class Checkpoints:
         """
         if self.world.is_main:
             remove_unfinished(self.folder)
+        return self.first_whole(lambda path: load_checkpoint(path, self.parallel, self.world, with_optimizer=True))
+
+    def first_whole(self, load: Callable[[Path], T]) -> T | None:
+        """What `load` makes of the newest checkpoint that it takes; None where there is none at all.
+
+        Raises:
+            ArtefactError: there are some, but `load` refused each.
+        """
         complaints: list[str] = []
-        for name in self.world.told([path.name for path in self._newest_first()]):
+
+        def loaded(name: str) -> T | None:
             try:
-                state = load_checkpoint(self.folder / name, self.parallel, self.world, with_optimizer=True)
+                return load(self.folder / name)
             except ArtefactError as error:
                 complaints.append(str(error))
                 if self.world.is_main:
                     log.warning("skipped a checkpoint: %s", error)
-                continue
-            return state
+                return None
+
+        for name in self.world.told([path.name for path in self._newest_first()]):
+            if (found := loaded(name)) is not None:
+                return found
         if complaints:
             raise ArtefactError(
                 f"{self.folder}: none of its checkpoints can be used ({complaints[0]}); put back a whole one, or remove "

@@ -25,10 +25,11 @@ from intrr_rec.parallel.topology import World, is_lost_rank, join_world
 from intrr_rec.storage import Location
 from intrr_rec.training.checkpoints import Checkpoints
 from intrr_rec.training.evaluator import Evaluator
+from intrr_rec.training.growth import Start
 from intrr_rec.training.inputs import Inputs, open_inputs, record_inputs
 from intrr_rec.training.progress import EpochProgress
 from intrr_rec.training.results import write_results
-from intrr_rec.training.run_dir import CONFIG, MetricsLog, claimed, write_plan
+from intrr_rec.training.run_dir import CHECKPOINTS, CONFIG, MetricsLog, claimed, write_plan
 from intrr_rec.training.schedule import Schedule
 from intrr_rec.training.step import TrainingStep
 from intrr_rec.training.stopping import EXIT_CODES, StopSignals
@@ -37,8 +38,19 @@ log = logging.getLogger(__name__)
 SELECT_BY = "recall@10"
 
 
-def train(recipe: Recipe, *, dataset: Location, semantic_ids: Path, vectors: Path | None, out: Path) -> dict[str, Any]:
+def train(
+    recipe: Recipe,
+    *,
+    dataset: Location,
+    semantic_ids: Path,
+    vectors: Path | None,
+    out: Path,
+    init_from: Path | None = None,
+) -> dict[str, Any]:
     """Train to early stopping and evaluate the best checkpoint on the test split; resumes a run of the same recipe.
+
+    Args:
+        init_from: a run whose weights it starts from (`growth`), unless it has checkpoints of its own already.
 
     Raises:
         ConfigError: `out` holds a run of another recipe.
@@ -49,14 +61,16 @@ def train(recipe: Recipe, *, dataset: Location, semantic_ids: Path, vectors: Pat
     """
     inputs = open_inputs(recipe, dataset, semantic_ids, vectors)
     _require_same_recipe(recipe, out)
-    paths = {"dataset": dataset, "semantic_ids": semantic_ids, "vectors": vectors}
+    fresh = not any((out / CHECKPOINTS).glob("step-*"))
+    start = Start.open(init_from, inputs) if init_from and fresh else None
+    paths = {"dataset": dataset, "semantic_ids": semantic_ids, "vectors": vectors, "init_from": init_from}
     try:
         # The main rank writes to `out` only when every rank has looked at what is there.
         with join_world() as world, claimed(out, world):
             if world.is_main:
                 save_recipe(recipe, out / CONFIG)
                 record_inputs(out, inputs, paths, command=shlex.join(["intrr", *sys.argv[1:]]))
-            run = Run(inputs, out, world)
+            run = Run(inputs, out, world, start)
             with run.stop:
                 run.fit()
                 run.checkpoints.load_best()
@@ -75,9 +89,10 @@ class Run:
         inputs: what it learns from.
         out: the run folder.
         world: this rank among its peers.
+        start: the run to start from where `out` has nothing yet.
     """
 
-    def __init__(self, inputs: Inputs, out: Path, world: World) -> None:
+    def __init__(self, inputs: Inputs, out: Path, world: World, start: Start | None = None) -> None:
         config = inputs.recipe.train
         windows = inputs.training_windows()
         if not len(windows):
@@ -109,6 +124,8 @@ class Run:
         if (saved := self.checkpoints.load_newest()) is not None:
             self.state = saved
             log.info("resuming %s after epoch %d and %d steps", out, self.state["epoch"], self.state["epoch_step"])
+        elif start is not None:
+            start.load(inputs, self.parallel, world)
         self._saved_step = self.state["step"]
         self._progress: EpochProgress | None = None
         self.figures: MetricsLog | None = None

@@ -30,8 +30,14 @@ def environment(**extra: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", **extra}
 
 
-def train_all(folder: Path, line: Line, runs: Mapping[Path, Sequence[str]], world_size: int) -> None:
-    """Train each run folder's list of overrides, one after another, with `world_size` processes.
+def train_all(
+    folder: Path,
+    line: Line,
+    runs: Mapping[Path, Sequence[str]],
+    world_size: int,
+    init_from: Mapping[Path, Path] | None = None,
+) -> None:
+    """Train each run folder's list of overrides, one after another, with `world_size` processes; some from another run.
 
     Ranks that hang are killed and their output is shown: a stuck collective is a failure, not a stuck suite.
     """
@@ -39,6 +45,8 @@ def train_all(folder: Path, line: Line, runs: Mapping[Path, Sequence[str]], worl
     jobs = [
         {"line": place, "overrides": list(words), "out": str(out), "port": free_port()} for out, words in runs.items()
     ]
+    for job, out in zip(jobs, runs, strict=True):
+        job["init_from"] = str(init_from[out]) if init_from else None
     (folder / "jobs.json").write_text(json.dumps(jobs))
     words = [
         sys.executable,

@@ -18,7 +18,8 @@ def run_rank(jobs: list[dict], rank: int, world_size: int) -> None:
     for job in jobs:
         os.environ["MASTER_PORT"] = str(job["port"])
         line = tiny.Line(*(Path(path) for path in job["line"]))
-        train(tiny.recipe(*job["overrides"]), **line.inputs(), out=Path(job["out"]))
+        init_from = Path(job["init_from"]) if job["init_from"] else None
+        train(tiny.recipe(*job["overrides"]), **line.inputs(), out=Path(job["out"]), init_from=init_from)
 
 
 def main(jobs_file: str, world_size: int) -> int:

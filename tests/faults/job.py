@@ -5,6 +5,7 @@ Processes are forked off one that has imported everything: a job costs its own w
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import multiprocessing
 import os
@@ -15,14 +16,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from intrr_rec import cli
+from intrr_rec.parallel import topology
 from intrr_rec.training.trainer import Run
 from tests import tiny
 from tests.distributed.launch import free_port
 
 SECONDS = 60
+CLONE_NEWNET = 0x40000000
 Fault = Callable[[Run], None]  # called before each step
 
 WORDS = ("train.epochs=3", "model.hstu.dropout=0.2", "model.ran.dropout=0.2")
@@ -95,12 +100,39 @@ def full(descriptor: int) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def run_rank(words: Sequence[str], rank: int, size: int, port: int, log: Path, fault: Fault | None) -> None:
+@dataclass(frozen=True)
+class Net:
+    """A network namespace of each rank.
+
+    Attributes:
+        names: of the namespaces; a rank's network interface is called as its namespace.
+        address: of the main rank.
+        timeout: seconds until a silent rank is given up, in place of the job's own.
+    """
+
+    names: Sequence[str]
+    address: str
+    timeout: float
+
+    def enter(self, rank: int) -> None:
+        """Put this process into its namespace."""
+        with open(f"/run/netns/{self.names[rank]}") as namespace:
+            if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "setns")
+        topology.TIMEOUT = timedelta(seconds=self.timeout)
+        os.environ |= {"MASTER_ADDR": self.address, "GLOO_SOCKET_IFNAME": self.names[rank]}
+
+
+def run_rank(
+    words: Sequence[str], rank: int, size: int, port: int, log: Path, fault: Fault | None, net: Net | None
+) -> None:
     """What the installed `intrr train` does under a launcher."""
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), 2)
     if size > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if net:
+        net.enter(rank)
     if fault:
         original = Run.step
 
@@ -121,10 +153,17 @@ class Job:
     Args:
         out: the run folder; logs lie beside it.
         fault: what goes wrong; None for nothing.
+        net: where the ranks are; None for all of them here.
     """
 
     def __init__(
-        self, line: tiny.Line, out: Path, words: Sequence[str], size: int = 1, fault: Fault | None = None
+        self,
+        line: tiny.Line,
+        out: Path,
+        words: Sequence[str],
+        size: int = 1,
+        fault: Fault | None = None,
+        net: Net | None = None,
     ) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["tests.faults.job"])
@@ -132,7 +171,7 @@ class Job:
         verb = ["--dataset", line.dataset, "--semantic-ids", line.semantic_ids, "--vectors", line.vectors, "--out", out]
         settings, port = [*map(str, verb), *tiny.SMALL, *words], free_port()
         self.ranks = [
-            context.Process(target=run_rank, args=(settings, rank, size, port, self.logs[rank], fault))
+            context.Process(target=run_rank, args=(settings, rank, size, port, self.logs[rank], fault, net))
             for rank in range(size)
         ]
         for process in self.ranks:

@@ -54,7 +54,7 @@ def test_one_pass_equals_every_prefix_on_its_own(events, context):
     for history, target in prefixes(events):
         x_ND = model.items(torch.from_numpy(history), None, books).representation_UD
         state_D = model.states(x_ND, Layout(torch.zeros(1, len(history), dtype=torch.int64)))[-1:]
-        path_BL = model.codes_IL[target][None]
+        path_BL = model.codes_IL[target][None].long()
         nll.append(level_nll(model.ran.teacher_forced(state_D, path_BL, books), path_BL)[0])
     assert len(nll) == sum(max(0, n - 3) for n in LENGTHS)
     torch.testing.assert_close(model(make_batch(events))["rec_L"], torch.stack(nll).mean(0), rtol=1e-5, atol=1e-5)
@@ -104,7 +104,7 @@ def test_alignment_averages_what_it_says(events, align_average):
         seen = np.unique(seen)
     items_U = torch.from_numpy(seen)
     log_p = model.items(items_U, None, model.codebooks()).log_p
-    expected = [-p.gather(1, model.codes_IL[items_U, i : i + 1]).mean() for i, p in enumerate(log_p)]
+    expected = [-p.gather(1, model.codes_IL[items_U, i : i + 1].long()).mean() for i, p in enumerate(log_p)]
     torch.testing.assert_close(losses["align_L"], torch.stack(expected), rtol=1e-5, atol=1e-5)
     entropy = [-(p.exp() * p).sum(1).mean() for p in log_p]
     torch.testing.assert_close(losses["entropy_L"], torch.stack(entropy), rtol=1e-5, atol=1e-5)
