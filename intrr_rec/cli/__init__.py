@@ -88,6 +88,9 @@ def prepare(
     engine: EngineName = "duckdb",
     master: Master = "local[*]",
     memory_gb: MemoryGb = 4.0,
+    append: Annotated[
+        bool, typer.Option("--append", help="Add the logs to the dataset at --out (prepare.keep_rows); numbers stay.")
+    ] = False,
     config: Config = None,
 ) -> None:
     """Interaction logs → dataset artefact: validate, filter, stable time order, split, dense ids; on DuckDB or Spark."""
@@ -96,7 +99,8 @@ def prepare(
     from intrr_rec.data.ingest import prepare_dataset
 
     logs = given_logs(words or (), interactions or (), items, data, config)
-    prepare_dataset(logs.interactions, logs.items, out, logs.settings, EngineChoice(engine, master, memory_gb))
+    choice = EngineChoice(engine, master, memory_gb)
+    prepare_dataset(logs.interactions, logs.items, out, logs.settings, choice, append=append)
 
 
 @app.command()

@@ -45,6 +45,9 @@ class PrepareConfig(Section):
     text_template: str | None = Field(
         None, description="such as 'Title: {title}; Brand: {brand}': makes the item table's column `text` of its others"
     )
+    keep_rows: bool = Field(
+        False, description="keep the rows as read in the dataset, so that `intrr prepare --append` can add to them"
+    )
     split: Literal["leave_one_out"] = Field(
         "leave_one_out", description="a user's last event is for testing, the last but one for validation"
     )

@@ -20,6 +20,7 @@ import pyarrow as pa
 from intrr_rec import artefact
 from intrr_rec.artefact import Manifest, file_hash, write_json
 from intrr_rec.config import PrepareConfig
+from intrr_rec.data.append import Previous, write_rows_as_read
 from intrr_rec.data.engines import DuckDBEngine, Engine, EngineChoice
 from intrr_rec.data.prepared import ITEMS, KIND, SEQUENCES, STATISTICS, USERS
 from intrr_rec.data.relations import Relations, filtered, numbered, relate
@@ -50,6 +51,8 @@ def prepare_dataset(
     out: Path,
     config: PrepareConfig,
     engine: EngineChoice = EngineChoice(),  # noqa: B008 - frozen
+    *,
+    append: bool = False,
 ) -> Manifest:
     """Validate, filter, order and number raw logs, and write them as a dataset artefact.
 
@@ -59,32 +62,49 @@ def prepare_dataset(
         out: folder to write; a dataset there is replaced.
         config: column names, filters and split.
         engine: what runs the filter, the order and the numbering; the bytes do not depend on it.
+        append: add to the dataset at `out`, by its settings; see `append.py`.
 
     Raises:
-        ConfigError: the engine cannot be started.
+        ConfigError: the engine cannot be started; or a setting that is not that of the dataset to add to.
         DataError: a file, column, row or value that cannot be used, or nothing left after the filters.
-        ArtefactError: `out` holds something else than a dataset.
+        ArtefactError: `out` holds something else than a dataset, or one that cannot be added to.
     """
+    previous = Previous.open(out, config, engine) if append else None
+    config = previous.config if previous else config
     with artefact.writing(out, KIND, config.model_dump(mode="json")) as draft:
         scratch = draft.path / ".scratch"
         scratch.mkdir()
         with closing(_connect(scratch, engine.memory_gb)) as con:
             logs = _open_logs(con, interactions, config)
-            kinds = {column: _common_kind(con, logs, column) for column in (config.user_column, config.item_column)}
-            _load_events(con, logs, kinds, config)
+            if previous:
+                previous.require_new(con, logs)
+                kinds, first = previous.kinds, previous.files
+            else:
+                columns, first = (config.user_column, config.item_column), 0
+                kinds = {column: _common_kind(con, logs, column) for column in columns}
+            create_events(con, kinds, config)
+            if previous:
+                previous.copy_rows(draft.path)
+                previous.read_rows(con)
+            _load_events(con, logs, kinds, config, first)
+            if config.keep_rows:
+                write_rows_as_read(con, draft.path, first)
             with closing(engine.open(con, scratch)) as running:
-                relations = relate(running, config)
+                relations = relate(running, config, previous.known(con) if previous else None)
                 draft.counts.update(relations.counts)
                 _write_relations(running, relations, draft.path, kinds, config)
                 _hand_over_items(con, running, relations, scratch, kinds[config.item_column])
-            free = _load_items(con, items, kinds[config.item_column], config) if items else []
-            reader = con.sql(_items_sql(free, config.text_template)).to_arrow_reader(ROW_GROUP_ROWS)
+            free = _load_items(con, items, kinds[config.item_column], config) if items else None
+            if previous:
+                free = previous.merge_items(con, free)
+            reader = con.sql(_items_sql(free or [], config.text_template)).to_arrow_reader(ROW_GROUP_ROWS)
             write_rows(reader, reader.schema, draft.path / ITEMS)
         shutil.rmtree(scratch)
         tables = {"interactions": [raw.path for raw in logs], "items": table_files(items) if items else []}
-        draft.parents.update(
-            {f"{role}/{n}": file_hash(path) for role, paths in tables.items() for n, path in enumerate(paths)}
-        )
+        draft.parents.update(previous.manifest.parents if previous else {})
+        for role, paths in tables.items():
+            first = sum(known.startswith(f"{role}/") for known in draft.parents)
+            draft.parents.update({f"{role}/{n}": file_hash(path) for n, path in enumerate(paths, first)})
     log.info("dataset %s: %s", out, ", ".join(f"{count} {name}" for name, count in draft.counts.items()))
     return artefact.read(out, KIND)
 
@@ -165,11 +185,10 @@ def _common_kind(con: duckdb.DuckDBPyConnection, logs: Sequence[RawFile], column
 
 
 def _load_events(
-    con: duckdb.DuckDBPyConnection, logs: Sequence[RawFile], kinds: dict[str, IdKind], config: PrepareConfig
+    con: duckdb.DuckDBPyConnection, logs: Sequence[RawFile], kinds: dict[str, IdKind], config: PrepareConfig, first: int
 ) -> None:
     user, item, time = config.user_column, config.item_column, config.time_column
-    create_events(con, kinds, config)
-    for n, raw in enumerate(logs):
+    for n, raw in enumerate(logs, first):
         read_events(con, n, raw, kinds, config)
         rows, *bad = con.execute(
             'SELECT count(*), min("row") FILTER (user_id IS NULL), min("row") FILTER (item_id IS NULL), '

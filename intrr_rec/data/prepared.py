@@ -95,11 +95,11 @@ class Dataset:
         return counts_I
 
     def item_ids(self) -> pa.ChunkedArray:
-        """The user's own item ids (int64 or string), at the position of their dense id; sorted."""
+        """The user's own item ids (int64 or string), at the position of their dense id; sorted, but for those added later."""
         return self.table(ITEMS, ["item_id"])["item_id"]
 
     def user_ids(self) -> pa.ChunkedArray:
-        """The user's own user ids (int64 or string), at the position of their dense id; sorted."""
+        """The user's own user ids (int64 or string), at the position of their dense id; sorted, but for those added later."""
         return self.table(USERS, ["user_id"])["user_id"]
 
     @property

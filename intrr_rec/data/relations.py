@@ -63,6 +63,21 @@ class Kept:
         return left.join(self.items.select("item_id"), on="item_id", how="semi")
 
 
+@dataclass(frozen=True)
+class Known:
+    """Users and items that have their numbers already, and keep them.
+
+    Attributes:
+        users: user, user_id; numbered 0 … n_users - 1.
+        items: item, item_id; likewise.
+    """
+
+    users: Frame
+    items: Frame
+    n_users: int
+    n_items: int
+
+
 def filtered(engine: Engine, config: PrepareConfig) -> Kept:
     """Filter the engine's raw events.
 
@@ -89,17 +104,19 @@ def filtered(engine: Engine, config: PrepareConfig) -> Kept:
     return Kept(events, users, items, statistics)
 
 
-def relate(engine: Engine, config: PrepareConfig) -> Relations:
+def relate(engine: Engine, config: PrepareConfig, known: Known | None = None) -> Relations:
     """Filter, order and number the engine's raw events.
 
     Raises:
-        DataError: a filter leaves nothing.
+        DataError: a filter leaves nothing, or drops one of those `known`.
     """
     kept = filtered(engine, config)
+    if known is not None:
+        _require_kept(engine, kept, known)
     lengths = {row["n"]: row["users"] for row in engine.rows(kept.users.group_by("n").agg(users=nw.len()))}
     span = engine.row(kept.items.select(nw.col("first_seen").min(), nw.col("last_seen").max(), items=nw.len()))
-    users = engine.keep(numbered(kept.users.select("user_id"), "user"), "numbered_users")
-    items = engine.keep(numbered(kept.items.select("item_id", "first_seen"), "item"), "numbered_items")
+    users = engine.keep(_continued(kept.users.select("user_id"), "user", known), "numbered_users")
+    items = engine.keep(_continued(kept.items.select("item_id", "first_seen"), "item", known), "numbered_items")
     counts = {
         "users": sum(lengths.values()),
         "items": int(span["items"]),
@@ -185,6 +202,27 @@ def _interactions(engine: Engine, counted: Frame) -> int:
 def numbered(ids: Frame, name: str) -> Frame:
     """Dense ids by sorted original id: integers by value, strings by their bytes."""
     return ids.with_row_index(name, order_by=f"{name}_id").with_columns(nw.col(name).cast(nw.Int64))
+
+
+def _continued(ids: Frame, name: str, known: Known | None) -> Frame:
+    """Dense ids: those known as they are, newcomers after them as `numbered` has it."""
+    if known is None:
+        return numbered(ids, name)
+    frame, count = (known.users, known.n_users) if name == "user" else (known.items, known.n_items)
+    new = numbered(ids.join(frame, on=f"{name}_id", how="anti"), name).with_columns(nw.col(name) + count)
+    columns = new.collect_schema().names()
+    return nw.concat([ids.join(frame, on=f"{name}_id", how="inner").select(columns), new.select(columns)])
+
+
+def _require_kept(engine: Engine, kept: Kept, known: Known) -> None:
+    for name, frame, left in (("user", known.users, kept.users), ("item", known.items, kept.items)):
+        lost = frame.join(left, on=f"{name}_id", how="anti")
+        if count := engine.count(lost):
+            example = engine.rows(lost.sort(name).head(1))[0][f"{name}_id"]
+            raise DataError(
+                f"{count} {name}s of the dataset, such as {example!r}, do not pass the filters any more (prepare.max_sequence), "
+                "and a number cannot be taken back; prepare all logs anew"
+            )
 
 
 def _sequences(events: Frame, users: Frame, items: Frame) -> Frame:
