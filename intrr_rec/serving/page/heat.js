@@ -34,6 +34,6 @@ function square(p, own, level) {
   const bits = -p.reduce((sum, value) => sum + (value > 0 ? value * Math.log2(value) : 0), 0);
   return el("figure", {}, el("figcaption", {}, el("strong", {}, `Level ${level + 1}`),
     el("span", { class: "faint" }, `${p.length} codes · ${bits.toFixed(1)} bits`)), drawing,
-    el("p", { class: "note" }, ...likeliest.flatMap(({ value, code }) =>
-      [el("b", { class: `code ${hue(level)}${code === own ? " is-own" : ""}` }, String(code)), ` ${percent(value)}  `])));
+    el("p", { class: "note likeliest" }, ...likeliest.map(({ value, code }) =>
+      el("span", {}, el("b", { class: `code ${hue(level)}${code === own ? " is-own" : ""}` }, String(code)), ` ${percent(value)}`))));
 }
