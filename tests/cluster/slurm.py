@@ -1,6 +1,7 @@
 """A Slurm cluster of two nodes on this machine: munged, slurmctld and two slurmd in a temporary folder; no accounting.
 
-Needs root and Debian's packages slurm-wlm and munge (scripts/ci-packages.sh). Nodes are names of 127.0.0.1.
+Needs root and Debian's packages slurm-wlm and munge (scripts/ci-packages.sh). Nodes are names of 127.0.0.1 in /etc/hosts
+while it runs.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ def why_not() -> str | None:
         return f"NO SLURM DRILL: {', '.join(missing)} not installed; scripts/ci-packages.sh installs them"
     if os.geteuid() != 0:
         return "NO SLURM DRILL: slurmd starts other users' jobs, so this test must run as root"
+    if not os.access(HOSTS, os.W_OK):
+        return f"NO SLURM DRILL: {HOSTS}, where the nodes get their names, cannot be written"
     return None
 
 
