@@ -27,7 +27,7 @@ def test_the_dataset_is_what_the_generator_logged_over_all_its_items(tmp_path):
 def test_the_whole_line_runs_and_goes_on_where_it_was(tmp_path):
     words = [
         *tiny.SMALL,
-        "index={levels: 2, codes: 32, dedup_codes: 64}",
+        "index={levels: 2, codes: 32, dedup_codes: 256, gate: {max_collision_rate: null, min_distinct_rate: null}}",
         "train.sharding.uid=row_wise",
         "train.epochs=1",
     ]
