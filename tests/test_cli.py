@@ -10,7 +10,19 @@ import pytest
 from intrr_rec import cli, doctor
 from intrr_rec.errors import DataError
 
-VERBS = ("generate", "validate", "prepare", "index", "train", "evaluate", "compare", "report", "reproduce", "doctor")
+VERBS = (
+    "generate",
+    "validate",
+    "fetch",
+    "prepare",
+    "index",
+    "train",
+    "evaluate",
+    "compare",
+    "report",
+    "reproduce",
+    "doctor",
+)
 Run = Callable[..., tuple[int, str, str]]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from intrr_rec.config.section import Section
 
@@ -51,6 +51,16 @@ class PrepareConfig(Section):
     split: Literal["leave_one_out"] = Field(
         "leave_one_out", description="a user's last event is for testing, the last but one for validation"
     )
+
+    @field_validator("split", mode="before")
+    @classmethod
+    def _one_split(cls, split: object) -> object:
+        if split == "global_time":
+            raise ValueError(
+                "there is no split at one moment yet: training and evaluation count on each user's last two events being held "
+                "out; use leave_one_out"
+            )
+        return split
 
     @model_validator(mode="after")
     def _consistent(self) -> PrepareConfig:

@@ -70,8 +70,8 @@ def check_duplicates(con: duckdb.DuckDBPyConnection, has_time: bool) -> Iterator
                 "duplicates",
                 "warning",
                 says,
-                "They are kept and count again: a log written twice, or one event seen by several sources. Remove them "
-                "unless they are events of their own.",
+                "They are kept and count again: a log written twice, or one event seen by several sources. Unless they "
+                "are events of their own, prepare.deduplicate=event keeps the first of each.",
             )
         else:
             yield Finding("duplicates", "fine", says)
@@ -237,7 +237,7 @@ def check_leakage(con: duckdb.DuckDBPyConnection, has_time: bool) -> Iterator[Fi
         ""
         if seen < 0.1 * users
         else "Repeating the history is then a strong answer. Say so beside the figures, or keep the first interaction with "
-        "each item only.",
+        "each item only (prepare.deduplicate=pair).",
     )
     twins = _scalar(
         con,
@@ -299,7 +299,7 @@ def check_minimum(
             "heavy users",
             "warning",
             f"{says}: user {str(user)[:40]!r}",
-            "A robot, or an id that stands for many people? Remove it.",
+            "A robot, or an id that stands for many people? prepare.max_sequence drops users with more than so many.",
         )
     else:
         yield Finding("heavy users", "fine", says)

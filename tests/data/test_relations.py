@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from intrr_rec.config import PrepareConfig
+from intrr_rec.config import PrepareConfig, load_recipe
 from intrr_rec.data.engines import EngineChoice
 from intrr_rec.data.ingest import prepare_dataset
 from intrr_rec.data.prepared import Dataset
@@ -110,6 +110,21 @@ def test_types_of_events_may_be_numbers_and_null_is_none_of_them(tmp_path: Path)
     config = PrepareConfig(event_column="kind", event_weights={"7": 1}, k_core=1)
     prepare_dataset([tmp_path / "x.parquet"], None, tmp_path / "ds", config)
     assert sequences(Dataset.open(tmp_path / "ds")) == {1: [(1, 1), (2, 2), (5, 5)]}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["prepare.event_column=kind"], "event_column and event_weights go together"),
+        (["prepare.min_weight=2"], "min_weight needs event_weights"),
+        (["prepare.max_sequence=4"], "no user could stay"),
+        (["prepare.split=global_time"], "there is no split at one moment yet: training and evaluation count on"),
+        (["prepare.event_column=k", "prepare.event_weights={a: 0.5}"], "prepare.event_weights"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(words: list[str], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load_recipe(None, words)
 
 
 def test_spark_without_pyspark_names_the_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
