@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import statistics
 import tempfile
 import time
@@ -36,6 +37,7 @@ from intrr_rec.config import Recipe
 from intrr_rec.data.batch import Batch
 from intrr_rec.data.windows import Windows, prefix_windows, training_windows
 from intrr_rec.errors import ConfigError
+from intrr_rec.indexing.encoder import computes_bf16
 from intrr_rec.models.recommender import CodeRecommender
 from intrr_rec.parallel.topology import World, join_world
 from intrr_rec.training.inputs import Inputs, open_inputs
@@ -54,6 +56,8 @@ FORMS: tuple[Form, ...] = ("every position", "prefixes")
 KINDS = ("intrr", "flattened")
 WARM_UP = 3
 MEMORY_STEPS = 4
+BROKEN_DOWN = 10  # steps
+LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 log = logging.getLogger(__name__)
 
 
@@ -170,7 +174,7 @@ def _time(
 ) -> dict[str, dict[str, Any]]:
     """Figures of every case but memory."""
     device = world.device
-    fp32, bf16 = Gemm(device), Gemm(device, torch.bfloat16)
+    fp32 = Gemm(device)
     with ExitStack() as stack:
         runs = {case: stack.enter_context(_open(case, recipe, paths, scratch, world)) for case in cases}
         feeds = {case: _full_batches(run) for case, run in runs.items()}
@@ -186,7 +190,10 @@ def _time(
                         _Step(seconds, peak, len(batch.target_S), _tokens(run, batch), flops[case](batch))
                     )
             log.info("round %d of %d", step + 1, WARM_UP + steps)
-        bf16_peak = statistics.median(bf16.rate() for _ in range(5))
+        bf16_peak = None
+        if computes_bf16(device):
+            bf16 = Gemm(device, torch.bfloat16)
+            bf16_peak = statistics.median(bf16.rate() for _ in range(5))
         return {case.name: _line(rounds[case], runs[case], steps, bf16_peak) for case in cases}
 
 
@@ -199,8 +206,8 @@ class _Step:
     flop: float
 
 
-def _line(taken: Sequence[_Step], run: Run, steps: int, bf16_peak: float) -> dict[str, Any]:
-    """Medians over the steps."""
+def _line(taken: Sequence[_Step], run: Run, steps: int, bf16_peak: float | None) -> dict[str, Any]:
+    """Medians over the steps; nothing of bf16 where the processor only emulates it."""
 
     def median(figure: Callable[[_Step], float]) -> float:
         return statistics.median(map(figure, taken))
@@ -213,9 +220,9 @@ def _line(taken: Sequence[_Step], run: Run, steps: int, bf16_peak: float) -> dic
         "gflop": median(lambda step: step.flop) / 1e9,
         "gemm_peak_gflops": median(lambda step: step.peak) / 1e9,
         "share_of_gemm_peak": median(lambda step: step.flop / step.seconds / step.peak),
-        "gemm_peak_bf16_gflops": bf16_peak / 1e9,
-        "share_of_bf16_gemm_peak": median(lambda step: step.flop / step.seconds) / bf16_peak,
-        "breakdown_ms": breakdown(run, steps),
+        "gemm_peak_bf16_gflops": bf16_peak and bf16_peak / 1e9,
+        "share_of_bf16_gemm_peak": bf16_peak and median(lambda step: step.flop / step.seconds) / bf16_peak,
+        "breakdown_ms": breakdown(run, min(steps, BROKEN_DOWN)),
     }
 
 
@@ -250,6 +257,8 @@ def _memory(case: Case, recipe: Recipe, paths: Paths) -> dict[str, float]:
 
 def _held(case: Case, recipe: Recipe, paths: Paths, threads: int) -> tuple[float, float]:
     torch.set_num_threads(threads)
+    for name in LAUNCHER:  # it has no peers to wait for
+        os.environ.pop(name, None)
     with tempfile.TemporaryDirectory() as scratch, join_world() as world:
         at_rest = memory_gb(world.device)
         with _open(case, recipe, paths, Path(scratch), world) as run:

@@ -50,7 +50,8 @@ def section(figures: dict[str, Any]) -> Cells:
     lines = [
         f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}, {machine.get('code', '')}: medians of "
         f"{steps} steps of {users} windows, N = {model['window']}, all cases in turn. Matrix-product peak (2048³) fp32 "
-        f"{min(peaks):,.0f}–{max(peaks):,.0f} GFLOP/s, bf16 {bf16:,.0f}.",
+        f"{min(peaks):,.0f}–{max(peaks):,.0f} GFLOP/s; bf16 {f'{bf16:,.0f}' if bf16 else 'is only emulated here'}. Precision of "
+        f"training: {figures['recipe']['train']['precision']}.",
     ]
     for header, rows in tables(figures):
         lines += ["", _row(header), _row(["---"] * len(header)), *map(_row, rows)]
