@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -53,12 +54,15 @@ def list_runs(folders: Sequence[Path], *, ask: bool) -> None:
     """
     with get_runner() if ask else nullcontext() as runner:
         runs = [read_listed(path, runner) for path in find_runs(folders)]
-    table = Table("run", "state", "epoch", *(f"valid {name}" for name in SHOWN), *SHOWN, "job", "newest figures")
+    table = Table()
+    for name in ("run", "state", "epoch", *(f"valid {name}" for name in SHOWN), *SHOWN, "job", "newest figures"):
+        table.add_column(name, overflow="fold")
     for run in sorted(runs, key=lambda run: run.changed, reverse=True):
         figures = [f"{part[name]:.4f}" if name in part else "–" for part in (run.valid, run.test) for name in SHOWN]
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.changed))
         table.add_row(str(run.path), run.state, f"{run.epoch:g}", *figures, run.job or "–", when)
-    Console(soft_wrap=True).print(table)
+    # In a file or a pipe nothing is broken over lines.
+    Console(width=None if sys.stdout.isatty() else 1000).print(table)
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:
