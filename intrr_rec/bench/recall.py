@@ -49,11 +49,11 @@ def bench_recall(
     if dataset.timestamps_E is not None:
         times = [dataset.timestamps_E[span.start : span.stop + 1].tolist() for span in spans]
     state_BD = recommender.states(histories, times)
-    score_BI = exhaustive_scores(ranker.ran, ranker.codebooks, bundle.codes_IL.long(), state_BD, normalize)
+    score_BI = exhaustive_scores(bundle.ran, bundle.codebooks, bundle.codes_IL.long(), state_BD, normalize)
     best_BK = score_BI.topk(max(TOP), dim=1).indices
     recall: dict[str, dict[str, float | None]] = {str(k): {} for k in TOP}
     for beam in beams:
-        items_BW, _ = beam_search(ranker.ran, ranker.codebooks, ranker.trie, state_BD, beam, normalize)
+        items_BW, _ = beam_search(ranker.ran, ranker.trie, state_BD, beam, normalize)
         for k in TOP:
             found_BK = (best_BK[:, :k, None] == items_BW[:, None, :k]).any(-1)
             recall[str(k)][str(beam)] = float(found_BK.double().mean()) if beam >= k else None

@@ -33,6 +33,7 @@ from intrr_rec.decoding.trie import PrefixTrie
 from intrr_rec.models.backbone import make_backbone
 from intrr_rec.models.flattened import Flattened
 from intrr_rec.models.ran import Ran
+from intrr_rec.models.ran_steps import RanSteps
 from intrr_rec.models.rows import Rows
 
 SLOW_EVERY = 3  # rounds between two decodes without a cache, which take as long as many of the others
@@ -114,13 +115,13 @@ class _Catalogue:
         )
         backbone = make_backbone(model, model.window).eval()
         ran = Ran(len(self.sizes), model.width, model.ran).eval()
-        codebooks = [torch.randn(size, model.width) for size in self.sizes]
+        steps = RanSteps(ran, [torch.randn(size, model.width) for size in self.sizes])
         batch = self.batch(users)
 
         def decode(beam: int) -> object:
             history_TD = rows.take(batch.items_U[batch.slot_T])
             state_BD = backbone(history_TD, batch.layout)[batch.scored_S]
-            return beam_search(ran, codebooks, self.trie, state_BD, beam, settings.normalize)
+            return beam_search(steps, self.trie, state_BD, beam, settings.normalize)
 
         return decode
 

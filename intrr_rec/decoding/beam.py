@@ -1,12 +1,10 @@
 """Trie-constrained beam search inside the RAN: one backbone pass a user, then L small steps for all users and beams.
 
-Shape suffixes: B users, W beams, C most children of a trie node, K codes, D width, F hidden width of the RAN,
-R beams whose next code is open.
+Shape suffixes: B users, W beams, C most children of a trie node, K codes, D width, R beams whose next code is open.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,14 +14,13 @@ from torch import Tensor
 
 from intrr_rec.decoding.allowed import Allowed
 from intrr_rec.decoding.trie import PrefixTrie
-from intrr_rec.models.ran import Ran
+from intrr_rec.models.ran_steps import Steps
 
 Normalize = Literal["trie", "global"]
 
 
 def beam_search(
-    ran: Ran,
-    codebooks: Sequence[Tensor],
+    ran: Steps,
     trie: PrefixTrie,
     x_BD: Tensor,
     beam: int,
@@ -34,8 +31,7 @@ def beam_search(
     """The `beam` best items of each user state by log P(c | x) (Eq. 1), best first.
 
     Args:
-        ran: in evaluation mode.
-        codebooks: L tensors `[K_l, D]`.
+        ran: with its codebooks.
         trie: of the catalogue, on the device of `x_BD`.
         x_BD: user states h_u.
         beam: W, prefixes kept at each level and items returned (fewer where the catalogue is smaller).
@@ -47,25 +43,21 @@ def beam_search(
     Returns:
         `items_BW` dense item ids and `scores_BW` log-probabilities; a place left empty has item -1 and score -inf.
     """
-    signal, tables = ran.project_signal(x_BD), ran.context_tables(codebooks)
     users = torch.arange(len(x_BD), device=x_BD.device)[:, None]
     beams = Beams.at_root(len(x_BD), x_BD.device)
     chosen: list[Tensor] = []
-    for level, codebook_KD in enumerate(codebooks):
-        if level == 0:
-            logits_BWK = ran.first_logits(x_BD, codebook_KD)[:, None]
-        else:
-            seen = chosen if ran.cumulative else chosen[-1:]
+    first_BK, signal = ran.begin(x_BD)
+    for level in range(ran.levels):
+        logits_BWK = first_BK[:, None]
+        if level:
             # An only child is certain where the softmax is over the children: its logits need not be computed.
             is_open_BW = trie.forks(level, beams.node_BW) if normalize == "trie" else beams.node_BW >= 0
             row_R = is_open_BW.flatten().nonzero().squeeze(1)
-            context = sum(
-                F.embedding(code.flatten()[row_R], table) for code, table in zip(seen, tables[level - 1], strict=True)
-            )
-            fused_RF = F.embedding(row_R // is_open_BW.shape[1], signal[level - 1]) + context
-            logits_RK = ran.level_logits(level, fused_RF, codebook_KD)
-            logits_BWK = logits_RK.new_zeros(is_open_BW.numel(), len(codebook_KD)).index_copy_(0, row_R, logits_RK)
-            logits_BWK = logits_BWK.view(*is_open_BW.shape, len(codebook_KD))
+            signal_RF = F.embedding(row_R // is_open_BW.shape[1], signal[level - 1])
+            logits_RK = ran.step(level, signal_RF, [code_BW.flatten()[row_R] for code_BW in chosen])
+            codes = logits_RK.shape[-1]
+            logits_BWK = logits_RK.new_zeros(is_open_BW.numel(), codes).index_copy_(0, row_R, logits_RK)
+            logits_BWK = logits_BWK.view(*is_open_BW.shape, codes)
         beams = beams.extend(trie, level, logits_BWK, beam, normalize, allowed)
         chosen = [code[users, beams.parent_BW] for code in chosen] + [beams.code_BW]
         if trace is not None:

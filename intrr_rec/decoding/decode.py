@@ -16,6 +16,7 @@ from intrr_rec.decoding.cached import cached_beam_search
 from intrr_rec.decoding.ranker import Ranker
 from intrr_rec.decoding.trie import PrefixTrie
 from intrr_rec.models.intrr import IntRR
+from intrr_rec.models.ran_steps import RanSteps
 from intrr_rec.models.recommender import CodeRecommender, ItemRecommender, Recommender
 from intrr_rec.models.rows import Rows
 from intrr_rec.models.sasrec import SASRec
@@ -46,7 +47,7 @@ def _(
     model: IntRR, batch: Batch, catalogue_ID: Tensor | None, trie: PrefixTrie, settings: EvaluateConfig
 ) -> tuple[Tensor, Tensor]:
     rows = None if catalogue_ID is None else Rows(catalogue_ID)
-    ranker = Ranker(model.ran, model.codebooks(), trie, model.dense, rows)
+    ranker = Ranker(RanSteps(model.ran, model.codebooks()), trie, model.dense, rows)
     return ranker.rank(scored_states(model, batch, catalogue_ID), batch, settings)
 
 

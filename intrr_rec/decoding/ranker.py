@@ -7,7 +7,6 @@ Shape suffixes: B users, W places, I items, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +18,7 @@ from intrr_rec.decoding.allowed import Allowed
 from intrr_rec.decoding.beam import beam_search
 from intrr_rec.decoding.trie import PrefixTrie
 from intrr_rec.models.dense import DenseHead
-from intrr_rec.models.ran import Ran
+from intrr_rec.models.ran_steps import Steps
 from intrr_rec.models.rows import Rows
 
 
@@ -28,15 +27,13 @@ class Ranker:
     """What ranks the catalogue.
 
     Attributes:
-        ran: in evaluation mode.
-        codebooks: L tensors `[K_l, D]`.
+        ran: with its codebooks.
         trie: of the catalogue.
         dense: the dense head of a model that has one.
         rows: item representations, needed by the dense head.
     """
 
-    ran: Ran
-    codebooks: Sequence[Tensor]
+    ran: Steps
     trie: PrefixTrie
     dense: DenseHead | None
     rows: Rows | None
@@ -56,9 +53,7 @@ class Ranker:
             `items_BW` dense item ids (-1 where a place is left empty) and `scores_BW`.
         """
         beam = settings.beam
-        items_BW, log_p_BW = beam_search(
-            self.ran, self.codebooks, self.trie, state_BD, beam, settings.normalize, allowed
-        )
+        items_BW, log_p_BW = beam_search(self.ran, self.trie, state_BD, beam, settings.normalize, allowed)
         if settings.rank_by == "path":
             return items_BW, log_p_BW
         assert self.dense is not None and self.rows is not None

@@ -64,8 +64,12 @@ class Ran(nn.Module):
         V(W₂a + b) is computed as (VW₂)a + Vb: the product of the two matrices is small beside one per signal.
         """
         hidden_BF = dropout(F.relu(fused_BF, inplace=True), self.dropout, self.training)
+        return F.linear(hidden_BF, *self.fold(level, codebook_KD))
+
+    def fold(self, level: int, codebook_KD: Tensor) -> tuple[Tensor, Tensor]:
+        """VW₂ `[K, F]` and Vb `[K]` of level `level` ≥ 1."""
         output, scaled_KD = cast(nn.Linear, self.output[level - 1]), codebook_KD * self.scale
-        return F.linear(hidden_BF, scaled_KD @ output.weight, scaled_KD @ output.bias)
+        return scaled_KD @ output.weight, scaled_KD @ output.bias
 
     def teacher_forced(self, x_BD: Tensor, codes_BL: Tensor, codebooks: Sequence[Tensor]) -> list[Tensor]:
         """Logits of every level given the target's codes before it (Eq. 10): L tensors `[B, K_l]`."""

@@ -6,6 +6,7 @@ representations.safetensors   E_i of every item: float32, bfloat16, or int8 with
 guidance.safetensors          what guides each item's redistribution, as wide; read a row at a time, on demand
 paths.safetensors             Semantic IDs and the trie over them
 items.parquet                 own ids, titles, popularity, columns to filter by
+programs/                     backbone and RAN as programs of torch.export, where they were asked for
 
 Opening one starts no process group and reads no recipe, dataset or table of TorchRec's.
 
@@ -16,8 +17,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,13 +31,15 @@ from torch import Tensor, nn
 from intrr_rec import artefact
 from intrr_rec.artefact import Manifest
 from intrr_rec.config import EvaluateConfig, ModelConfig
+from intrr_rec.data.batch import Layout
 from intrr_rec.decoding.allowed import Leaves
 from intrr_rec.decoding.ranker import Ranker
 from intrr_rec.decoding.trie import PrefixTrie
 from intrr_rec.errors import ArtefactError
-from intrr_rec.models.backbone import Backbone, make_backbone
+from intrr_rec.models.backbone import make_backbone
 from intrr_rec.models.dense import DenseHead
 from intrr_rec.models.ran import Ran
+from intrr_rec.models.ran_steps import RanSteps
 from intrr_rec.models.rows import Rows, Width
 from intrr_rec.serving.items import ItemTable
 from intrr_rec.serving.tensor_file import RowFile
@@ -64,7 +67,8 @@ class Bundle:
     Attributes:
         backbone: in evaluation mode, like all modules here.
         ranker: RAN, codebooks, trie, dense head and the representations of all items.
-        item_ran, item_codebooks: of the item side; the ranker's where it has none of its own.
+        ran, codebooks: of the user side; the ranker has them made ready for decoding.
+        item_ran, item_codebooks: of the item side; the user side's where it has none of its own.
         codes_IL: Semantic IDs, as narrow as they fit.
         items: own ids, titles, popularity, columns.
         guidance_file: what guides each item's redistribution.
@@ -74,8 +78,10 @@ class Bundle:
     manifest: Manifest
     settings: BundleSettings
     device: torch.device
-    backbone: Backbone
+    backbone: Callable[[Tensor, Layout], Tensor]
     ranker: Ranker
+    ran: Ran
+    codebooks: tuple[Tensor, ...]
     item_ran: Ran
     item_codebooks: tuple[Tensor, ...]
     codes_IL: Tensor
@@ -83,11 +89,17 @@ class Bundle:
     guidance_file: RowFile
 
     @classmethod
-    def load(cls, path: Path | str, device: torch.device | str = "cpu") -> Bundle:
+    def load(cls, path: Path | str, device: torch.device | str = "cpu", *, programs: bool = False) -> Bundle:
         """Verify and open a bundle.
 
+        Args:
+            path: of the bundle.
+            device: of all tensors.
+            programs: run the bundle's exported programs in place of the modules; on the CPU only.
+
         Raises:
-            ArtefactError: missing, altered, of another kind or schema, or its files disagree with one another.
+            ArtefactError: missing, altered, of another kind or schema, or its files disagree with one another; or it holds no
+                programs, or such as may not be loaded.
         """
         path, device = Path(path), torch.device(device)
         manifest = artefact.read(path, KIND)
@@ -95,18 +107,18 @@ class Bundle:
         config, levels = settings.model, len(settings.codes_per_level)
         tensors, paths, rows = (_load(path / name, device) for name in (MODEL, PATHS, REPRESENTATIONS))
         try:
-            backbone = _filled(make_backbone(config, config.window), "backbone.", tensors, device)
-            ran = _filled(Ran(levels, config.width, config.ran), "ran.", tensors, device)
+            backbone = filled(make_backbone(config, config.window), "backbone.", tensors, device)
+            ran = filled(Ran(levels, config.width, config.ran), "ran.", tensors, device)
             codebooks = tuple(tensors[f"codebook.{level}"] for level in range(levels))
             dense = DenseHead(config.dense, config.width) if config.dense.weight else None
             if dense is not None:
-                dense = _filled(dense, "dense.", tensors, device)
+                dense = filled(dense, "dense.", tensors, device)
             item_ran, item_codebooks = ran, codebooks
             if not config.shared_ran:
-                item_ran = _filled(Ran(levels, config.width, config.ran), "item_ran.", tensors, device)
+                item_ran = filled(Ran(levels, config.width, config.ran), "item_ran.", tensors, device)
                 item_codebooks = tuple(tensors[f"item_codebook.{level}"] for level in range(levels))
             codes_IL, trie = paths.pop("codes"), PrefixTrie.from_tensors(paths)
-            ranker = Ranker(ran, codebooks, trie, dense, Rows(rows[VALUES], rows.get(SCALE)))
+            ranker = Ranker(RanSteps(ran, codebooks), trie, dense, Rows(rows[VALUES], rows.get(SCALE)))
         except (KeyError, RuntimeError) as error:
             raise ArtefactError(f"{path}: its files do not fit one another ({error}); export it again") from None
         opened = cls(
@@ -116,6 +128,8 @@ class Bundle:
             device,
             backbone,
             ranker,
+            ran,
+            codebooks,
             item_ran,
             item_codebooks,
             codes_IL,
@@ -123,7 +137,7 @@ class Bundle:
             RowFile(path / GUIDANCE),
         )
         opened._require_consistent(len(rows[VALUES]))
-        return opened
+        return opened._with_programs() if programs else opened
 
     @property
     def n_items(self) -> int:
@@ -143,6 +157,13 @@ class Bundle:
             assert values is not None
             rows.append(Rows(values, scale).take(torch.zeros(1, dtype=torch.int64)))
         return torch.cat(rows).to(self.device)
+
+    def _with_programs(self) -> Bundle:
+        from intrr_rec.serving.programs import FOLDER, ExportedBackbone, ExportedSteps  # torch.export takes a while
+
+        folder = self.path / FOLDER
+        ran = ExportedSteps(folder, self.settings.codes_per_level)
+        return replace(self, backbone=ExportedBackbone(folder), ranker=replace(self.ranker, ran=ran))
 
     def _require_consistent(self, rows: int) -> None:
         levels, items = len(self.settings.codes_per_level), self.manifest.counts["items"]
@@ -169,7 +190,8 @@ def _load(path: Path, device: torch.device) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in tensors.items()} if device.type == "cpu" else tensors
 
 
-def _filled(module: M, prefix: str, tensors: Mapping[str, Tensor], device: torch.device) -> M:
+def filled(module: M, prefix: str, tensors: Mapping[str, Tensor], device: torch.device) -> M:
+    """A module with the tensors of this prefix, in evaluation mode."""
     own: dict[str, Any] = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
     module.load_state_dict(own)
     return module.to(device).eval().requires_grad_(False)

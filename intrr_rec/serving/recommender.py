@@ -162,7 +162,6 @@ class Recommender:
         ranker, levels = self.bundle.ranker, list[tuple[Tensor, Tensor]]()
         beam_search(
             ranker.ran,
-            ranker.codebooks,
             ranker.trie,
             state_BD,
             beam,

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from intrr_rec.decoding.allowed import Leaves
 from intrr_rec.decoding.beam import beam_search
 from intrr_rec.decoding.exhaustive import exhaustive_scores
+from intrr_rec.models.ran_steps import RanSteps
 from tests.decoding.test_beam import N_ITEMS, USERS, make_case
 
 CASE = make_case("previous")
@@ -37,7 +38,7 @@ def test_a_filtered_beam_is_full_truthful_and_exact_at_full_width(allow, deny, b
     expected_BI = torch.stack([mask_I & ~torch.isin(torch.arange(N_ITEMS), torch.tensor(row)) for row in deny])
     assert torch.equal(allowed.items(USERS), expected_BI)
     with torch.no_grad():
-        items_BW, scores_BW = beam_search(ran, codebooks, trie, x_BD, beam, normalize, allowed)
+        items_BW, scores_BW = beam_search(RanSteps(ran, codebooks), trie, x_BD, beam, normalize, allowed)
     filtered_BI = SCORES_BI[normalize].masked_fill(~expected_BI, -torch.inf)
     for user in range(USERS):
         found = items_BW[user][items_BW[user] >= 0]
@@ -55,8 +56,8 @@ def test_nothing_denied_and_everything_allowed_is_no_filter():
     leaves = Leaves.of(trie)
     everything = leaves.allow(leaves.before(torch.ones(N_ITEMS, dtype=torch.bool)), None)
     with torch.no_grad():
-        plain = beam_search(ran, codebooks, trie, x_BD, 7, "trie")
-        filtered = beam_search(ran, codebooks, trie, x_BD, 7, "trie", everything)
+        plain = beam_search(RanSteps(ran, codebooks), trie, x_BD, 7, "trie")
+        filtered = beam_search(RanSteps(ran, codebooks), trie, x_BD, 7, "trie", everything)
     assert all(torch.equal(a, b) for a, b in zip(plain, filtered, strict=True))
 
 
@@ -65,7 +66,7 @@ def test_a_trace_ends_in_the_items_and_every_prefix_continues_one_before(context
     ran, codebooks, codes_IL, trie, x_BD = make_case(context)
     trace: list[tuple[torch.Tensor, torch.Tensor]] = []
     with torch.no_grad():
-        items_BW, scores_BW = beam_search(ran, codebooks, trie, x_BD, 5, "trie", trace=trace)
+        items_BW, scores_BW = beam_search(RanSteps(ran, codebooks), trie, x_BD, 5, "trie", trace=trace)
     assert torch.equal(trace[-1][0], codes_IL[items_BW]) and torch.equal(trace[-1][1], scores_BW)
     for (shorter_BWL, _), (longer_BWL, _) in pairwise(trace):
         for before, after in zip(shorter_BWL.tolist(), longer_BWL.tolist(), strict=True):

@@ -8,6 +8,7 @@ from intrr_rec.decoding.beam import beam_search
 from intrr_rec.decoding.exhaustive import exhaustive_scores
 from intrr_rec.decoding.trie import PrefixTrie
 from intrr_rec.models.ran import Ran
+from intrr_rec.models.ran_steps import RanSteps
 
 CODES, WIDTH, USERS, N_ITEMS = (6, 5, 4), 8, 7, 40
 
@@ -30,7 +31,7 @@ def case(request):
 def test_full_width_is_the_exhaustive_ranking(case, normalize):
     ran, codebooks, codes_IL, trie, x_BD = case
     with torch.no_grad():
-        items_BW, scores_BW = beam_search(ran, codebooks, trie, x_BD, N_ITEMS, normalize)
+        items_BW, scores_BW = beam_search(RanSteps(ran, codebooks), trie, x_BD, N_ITEMS, normalize)
         expected_BI = exhaustive_scores(ran, codebooks, codes_IL, x_BD, normalize)
     best_BI, order_BI = expected_BI.sort(descending=True)
     assert items_BW.shape == (USERS, N_ITEMS)
@@ -44,7 +45,7 @@ def test_narrow_beams_are_truthful(case, normalize, beam):
     """Distinct items of the catalogue, best first, each with its exact score."""
     ran, codebooks, codes_IL, trie, x_BD = case
     with torch.no_grad():
-        items_BW, scores_BW = beam_search(ran, codebooks, trie, x_BD, beam, normalize)
+        items_BW, scores_BW = beam_search(RanSteps(ran, codebooks), trie, x_BD, beam, normalize)
         expected_BI = exhaustive_scores(ran, codebooks, codes_IL, x_BD, normalize)
     assert items_BW.shape == (USERS, beam)
     assert ((items_BW >= 0) & (items_BW < N_ITEMS)).all()
@@ -56,7 +57,7 @@ def test_narrow_beams_are_truthful(case, normalize, beam):
 def test_one_beam_is_the_greedy_path(case):
     ran, codebooks, codes_IL, trie, x_BD = case
     with torch.no_grad():
-        items_BW, _ = beam_search(ran, codebooks, trie, x_BD, 1, "trie")
+        items_BW, _ = beam_search(RanSteps(ran, codebooks), trie, x_BD, 1, "trie")
         for x_D, item in zip(x_BD, items_BW[:, 0].tolist(), strict=True):
             left = torch.ones(N_ITEMS, dtype=torch.bool)
             for level, path_L in enumerate(codes_IL[item]):
@@ -72,7 +73,7 @@ def test_places_beyond_the_catalogue_stay_empty(normalize, n_items):
     """Wherever items run out, the score is -inf and the place names no item: no target can be hit there."""
     ran, codebooks, codes_IL, trie, x_BD = make_case("previous", n_items)
     with torch.no_grad():
-        items_BW, scores_BW = beam_search(ran, codebooks, trie, x_BD, 50, normalize)
+        items_BW, scores_BW = beam_search(RanSteps(ran, codebooks), trie, x_BD, 50, normalize)
         expected_BI = exhaustive_scores(ran, codebooks, codes_IL, x_BD, normalize)
     assert items_BW.shape[1] >= n_items
     assert torch.equal(items_BW[:, :n_items], expected_BI.argsort(descending=True))
@@ -83,8 +84,8 @@ def test_places_beyond_the_catalogue_stay_empty(normalize, n_items):
 def test_users_are_decoded_independently(case):
     ran, codebooks, _, trie, x_BD = case
     with torch.no_grad():
-        together, _ = beam_search(ran, codebooks, trie, x_BD, 9, "trie")
-        alone = [beam_search(ran, codebooks, trie, x_D[None], 9, "trie")[0] for x_D in x_BD]
-        nobody, _ = beam_search(ran, codebooks, trie, x_BD[:0], 9, "trie")
+        together, _ = beam_search(RanSteps(ran, codebooks), trie, x_BD, 9, "trie")
+        alone = [beam_search(RanSteps(ran, codebooks), trie, x_D[None], 9, "trie")[0] for x_D in x_BD]
+        nobody, _ = beam_search(RanSteps(ran, codebooks), trie, x_BD[:0], 9, "trie")
     assert torch.equal(together, torch.cat(alone))
     assert len(nobody) == 0

@@ -52,7 +52,7 @@ def test_newcomers_are_recommended_by_their_semantic_id(kind, runs, bundles, gro
     whole = recommender.recommend([[int(place[3]), newcomers[0]]], N_ITEMS + NEW, N_ITEMS + NEW)[0]
     assert set(newcomers) < set(whole.items)
     if kind == "path":
-        books, codes_NL = opened.ranker.codebooks, ids.codes_IL[newcomers]
+        books, codes_NL = opened.codebooks, ids.codes_IL[newcomers]
         spelt = sum(book[codes_NL[:, level]] for level, book in enumerate(books))
         torch.testing.assert_close(opened.ranker.rows.take(torch.tensor(newcomers)), spelt)
         assert [row.index(1.0) for row in recommender.redistribution(newcomers[2])] == codes_NL[2].tolist()
