@@ -230,7 +230,9 @@ class Recommender:
         length_B = np.array([len(history) for history in histories])
         used_B = np.minimum(length_B, self.window)
         items_E = np.concatenate([[*history, 0] for history in histories])
-        times_E = None if times is None else np.concatenate(list(times)).astype(np.int64)
+        times_E = None
+        if times is not None and self.bundle.settings.model.reads_times:
+            times_E = np.concatenate(list(times)).astype(np.int64)
         start_B = np.cumsum(length_B + 1) - 1 - used_B
         windows = Windows(np.arange(len(histories)), start_B, used_B, used_B - 1)
         batch = Collator(items_E, self.window, None, "items", times_E)(windows)
