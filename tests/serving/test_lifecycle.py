@@ -135,6 +135,6 @@ def test_a_self_test_refuses_scores_that_are_no_numbers(bundles):
     bundle = Bundle.load(bundles["path"].path)
     backend = Backend(bundle)
     backend.test()
-    bundle.ranker.codebooks[0].fill_(float("nan"))
+    bundle.ranker.ran.get_buffer("first").fill_(float("nan"))
     with pytest.raises(ArtefactError, match="self-test"):
         backend.test()
