@@ -54,7 +54,8 @@ def test_a_child_does_not_count_what_its_parent_held():
     cpu = torch.device("cpu")
     assert memory_gb(cpu) > 0.25 and peak_memory_gb(cpu) >= memory_gb(cpu) - 0.01
     program = (
-        "import sys; sys.modules['torch'] = type(sys)('torch'); sys.modules['torch'].device = object\n"
+        "import sys; sys.modules['torch'] = type(sys)('torch'); sys.modules['torch'].device = object; "
+        "sys.modules['torch'].float32 = None\n"
         "from types import SimpleNamespace\nfrom intrr_rec.bench.machine import peak_memory_gb\n"
         "print(peak_memory_gb(SimpleNamespace(type='cpu')))"
     )

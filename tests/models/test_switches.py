@@ -69,7 +69,7 @@ def test_lookup_represents_an_item_by_the_sum_of_its_codewords():
     model = make_model(item_side="lookup")
     books = model.codebooks()
     items_U = torch.tensor([4, 11, 0])
-    expected_UD = sum(book[model.codes_IL[items_U, level]] for level, book in enumerate(books))
+    expected_UD = sum(book[model.codes_IL[items_U, level].long()] for level, book in enumerate(books))
     torch.testing.assert_close(model.items(items_U, None, books).representation_UD, expected_UD)
 
 
