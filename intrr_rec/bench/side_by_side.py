@@ -120,7 +120,7 @@ class _Catalogue:
 
         def decode(beam: int) -> object:
             history_TD = rows.take(batch.items_U[batch.slot_T])
-            state_BD = backbone(history_TD, batch.layout)[batch.scored_S]
+            state_BD = backbone(history_TD, batch.layout, batch.scored_S)
             return beam_search(steps, self.trie, state_BD, beam, settings.normalize)
 
         return decode

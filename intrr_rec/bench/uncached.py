@@ -1,6 +1,6 @@
 """The flattened baseline decoded as the paper times it: without a cache, every level reads every beam's whole sequence anew.
 
-Shape suffixes: B users, W beams, P tokens of a history, S tokens of a sequence, D width, K codes.
+Shape suffixes: B users, W beams, P tokens of a history, S tokens of a sequence, R sequences, D width, K codes.
 """
 
 from __future__ import annotations
@@ -55,5 +55,6 @@ def _last_states(
         x_TD = torch.cat(parts, dim=2).reshape(-1, width)
         rows = len(x_TD) // length
         layout = Layout(torch.arange(rows, device=x_TD.device)[:, None].expand(-1, length))
-        states.append(model.backbone(x_TD, layout).view(-1, beams, length, width)[:, :, -1])
+        last_R = torch.arange(1, rows + 1, device=x_TD.device) * length - 1
+        states.append(model.backbone(x_TD, layout, last_R).view(-1, beams, width))
     return torch.cat(states)

@@ -50,6 +50,12 @@ class Layout:
         """Where a slot may look: at slots of the same history, not after it."""
         return self.together_CNN().tril()
 
+    def visible_from(self, at_S: Tensor) -> Tensor:
+        """Where these slots, counted over all blocks, may look in their own block, `[S, N]`."""
+        slots = self.owner_CN.shape[1]
+        is_own_SN = self.owner_CN[at_S // slots] == self.owner_CN.flatten()[at_S][:, None]
+        return is_own_SN & (torch.arange(slots, device=at_S.device) <= at_S[:, None] % slots)
+
 
 @dataclass
 class Batch:
@@ -77,7 +83,7 @@ class Batch:
         """What lies in each scored slot's block `[S, N]`, and which of it is history up to that slot."""
         slots = self.layout.owner_CN.shape[1]
         item_CN = self.items_U[self.slot_T].view(-1, slots)
-        return item_CN[self.scored_S // slots], self.layout.visible_CNN().flatten(0, 1)[self.scored_S]
+        return item_CN[self.scored_S // slots], self.layout.visible_from(self.scored_S)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""

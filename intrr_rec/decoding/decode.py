@@ -71,4 +71,4 @@ def scored_states(model: ItemRecommender, batch: Batch, catalogue_ID: Tensor | N
         history_TD = F.embedding(batch.slot_T, model.represent(batch.items_U, batch.content_UV))
     else:
         history_TD = F.embedding(batch.items_U[batch.slot_T], catalogue_ID)
-    return model.states(history_TD, batch.layout)[batch.scored_S]
+    return model.states(history_TD, batch.layout, batch.scored_S)

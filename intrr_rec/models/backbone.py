@@ -1,6 +1,7 @@
 """The backbone that the settings name.
 
-All take packed tokens `[T, D]` and their layout, and return states `[T, D]`; `prefill` and `step` read on token by token.
+All take packed tokens `[T, D]` and their layout, and return states `[T, D]`, or those of the slots asked for; `prefill` and
+`step` read on token by token.
 """
 
 from __future__ import annotations

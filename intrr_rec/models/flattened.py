@@ -62,9 +62,9 @@ class Flattened(CodeRecommender):
     def begin(self, batch: Batch, codebooks: Sequence[Tensor]) -> tuple[Tensor, Prompts]:
         """One pass over the packed histories: logits `[B, K]` of the first code, and the prompts."""
         x_TD, layout = self.tokens(batch, codebooks)
-        state_TD, packed = self.backbone.prefill(x_TD, layout)
         last_B = self.last_token(batch.scored_S)
-        return state_TD[last_B] @ codebooks[0].T, Prompts.up_to(last_B, layout, packed)
+        state_BD, packed = self.backbone.prefill(x_TD, layout, last_B)
+        return state_BD @ codebooks[0].T, Prompts.up_to(last_B, layout, packed)
 
     def step(self, level: int, code_BW: Tensor, cache: Cache, codebooks: Sequence[Tensor]) -> Tensor:
         """Logits `[B, W, K]` of level `level` + 1."""

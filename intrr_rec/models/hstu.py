@@ -4,8 +4,8 @@ LayerNorm → one u,v,q,k projection under SiLU → SiLU(q·kᵀ + bias)/N, mask
 residual. Attention is divided by the configured window N, a constant, so packing several histories into a block of N slots
 changes nothing. The bias by time (an option) has one scalar for each bucket of log time, shared by the heads.
 
-Shape suffixes: C blocks, N slots of a block, T = C·N slots, D width, H heads, F width of a head; when decoding token by
-token, B users, W beams, P longest prompt, G tokens a beam has generated.
+Shape suffixes: C blocks, N slots of a block, T = C·N slots, S of them asked for, D width, H heads, F width of a head; when
+decoding token by token, B users, W beams, P longest prompt, G tokens a beam has generated.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from intrr_rec.config import HstuConfig
 from intrr_rec.data.batch import Layout
 from intrr_rec.models.cache import Cache, KeysValues, LayerCache, scores_with_bias
 from intrr_rec.models.dropout import dropout
-from intrr_rec.models.silu_attention import Pairs, silu_attention
+from intrr_rec.models.silu_attention import Pairs, attend_from, silu_attention
 
 TIME_BUCKETS = 128
 TIME_BUCKET_WIDTH = 0.301
@@ -44,12 +44,28 @@ class HstuLayer(nn.Module):
         nn.init.xavier_uniform_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, x_TD: Tensor, pairs: Pairs) -> tuple[Tensor, KeysValues]:
-        """Tokens `[T, D]` → `[T, D]`, and keys and values `[C, H, N, F]`, which carry no gradients."""
+    def forward(self, x_TD: Tensor, pairs: Pairs, at_S: Tensor | None) -> tuple[Tensor, KeysValues]:
+        """Tokens `[T, D]` → `[T, D]` (with `at_S`, `[S, D]`: at these slots alone), and keys and values `[C, H, N, F]`.
+
+        Keys and values carry no gradients.
+        """
+        if at_S is not None:
+            return self._at(x_TD, pairs, at_S)
         u_TD, attended_TD, k_CHNF, v_CHNF = silu_attention(
             self._projected(x_TD), pairs, self.heads, self.position_bias, self.time_bias
         )
         return self._gate(x_TD, u_TD, attended_TD), (k_CHNF, v_CHNF)
+
+    def _at(self, x_TD: Tensor, pairs: Pairs, at_S: Tensor) -> tuple[Tensor, KeysValues]:
+        """Of slots that are not asked for, only keys and values are made."""
+        normed_TD = F.layer_norm(x_TD, x_TD.shape[-1:])
+        u_DD, v_DD, q_DD, k_DD = self.uvqk.weight.chunk(4)
+        blocks = (*pairs.owner_CN.shape, self.heads, -1)
+        k_CHNF, v_CHNF = (F.silu(F.linear(normed_TD, part)).view(blocks).transpose(1, 2) for part in (k_DD, v_DD))
+        u_SD, q_SD = (F.silu(F.linear(normed_TD[at_S], part)) for part in (u_DD, q_DD))
+        q_SHF = q_SD.unflatten(-1, (self.heads, -1))
+        attended_SHF = attend_from(at_S, q_SHF, k_CHNF, v_CHNF, pairs, self.position_bias, self.time_bias)
+        return self._gate(x_TD[at_S], u_SD, attended_SHF.flatten(1)), (k_CHNF.detach(), v_CHNF.detach())
 
     def step(self, x_BWD: Tensor, cache: LayerCache, prompt_distance_BP: Tensor, own_distance_G: Tensor) -> Tensor:
         """One more token a beam, `[B, W, D]` → `[B, W, D]`; its key and value join the cache."""
@@ -89,20 +105,21 @@ class Hstu(nn.Module):
         self.layers = nn.ModuleList(HstuLayer(config, window) for _ in range(config.layers))
         self.register_buffer("time_edges", time_edges() if config.time_bias else None, persistent=False)
 
-    def forward(self, x_TD: Tensor, layout: Layout) -> Tensor:
+    def forward(self, x_TD: Tensor, layout: Layout, at_S: Tensor | None = None) -> Tensor:
         """Token representations `[T, D]` → states `[T, D]`, one causal pass within each history of `layout`.
 
-        With the bias by time, the layout must carry the times of its slots.
+        With the bias by time, the layout must carry the times of its slots. `at_S` asks for the states of these slots alone,
+        `[S, D]`, which spares the last layer most of its work.
         """
-        return self.prefill(x_TD, layout)[0]
+        return self.prefill(x_TD, layout, at_S)[0]
 
-    def prefill(self, x_TD: Tensor, layout: Layout) -> tuple[Tensor, list[KeysValues]]:
+    def prefill(self, x_TD: Tensor, layout: Layout, at_S: Tensor | None = None) -> tuple[Tensor, list[KeysValues]]:
         """`forward`, and each layer's keys and values `[C, H, N, F]`."""
         bucket_CNN = None if self.time_edges is None else time_bucket(layout, self.time_edges)
         pairs = Pairs.of(layout, self.window, bucket_CNN, x_TD.dtype)
         packed = []
         for layer in self.layers:
-            x_TD, keys_values = layer(x_TD, pairs)
+            x_TD, keys_values = layer(x_TD, pairs, at_S if layer is self.layers[-1] else None)
             packed.append(keys_values)
         return x_TD, packed
 

@@ -4,8 +4,8 @@ LayerNorm → one u,v,q,k projection, SiLU on u alone → softplus(q·kᵀ/√F 
 keys → u ⊙ attention, no norm before the gate → linear → dropout, residual. The bias is T5's, a scalar for each head and
 bucket of distances; each layer has its own. No bias by time.
 
-Shape suffixes: C blocks, N slots of a block, T = C·N slots, D width, H heads, F width of a head; when decoding token by
-token, B users, W beams, P longest prompt, G tokens a beam has generated.
+Shape suffixes: C blocks, N slots of a block, T = C·N slots, S of them asked for, D width, H heads, F width of a head; when
+decoding token by token, B users, W beams, P longest prompt, G tokens a beam has generated.
 """
 
 from __future__ import annotations
@@ -38,11 +38,15 @@ class ReleasedHstuLayer(nn.Module):
         self.output = nn.Linear(config.width, config.width)
         self.distance_bias = nn.Parameter(torch.randn(BUCKETS, config.heads))
 
-    def forward(self, x_TD: Tensor, visible_CNN: Tensor, bucket_NN: Tensor) -> tuple[Tensor, KeysValues]:
-        """`[T, D]` → `[T, D]`, and keys and values `[C, H, N, F]`.
+    def forward(
+        self, x_TD: Tensor, visible_CNN: Tensor, bucket_NN: Tensor, at_S: Tensor | None
+    ) -> tuple[Tensor, KeysValues]:
+        """`[T, D]` → `[T, D]` (with `at_S`, `[S, D]`: at these slots alone), and keys and values `[C, H, N, F]`.
 
         `visible_CNN` says where a slot may look, `bucket_NN` is the `distance_bucket` of slots.
         """
+        if at_S is not None:
+            return self._at(x_TD, visible_CNN, bucket_NN, at_S)
         blocks, slots, _ = visible_CNN.shape
         u_TD, vqk_TD = self._project(x_TD)
         heads = vqk_TD.view(blocks, slots, 3, self.heads, -1)
@@ -53,6 +57,26 @@ class ReleasedHstuLayer(nn.Module):
         weight_CHNN = weight_CHNN / (weight_CHNN.sum(-1, keepdim=True) + SMALLEST_SUM)
         attended_TD = torch.matmul(weight_CHNN, v_CHNF).transpose(1, 2).reshape(x_TD.shape)
         return self._gate(x_TD, u_TD, attended_TD), (k_CHNF, v_CHNF)
+
+    def _at(self, x_TD: Tensor, visible_CNN: Tensor, bucket_NN: Tensor, at_S: Tensor) -> tuple[Tensor, KeysValues]:
+        """Of slots that are not asked for, only keys and values are made."""
+        blocks, slots, _ = visible_CNN.shape
+        block_S, place_S = at_S // slots, at_S % slots
+        normed_TD = self.norm(x_TD)
+        u_DD, v_DD, q_DD, k_DD = self.uvqk.weight.chunk(4)
+        u_D, v_D, q_D, k_D = self.uvqk.bias.chunk(4)
+        k_CHNF, v_CHNF = (
+            F.linear(normed_TD, *part).view(blocks, slots, self.heads, -1).transpose(1, 2).contiguous()
+            for part in ((k_DD, k_D), (v_DD, v_D))
+        )
+        u_SD, q_SD = (F.linear(normed_TD[at_S], *part) for part in ((u_DD, u_D), (q_DD, q_D)))
+        q_SHF1 = q_SD.unflatten(-1, (self.heads, -1))[..., None]
+        bias_SHN = self.distance_bias[bucket_NN[place_S]].transpose(1, 2)
+        scores_SHN = torch.matmul(k_CHNF[block_S], q_SHF1).squeeze(-1) * q_SHF1.shape[2] ** -0.5 + bias_SHN
+        weight_SHN = F.softplus(scores_SHN) * visible_CNN[block_S, place_S][:, None]
+        weight_SHN = weight_SHN / (weight_SHN.sum(-1, keepdim=True) + SMALLEST_SUM)
+        attended_SH1F = torch.matmul(weight_SHN[:, :, None], v_CHNF[block_S])
+        return self._gate(x_TD[at_S], F.silu(u_SD), attended_SH1F.flatten(1)), (k_CHNF, v_CHNF)
 
     def step(self, x_BWD: Tensor, cache: LayerCache, distance_BP: Tensor, own_distance_G: Tensor) -> Tensor:
         """One more token a beam, `[B, W, D]` → `[B, W, D]`; its key and value join the cache.
@@ -96,17 +120,20 @@ class ReleasedHstu(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(ReleasedHstuLayer(config) for _ in range(config.layers))
 
-    def forward(self, x_TD: Tensor, layout: Layout) -> Tensor:
-        """Token representations `[T, D]` → states `[T, D]`, one causal pass within each history of `layout`."""
-        return self.prefill(x_TD, layout)[0]
+    def forward(self, x_TD: Tensor, layout: Layout, at_S: Tensor | None = None) -> Tensor:
+        """Token representations `[T, D]` → states `[T, D]`, one causal pass within each history of `layout`.
 
-    def prefill(self, x_TD: Tensor, layout: Layout) -> tuple[Tensor, list[KeysValues]]:
+        `at_S` asks for the states of these slots alone, `[S, D]`, which spares the last layer most of its work.
+        """
+        return self.prefill(x_TD, layout, at_S)[0]
+
+    def prefill(self, x_TD: Tensor, layout: Layout, at_S: Tensor | None = None) -> tuple[Tensor, list[KeysValues]]:
         """`forward`, and each layer's keys and values `[C, H, N, F]`."""
         visible_CNN = layout.visible_CNN()
         bucket_NN = slot_buckets(visible_CNN.shape[1], x_TD.device)
         packed = []
         for layer in self.layers:
-            x_TD, keys_values = layer(x_TD, visible_CNN, bucket_NN)
+            x_TD, keys_values = layer(x_TD, visible_CNN, bucket_NN, at_S if layer is self.layers[-1] else None)
             packed.append(keys_values)
         return x_TD, packed
 

@@ -121,10 +121,10 @@ class IntRR(ItemRecommender):
         """E_i of each item, `[U, D]`."""
         return self.items(items_U, content_UV, self.codebooks()).representation_UD
 
-    def states(self, history_TD: Tensor, layout: Layout) -> Tensor:
-        """Backbone over item representations, `[T, D]` → `[T, D]` (Eq. 9)."""
+    def states(self, history_TD: Tensor, layout: Layout, at_S: Tensor | None = None) -> Tensor:
+        """Backbone over item representations, `[T, D]` → `[T, D]` (Eq. 9), or `[S, D]` at some slots."""
         dropped_TD = dropout(history_TD, self.config.input_dropout, self.training)
-        return self.backbone(dropped_TD, layout)
+        return self.backbone(dropped_TD, layout, at_S)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The step's losses, to be averaged over replicas.

@@ -48,8 +48,8 @@ class ItemRecommender(Recommender):
         """The token of each item, `[U, D]`."""
 
     @abstractmethod
-    def states(self, history_TD: Tensor, layout: Layout) -> Tensor:
-        """Tokens of histories `[T, D]` → states `[T, D]`, one causal pass."""
+    def states(self, history_TD: Tensor, layout: Layout, at_S: Tensor | None = None) -> Tensor:
+        """Tokens of histories `[T, D]` → states `[T, D]`, one causal pass; with `at_S`, of these slots alone, `[S, D]`."""
 
 
 class CodeRecommender(Recommender):

@@ -3,7 +3,7 @@
 A pre-norm causal Transformer over item embeddings with learned positions. Loss and ranking are the dense head's
 (`models/dense.py`), the very one of the `best` recipe: what differs between the two is Semantic IDs and content.
 
-Shape suffixes: U items, T token slots, C blocks, N slots of a block, H heads, D width.
+Shape suffixes: U items, T token slots, S scored slots, C blocks, N slots of a block, H heads, D width.
 """
 
 from __future__ import annotations
@@ -58,12 +58,13 @@ class SASRec(ItemRecommender):
         """The item's row."""
         return look_up(self.uid, UID_TABLE, items_U)
 
-    def states(self, history_TD: Tensor, layout: Layout) -> Tensor:
-        """Tokens `[T, D]` → states `[T, D]`."""
+    def states(self, history_TD: Tensor, layout: Layout, at_S: Tensor | None = None) -> Tensor:
+        """Tokens `[T, D]` → states `[T, D]`, or `[S, D]` at some slots."""
         visible_CNN = layout.visible_CNN()
         x_CND = history_TD.view(*layout.owner_CN.shape, -1) + self.positions[visible_CNN.sum(-1) - 1]
         hidden_HNN = ~visible_CNN.repeat_interleave(self.config.heads, dim=0)
-        return self.encoder(self.input_dropout(x_CND), mask=hidden_HNN).flatten(0, 1)
+        state_TD = self.encoder(self.input_dropout(x_CND), mask=hidden_HNN).flatten(0, 1)
+        return state_TD if at_S is None else state_TD[at_S]
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Sampled softmax at every scored slot: `loss`, and the same as `rec_L` for the log."""

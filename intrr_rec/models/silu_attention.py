@@ -7,7 +7,8 @@ kept that are cheaper to make anew.
 On CUDA the products over pairs of slots are one Triton kernel (`triton_attention.py`); everywhere else, and where Triton is
 missing, they are batched matrix products.
 
-Shape suffixes: C blocks, N slots of a block, T = C·N slots, D width, E = 4·D, H heads, F width of a head, G = C·H.
+Shape suffixes: C blocks, N slots of a block, T = C·N slots, S of them asked for, D width, E = 4·D, H heads, F width of a
+head, G = C·H.
 """
 
 from __future__ import annotations
@@ -68,6 +69,27 @@ def silu_attention(
         u after its SiLU and what each slot attended to, both `[T, D]`; keys and values `[C, H, N, F]`, without gradients.
     """
     return _SiluAttention.apply(projected_TE, pairs, heads, position_bias_N, time_bias_P)
+
+
+def attend_from(
+    at_S: Tensor,
+    q_SHF: Tensor,
+    k_CHNF: Tensor,
+    v_CHNF: Tensor,
+    pairs: Pairs,
+    position_bias_N: Tensor,
+    time_bias_P: Tensor | None,
+) -> Tensor:
+    """What some slots (counted over all blocks) attend to, `[S, H, F]`; all else as in `silu_attention`."""
+    slots = pairs.owner_CN.shape[1]
+    block_S, apart_SN = at_S // slots, at_S[:, None] % slots - torch.arange(slots, device=at_S.device)
+    bias_SN = position_bias_N[apart_SN.clamp(min=0)]
+    if time_bias_P is not None:
+        assert pairs.bucket_CNN is not None
+        bias_SN = bias_SN + time_bias_P[pairs.bucket_CNN.flatten(0, 1)[at_S].long()]
+    scores_SHN = torch.matmul(k_CHNF.contiguous()[block_S], q_SHF[..., None]).squeeze(-1) + bias_SN[:, None]
+    weight_SHN = F.silu(scores_SHN) * (Layout(pairs.owner_CN).visible_from(at_S) / pairs.window)[:, None]
+    return torch.matmul(weight_SHN[:, :, None], v_CHNF.contiguous()[block_S]).squeeze(2)
 
 
 @cache

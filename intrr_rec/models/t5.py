@@ -3,8 +3,8 @@
 RMSNorm → attention with the bias of `log2`-spaced distances, unscaled scores → residual; RMSNorm → ReLU feed-forward →
 residual; a last RMSNorm. One bias table serves all layers.
 
-Shape suffixes: C blocks, N slots of a block, T = C·N slots, D width, H heads, F width of a head; when decoding token by
-token, B users, W beams, P longest prompt, G tokens a beam has generated.
+Shape suffixes: C blocks, N slots of a block, T = C·N slots, S of them asked for, D width, H heads, F width of a head; when
+decoding token by token, B users, W beams, P longest prompt, G tokens a beam has generated.
 """
 
 from __future__ import annotations
@@ -52,16 +52,34 @@ class T5Layer(nn.Module):
             nn.init.normal_(self.deepen.weight, std=config.feed_forward**-0.5)
         nn.init.normal_(self.contract.weight, std=config.feed_forward**-0.5)
 
-    def forward(self, x_TD: Tensor, bias_CHNN: Tensor) -> tuple[Tensor, KeysValues]:
-        """`[T, D]` → `[T, D]`, and keys and values `[C, H, N, F]`.
+    def forward(self, x_TD: Tensor, bias_CHNN: Tensor, at_S: Tensor | None = None) -> tuple[Tensor, KeysValues]:
+        """`[T, D]` → `[T, D]` (with `at_S`, `[S, D]`: at these slots alone), and keys and values `[C, H, N, F]`.
 
         `bias_CHNN` is added to the scores, -inf where a slot may not look.
         """
+        if at_S is not None:
+            return self._at(x_TD, bias_CHNN, at_S)
         blocks, _, slots, _ = bias_CHNN.shape
         q_CHNF, k_CHNF, v_CHNF = self.project(x_TD).unflatten(0, (blocks, slots)).permute(2, 0, 3, 1, 4).unbind(0)
         attended_CHNF = F.scaled_dot_product_attention(q_CHNF, k_CHNF, v_CHNF, attn_mask=bias_CHNN, scale=1.0)
         x_TD = self.add_attention(x_TD, attended_CHNF.transpose(1, 2).reshape(len(x_TD), -1))
         return self.add_feed_forward(x_TD), (k_CHNF, v_CHNF)
+
+    def _at(self, x_TD: Tensor, bias_CHNN: Tensor, at_S: Tensor) -> tuple[Tensor, KeysValues]:
+        """Of slots that are not asked for, only keys and values are made."""
+        blocks, _, slots, _ = bias_CHNN.shape
+        normed_TD, inner = self.attention_norm(x_TD), self.output.in_features
+        query_ED, keys_values_ED = self.qkv.weight.split((inner, 2 * inner))
+        keys_values = F.linear(normed_TD, keys_values_ED).view(blocks, slots, 2, self.heads, -1)
+        k_CHNF, v_CHNF = keys_values.permute(2, 0, 3, 1, 4).contiguous().unbind(0)
+        q_SH1F = F.linear(normed_TD[at_S], query_ED).unflatten(-1, (self.heads, -1))[:, :, None]
+        block_S = at_S // slots
+        bias_SH1N = bias_CHNN[block_S, :, at_S % slots][:, :, None]
+        attended_SH1F = F.scaled_dot_product_attention(
+            q_SH1F, k_CHNF[block_S], v_CHNF[block_S], attn_mask=bias_SH1N, scale=1.0
+        )
+        x_SD = self.add_attention(x_TD[at_S], attended_SH1F.flatten(1))
+        return self.add_feed_forward(x_SD), (k_CHNF, v_CHNF)
 
     def step(self, x_BWD: Tensor, cache: LayerCache, prompt_bias_BHP: Tensor, own_bias_GH: Tensor) -> Tensor:
         """One more token a beam, `[B, W, D]` → `[B, W, D]`; its key and value join the cache.
@@ -109,11 +127,14 @@ class T5(nn.Module):
         self.distance_bias = nn.Parameter(torch.randn(BUCKETS, config.heads) * config.width**-0.5)
         self.norm = nn.RMSNorm(config.width, eps=1e-6)
 
-    def forward(self, x_TD: Tensor, layout: Layout) -> Tensor:
-        """Token representations `[T, D]` → states `[T, D]`, one causal pass within each history of `layout`."""
-        return self.prefill(x_TD, layout)[0]
+    def forward(self, x_TD: Tensor, layout: Layout, at_S: Tensor | None = None) -> Tensor:
+        """Token representations `[T, D]` → states `[T, D]`, one causal pass within each history of `layout`.
 
-    def prefill(self, x_TD: Tensor, layout: Layout) -> tuple[Tensor, list[KeysValues]]:
+        `at_S` asks for the states of these slots alone, `[S, D]`, which spares the last layer most of its work.
+        """
+        return self.prefill(x_TD, layout, at_S)[0]
+
+    def prefill(self, x_TD: Tensor, layout: Layout, at_S: Tensor | None = None) -> tuple[Tensor, list[KeysValues]]:
         """`forward`, and each layer's keys and values `[C, H, N, F]`."""
         visible_CNN = layout.visible_CNN()
         bucket_NN = slot_buckets(visible_CNN.shape[1], x_TD.device)
@@ -121,7 +142,7 @@ class T5(nn.Module):
         bias_CHNN = bias_HNN.masked_fill(~visible_CNN[:, None], -torch.inf)
         packed = []
         for layer in self.layers:
-            x_TD, keys_values = layer(x_TD, bias_CHNN)
+            x_TD, keys_values = layer(x_TD, bias_CHNN, at_S if layer is self.layers[-1] else None)
             packed.append(keys_values)
         return self.norm(x_TD), packed
 

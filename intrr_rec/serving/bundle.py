@@ -78,7 +78,7 @@ class Bundle:
     manifest: Manifest
     settings: BundleSettings
     device: torch.device
-    backbone: Callable[[Tensor, Layout], Tensor]
+    backbone: Callable[[Tensor, Layout, Tensor], Tensor]
     ranker: Ranker
     ran: Ran
     codebooks: tuple[Tensor, ...]

@@ -4,7 +4,7 @@
 is free, the window is not. A .pt2 file is a zip of a graph in JSON and raw weights. torch would unpickle whatever a file calls a
 pickle, and evaluate any text it calls a size, so a file that holds such things is refused before torch sees it.
 
-Shape suffixes: C blocks, N slots of a block, T = C·N, B users, R prefixes, D width, F hidden width, K codes.
+Shape suffixes: C blocks, N slots of a block, T = C·N, S slots asked for, B users, R prefixes, D width, F hidden width, K codes.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _SIZE = re.compile(
 
 
 class _Blocks(nn.Module):
-    """The backbone over blocks: `[C, N, D]`, owners and, where it reads them, times → states."""
+    """The backbone over blocks: `[C, N, D]`, slots, owners and, where it reads them, times → states `[S, D]`."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
 
-    def forward(self, x_CND: Tensor, *layout: Tensor) -> Tensor:
-        return self.backbone(x_CND.flatten(0, 1), Layout(*layout)).view_as(x_CND)
+    def forward(self, x_CND: Tensor, at_S: Tensor, *layout: Tensor) -> Tensor:
+        return self.backbone(x_CND.flatten(0, 1), Layout(*layout), at_S)
 
 
 class _Begin(nn.Module):
@@ -71,10 +71,8 @@ def write_programs(folder: Path, backbone: Backbone, steps: RanSteps, window: in
     width = steps.signal.in_features
     owner_CN = torch.arange(3)[:, None].expand(-1, window).contiguous()
     layout = (owner_CN, owner_CN.clone(), owner_CN.clone()) if reads_times else (owner_CN,)
-    shape = {0: blocks}
-    _save(
-        folder / BACKBONE, _Blocks(backbone), (torch.zeros(3, window, width), *layout), (shape, (shape,) * len(layout))
-    )
+    inputs = (torch.zeros(3, window, width), torch.arange(5), *layout)
+    _save(folder / BACKBONE, _Blocks(backbone), inputs, ({0: blocks}, {0: users}, ({0: blocks},) * len(layout)))
     _save(folder / BEGIN, _Begin(steps), (torch.zeros(3, width),), ({0: users},))
     for level in range(1, steps.levels):
         inputs = (torch.zeros(3, steps.hidden), torch.zeros(3, level, dtype=torch.int64))
@@ -94,11 +92,11 @@ class ExportedBackbone:
     def __init__(self, folder: Path) -> None:
         self._program = _load(folder / BACKBONE)
 
-    def __call__(self, x_TD: Tensor, layout: Layout) -> Tensor:
-        """Tokens `[T, D]` → states `[T, D]`."""
+    def __call__(self, x_TD: Tensor, layout: Layout, at_S: Tensor) -> Tensor:
+        """Tokens `[T, D]` → states of these slots, `[S, D]`."""
         each = (layout.owner_CN, layout.event_time_CN, layout.request_time_CN)
-        blocks = layout.owner_CN.shape
-        return self._program(x_TD.view(*blocks, -1), *(part for part in each if part is not None)).view_as(x_TD)
+        x_CND = x_TD.view(*layout.owner_CN.shape, -1)
+        return self._program(x_CND, at_S, *(part for part in each if part is not None))
 
 
 class ExportedSteps:

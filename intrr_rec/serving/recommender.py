@@ -223,7 +223,7 @@ class Recommender:
         rows = self.bundle.ranker.rows
         assert rows is not None
         history_TD = rows.take(batch.items_U[batch.slot_T])
-        return self.bundle.backbone(history_TD, batch.layout)[batch.scored_S]
+        return self.bundle.backbone(history_TD, batch.layout, batch.scored_S)
 
     def _batch(self, histories: Sequence[Sequence[int]], times: Sequence[Sequence[int]] | None) -> Batch:
         """Histories as evaluation reads them: each followed by an event to predict, of which only the time is read."""
