@@ -22,7 +22,7 @@ from intrr_rec.data.batch import Batch, Layout
 from intrr_rec.models.backbone import make_backbone
 from intrr_rec.models.dense import DenseHead
 from intrr_rec.models.dropout import dropout
-from intrr_rec.models.losses import level_nll
+from intrr_rec.models.losses import level_nll, path_nll
 from intrr_rec.models.ran import Ran
 from intrr_rec.models.recommender import ItemRecommender
 from intrr_rec.models.tables import CODEBOOK_TABLE, ITEM_CODEBOOK_TABLE, UID_TABLE, Codebooks, look_up, make_collection
@@ -145,7 +145,7 @@ class IntRR(ItemRecommender):
         else:
             logits = self.ran.redistribute(state_SD, codebooks)[1]
         rec_L = level_nll(logits, target_SL).sum(0) * batch.target_weight
-        align_L = batch.align_weight_U @ level_nll(items.log_p, self.codes_IL[batch.items_U].long())
+        align_L = batch.align_weight_U @ path_nll(items.log_p, self.codes_IL[batch.items_U].long())
         loss = rec_L.sum() + self.config.align_weight * align_L.sum()
         figures = {}
         if self.dense is not None:

@@ -22,3 +22,8 @@ def level_nll(logits: Sequence[Tensor], codes_BL: Tensor) -> Tensor:
     return torch.stack(
         [F.cross_entropy(level.float(), codes_BL[:, i], reduction="none") for i, level in enumerate(logits)], dim=1
     )
+
+
+def path_nll(log_p: Sequence[Tensor], codes_BL: Tensor) -> Tensor:
+    """`level_nll` of log-probabilities that are normalised already, which spares a softmax and what it keeps, `[B, L]`."""
+    return -torch.cat([level_BK.gather(1, codes_BL[:, i, None]) for i, level_BK in enumerate(log_p)], dim=1)

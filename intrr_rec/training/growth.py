@@ -24,7 +24,7 @@ from intrr_rec.config import Recipe, load_recipe
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.indexing.semantic_ids import SemanticIds
 from intrr_rec.models.intrr import IntRR
-from intrr_rec.models.losses import level_nll
+from intrr_rec.models.losses import path_nll
 from intrr_rec.parallel.apply import Parallel
 from intrr_rec.parallel.grown import UidRows, load_grown
 from intrr_rec.parallel.topology import World
@@ -206,7 +206,7 @@ def _move(
         with torch.enable_grad():
             guidance_ND = model.guide(rows_ND * rows_ND.shape[1] ** 0.5, content_NV)
             log_p = ran.redistribute(guidance_ND, codebooks)[1]
-            nll_N = level_nll(log_p, codes_NL).sum(1)
+            nll_N = path_nll(log_p, codes_NL).sum(1)
         if step == steps:
             break
         (gradient_ND,) = torch.autograd.grad(nll_N.sum(), rows_ND)
