@@ -9,6 +9,11 @@ from intrr_rec.artefact import write_text
 from intrr_rec.errors import ConfigError
 
 
+def row(cells: Sequence[str]) -> str:
+    """A line of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
 def write_section(page: Path, name: str, lines: Sequence[str]) -> None:
     """Put `lines` in place of what the section holds.
 

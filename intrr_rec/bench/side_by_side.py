@@ -1,5 +1,7 @@
 """`intrr bench decoding` without a dataset: IntRR beside the flattened baseline, with a cache and without (IntRR Table 3).
 
+The baseline reads the same items (the paper's SAC: L times the tokens) or as many tokens (SSL: the newest N / L items).
+
 All in one run and in turns, on one thread, in time of the processor, so that a machine that drifts or is shared is as slow for
 each of them; the ratios count. Weights and Semantic IDs are random, which leaves the work as it is. IntRR is timed on a second
 catalogue of another size, too.
@@ -23,6 +25,7 @@ from torch import Tensor
 
 from intrr_rec.artefact import write_json
 from intrr_rec.bench.machine import describe
+from intrr_rec.bench.page import row, write_section
 from intrr_rec.bench.uncached import uncached_beam_search
 from intrr_rec.config import Recipe
 from intrr_rec.data.batch import Batch, Collator
@@ -35,14 +38,33 @@ from intrr_rec.models.flattened import Flattened
 from intrr_rec.models.ran import Ran
 from intrr_rec.models.ran_steps import RanSteps
 from intrr_rec.models.rows import Rows
+from intrr_rec.parallel.memory import keep_freed_memory
 
 SLOW_EVERY = 3  # rounds between two decodes without a cache, which take as long as many of the others
 SECONDS_OF_SLOW = 60.0  # after these, the slow one has been timed often enough
-INTRR, CACHED, UNCACHED, LARGE = "IntRR", "flattened, cached", "flattened, no cache", "IntRR, large catalogue"
+INTRR, LARGE = "IntRR", "IntRR, large catalogue"
+SAC, SSL, CACHED, UNCACHED = "flattened SAC", "flattened SSL", "cached", "no cache"
+# What is measured where no recipe says otherwise: the paper's history, and codes enough for the large catalogue.
+SHAPE = ("model.window=32", "index.codes=256", "evaluate.batch_users=16")
+# IntRR Table 3: milliseconds by beam width, N = 32; it names neither batch nor backbone.
+PAPER_BEAMS = (10, 15, 20, 25, 30, 50)
+PAPER = {
+    INTRR: (33.7, 39.1, 45.1, 50.6, 56.6, 79.4),
+    SAC: (42.8, 59.1, 80.4, 118.6, 139.9, 232.7),
+    SSL: (34.0, 46.5, 59.1, 67.4, 78.3, 123.3),
+}
 
 
 def compare_decoding(
-    recipe: Recipe, *, items: int, large_items: int, users: int, beams: Sequence[int], rounds: int, out: Path
+    recipe: Recipe,
+    *,
+    items: int,
+    large_items: int,
+    users: int,
+    beams: Sequence[int],
+    rounds: int,
+    out: Path,
+    page: Path | None = None,
 ) -> dict[str, Any]:
     """Time the decode of a batch by every method and beam width; print the table and write the figures to `out` (JSON).
 
@@ -52,13 +74,21 @@ def compare_decoding(
         large_items: of the second one, for IntRR alone; 0 leaves it out.
         users: of the batch, each with a full history.
         beams: widths W.
-        rounds: each times every method once, the one without a cache every third time and for a minute at most.
+        rounds: each times every method once, one without a cache every third time and for a minute at most.
+        page: Markdown whose section `decoding` is written anew.
+
+    Raises:
+        ConfigError: the page has no such section.
     """
     torch.manual_seed(0)
     torch.set_num_threads(1)
+    keep_freed_memory()
     small = _Catalogue(recipe, items)
-    methods = {INTRR: small.intrr(users), CACHED: small.flattened(users, cached=True)}
-    methods[UNCACHED] = small.flattened(users, cached=False)
+    methods = {INTRR: small.intrr(users)}
+    shorter = max(1, recipe.model.window // len(small.sizes))
+    for kind, history in ((SAC, recipe.model.window), (SSL, shorter)):
+        for how in (CACHED, UNCACHED):
+            methods[f"{kind}, {how}"] = small.flattened(users, history, cached=how == CACHED)
     trie = {str(items): small.trie_figures()}
     if large_items:
         large = _Catalogue(recipe, large_items)
@@ -82,7 +112,39 @@ def compare_decoding(
     }
     write_json(out, figures)
     _show(figures, beams)
+    if page is not None:
+        write_section(page, "decoding", section(figures))
     return figures
+
+
+def section(figures: dict[str, Any]) -> list[str]:
+    """The figures as Markdown: milliseconds and, in brackets, times IntRR's; the paper's ratios below."""
+    machine, beams = figures["machine"], list(figures["milliseconds"][INTRR])
+    sizes = {INTRR: figures["items"], LARGE: figures["large_items"]}
+    lines = [
+        f"{machine['device']}, {machine['threads']} thread, torch {machine['torch']}, {machine.get('code', '')}: milliseconds of the "
+        f"processor a batch of {figures['users']} users with {figures['history']} items of history, {figures['backbone']}; medians of "
+        f"{figures['rounds']} rounds, all in turns in one run; in brackets: times IntRR's.",
+        "",
+        row(["", *(f"W = {beam}" for beam in beams)]),
+        row(["---"] * (len(beams) + 1)),
+    ]
+    for method, by_width in figures["milliseconds"].items():
+        ratios = figures["ratios"][method]
+        cells = [
+            f"{value:,.1f}" + ("" if method == INTRR else f" ({ratios[beam]:.2f})") for beam, value in by_width.items()
+        ]
+        size = f", {sizes[method]:,} items" if method in sizes else ""
+        lines.append(row([f"{method}{size}", *cells]))
+    for kind in (SAC, SSL):
+        paper = dict(zip(PAPER_BEAMS, (b / a for a, b in zip(PAPER[INTRR], PAPER[kind], strict=True)), strict=True))
+        cells = [f"*({paper[int(beam)]:.2f})*" if int(beam) in paper else "" for beam in beams]
+        lines.append(row([f"*the paper's {kind}*", *cells]))
+    tries = (
+        f"{each['bytes_an_item']:.1f} bytes an item at {int(items):,} items ({each['bytes'] / 1e6:,.1f} MB)"
+        for items, each in figures["trie"].items()
+    )
+    return [*lines, "", f"The trie takes {', '.join(tries)}."]
 
 
 class _Catalogue:
@@ -98,9 +160,8 @@ class _Catalogue:
     def trie_figures(self) -> dict[str, float]:
         return {"bytes": self.trie.memory_bytes, "bytes_an_item": self.trie.memory_bytes / self.items}
 
-    def batch(self, users: int) -> Batch:
-        """Histories of N random items, each followed by one to predict."""
-        window = self.recipe.model.window
+    def batch(self, users: int, window: int) -> Batch:
+        """Histories of `window` random items, each followed by one to predict."""
         items_E = np.random.default_rng(0).integers(0, self.items, users * (window + 1))
         at = np.arange(users)
         windows = Windows(at, at * (window + 1), np.full(users, window), np.full(users, window - 1))
@@ -116,7 +177,7 @@ class _Catalogue:
         backbone = make_backbone(model, model.window).eval()
         ran = Ran(len(self.sizes), model.width, model.ran).eval()
         steps = RanSteps(ran, [torch.randn(size, model.width) for size in self.sizes])
-        batch = self.batch(users)
+        batch = self.batch(users, model.window)
 
         def decode(beam: int) -> object:
             history_TD = rows.take(batch.items_U[batch.slot_T])
@@ -125,12 +186,13 @@ class _Catalogue:
 
         return decode
 
-    def flattened(self, users: int, *, cached: bool) -> Callable[[int], object]:
-        """From histories to ranked items, L tokens an item."""
-        config = self.recipe.model.model_copy(update={"kind": "flattened"})
+    def flattened(self, users: int, window: int, *, cached: bool) -> Callable[[int], object]:
+        """From histories of `window` items to ranked items, L tokens an item."""
+        config = self.recipe.model.model_copy(update={"kind": "flattened", "window": window})
         assert self.flat_codes_IL is not None
         model = Flattened(config, self.flat_codes_IL, self.sizes, torch.device("cpu")).eval()
-        search, batch, normalize = cached_beam_search if cached else uncached_beam_search, self.batch(users), "trie"
+        search, normalize = cached_beam_search if cached else uncached_beam_search, "trie"
+        batch = self.batch(users, window)
         return lambda beam: search(model, batch, self.trie, beam, normalize)  # type: ignore[arg-type]
 
 
@@ -158,18 +220,18 @@ def _time(
 ) -> dict[str, dict[str, float]]:
     seconds: dict[str, dict[int, list[float]]] = {name: {beam: [] for beam in beams} for name in methods}
     for name, method in methods.items():
-        if name != UNCACHED:
+        if UNCACHED not in name:
             method(beams[0])
-    slow = 0.0
+    slow = dict.fromkeys(methods, 0.0)
     for turn in range(rounds):
         for beam in beams:
             for name, method in methods.items():
-                if name == UNCACHED and turn and (turn % SLOW_EVERY or slow > SECONDS_OF_SLOW):
+                if UNCACHED in name and turn and (turn % SLOW_EVERY or slow[name] > SECONDS_OF_SLOW):
                     continue
                 started = time.process_time()
                 method(beam)
                 seconds[name][beam].append(time.process_time() - started)
-                slow += seconds[name][beam][-1] if name == UNCACHED else 0.0
+                slow[name] += seconds[name][beam][-1]
     return {
         name: {str(beam): 1e3 * statistics.median(taken) for beam, taken in by_beam.items()}
         for name, by_beam in seconds.items()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from intrr_rec.bench.page import row
+
 Cells = list[str]
 HEADER = [
     "backbone, kind, form", "targets/s", "windows/s", "tokens/s", "step ms", "GFLOP a step", "of the fp32 peak", "memory GB",
@@ -54,13 +56,9 @@ def section(figures: dict[str, Any]) -> Cells:
         f"training: {figures['recipe']['train']['precision']}.",
     ]
     for header, rows in tables(figures):
-        lines += ["", _row(header), _row(["---"] * len(header)), *map(_row, rows)]
+        lines += ["", row(header), row(["---"] * len(header)), *map(row, rows)]
     return lines
 
 
 def _ratio(value: float, paper: float | None) -> str:
     return f"{value:.2f}" + (f" (paper {paper:.2f})" if paper else "")
-
-
-def _row(cells: Cells) -> str:
-    return "| " + " | ".join(cells) + " |"

@@ -32,7 +32,7 @@ def uncached_beam_search(
     chosen: list[Tensor] = []
     for level in range(trie.levels):
         state_BWD = _last_states(model, history_BPD, chosen, codebooks)
-        beams = beams.extend(trie, level, state_BWD @ codebooks[level].T, beam, normalize)
+        beams = beams.extend(trie, level, (state_BWD @ codebooks[level].T).flatten(0, 1), beam, normalize)
         rows_B1 = torch.arange(users, device=history_BPD.device)[:, None]
         chosen = [code_BW[rows_B1, beams.parent_BW] for code_BW in chosen] + [beams.code_BW]
     return beams.items(trie), beams.score_BW

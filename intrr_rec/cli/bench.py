@@ -116,23 +116,26 @@ def bench_decoding(
     large_items: Annotated[
         int, typer.Option(min=0, help="And of a second one, for IntRR alone; 0: none.")
     ] = 10_000_000,
+    page: Annotated[
+        Path | None, typer.Option("--page", help="Without a dataset: Markdown whose `decoding` section to write anew.")
+    ] = None,
     vectors: Vectors = None,
     config: Config = None,
     overrides: Overrides = None,
 ) -> None:
     """Milliseconds of decoding a batch by beam width: IntRR beside the baselines, or a recipe's model on its data.
 
-    Weights are random. Without --dataset, IntRR, the flattened baseline with a cache and the same without are timed in turns
-    over random Semantic IDs (IntRR Table 3).
+    Weights are random. Without --dataset, IntRR and the flattened baseline (the same items or as many tokens, with a cache or
+    without) are timed in turns over random Semantic IDs, N = 32 (IntRR Table 3).
     """
     from intrr_rec.bench.decoding import bench_decoding as run_one
     from intrr_rec.bench.decoding import parse_beams
-    from intrr_rec.bench.side_by_side import compare_decoding
+    from intrr_rec.bench.side_by_side import SHAPE, compare_decoding
 
-    recipe, widths = recipe_of(config, overrides), parse_beams(beams)
+    widths = parse_beams(beams)
     if dataset and semantic_ids:
         run_one(
-            recipe,
+            recipe_of(config, overrides),
             dataset=dataset,
             semantic_ids=semantic_ids,
             vectors=vectors,
@@ -143,9 +146,10 @@ def bench_decoding(
     elif dataset or semantic_ids:
         raise ConfigError("bench decoding: give both --dataset DIR and --semantic-ids DIR, or neither")
     else:
+        recipe = recipe_of(config, [*(() if config else SHAPE), *(overrides or ())])
         users = recipe.evaluate.batch_users
         compare_decoding(
-            recipe, items=items, large_items=large_items, users=users, beams=widths, rounds=repeats, out=out
+            recipe, items=items, large_items=large_items, users=users, beams=widths, rounds=repeats, out=out, page=page
         )
 
 

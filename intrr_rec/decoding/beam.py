@@ -1,6 +1,6 @@
 """Trie-constrained beam search inside the RAN: one backbone pass a user, then L small steps for all users and beams.
 
-Shape suffixes: B users, W beams, C most children of a trie node, K codes, D width, R beams whose next code is open.
+Shape suffixes: B users, W beams, P = B·W, C most children of a trie node, K codes, D width, R beams whose next code is open.
 """
 
 from __future__ import annotations
@@ -46,19 +46,14 @@ def beam_search(
     users = torch.arange(len(x_BD), device=x_BD.device)[:, None]
     beams = Beams.at_root(len(x_BD), x_BD.device)
     chosen: list[Tensor] = []
-    first_BK, signal = ran.begin(x_BD)
+    logits_RK, signal = ran.begin(x_BD)
     for level in range(ran.levels):
-        logits_BWK = first_BK[:, None]
+        row_R = None
         if level:
-            # An only child is certain where the softmax is over the children: its logits need not be computed.
-            is_open_BW = trie.forks(level, beams.node_BW) if normalize == "trie" else beams.node_BW >= 0
-            row_R = is_open_BW.flatten().nonzero().squeeze(1)
-            signal_RF = F.embedding(row_R // is_open_BW.shape[1], signal[level - 1])
+            row_R = beams.open(trie, level, normalize)
+            signal_RF = F.embedding(row_R // beams.node_BW.shape[1], signal[level - 1])
             logits_RK = ran.step(level, signal_RF, [code_BW.flatten()[row_R] for code_BW in chosen])
-            codes = logits_RK.shape[-1]
-            logits_BWK = logits_RK.new_zeros(is_open_BW.numel(), codes).index_copy_(0, row_R, logits_RK)
-            logits_BWK = logits_BWK.view(*is_open_BW.shape, codes)
-        beams = beams.extend(trie, level, logits_BWK, beam, normalize, allowed)
+        beams = beams.extend(trie, level, logits_RK, beam, normalize, allowed, row_R)
         chosen = [code[users, beams.parent_BW] for code in chosen] + [beams.code_BW]
         if trace is not None:
             trace.append((torch.stack(chosen, dim=-1), beams.score_BW))
@@ -87,41 +82,58 @@ class Beams:
         nothing_B1 = torch.zeros(users, 1, dtype=torch.int64, device=device)
         return cls(nothing_B1, torch.zeros(users, 1, device=device), nothing_B1, nothing_B1)
 
+    def open(self, trie: PrefixTrie, level: int, normalize: Normalize) -> Tensor:
+        """Beams whose next code needs logits, counted over all users: an only child is certain among the children."""
+        _, count_P = trie.children(level, self.node_BW.flatten())
+        return (count_P > 1 if normalize == "trie" else count_P > 0).nonzero().squeeze(1)
+
     def extend(
         self,
         trie: PrefixTrie,
         level: int,
-        logits_BWK: Tensor,
+        logits_RK: Tensor,
         beam: int,
         normalize: Normalize,
         allowed: Allowed | None = None,
+        row_R: Tensor | None = None,
     ) -> Beams:
         """The `beam` best prefixes that are longer by one code.
 
         Args:
             trie: of the catalogue.
             level: of the code to add.
-            logits_BWK: of the codes after each prefix.
+            logits_RK: of the codes after the prefixes, user after user.
             beam: W, prefixes to keep.
             normalize, allowed: as in `beam_search`.
+            row_R: the prefixes that the logits are of, as `open` gives them; None is all.
         """
-        code_BWC, child_BWC, valid_BWC = trie.children(level, self.node_BW)
-        score_BWC = self.score_BW[..., None] + _log_p(logits_BWK, code_BWC, valid_BWC, normalize)
+        width, last = trie.max_children[level], trie.nodes(level + 1) - 1
+        first_P, count_P = trie.children(level, self.node_BW.flatten())
+        if row_R is None or len(row_R) == len(first_P):
+            log_p_PC = _log_p(logits_RK, *trie.codes(level, first_P, count_P), normalize)
+        else:
+            log_p_PC = logits_RK.new_full((len(first_P), width), -torch.inf)
+            log_p_PC[:, 0] = 0
+            codes_RC = trie.codes(level, first_P[row_R], count_P[row_R])
+            log_p_PC.index_copy_(0, row_R, _log_p(logits_RK, *codes_RC, normalize))
+        score_BWC = log_p_PC.view(*self.node_BW.shape, width).add_(self.score_BW[..., None])
+        first_BW = first_P.view(self.node_BW.shape)
         if allowed is not None:
-            score_BWC = score_BWC.masked_fill(~allowed.lives(level + 1, child_BWC), -torch.inf)
-        width = score_BWC.shape[-1]
+            child_BWC = first_BW[..., None] + torch.arange(width, device=first_P.device)
+            score_BWC.masked_fill_(~allowed.lives(level + 1, child_BWC.clamp_(max=last)), -torch.inf)
         score_BW, best_BW = score_BWC.flatten(1).topk(min(beam, score_BWC.shape[1] * width), dim=-1)
-        node_BW, code_BW = (of_BWC.flatten(1).gather(1, best_BW) for of_BWC in (child_BWC, code_BWC))
-        return Beams(node_BW, score_BW, code_BW, best_BW // width)
+        parent_BW = best_BW // width
+        # A place left empty may lie past the last node; it must name one all the same.
+        node_BW = (first_BW.gather(1, parent_BW) + best_BW % width).clamp_(max=last)
+        return Beams(node_BW, score_BW, trie.child_codes[level][node_BW].long(), parent_BW)
 
     def items(self, trie: PrefixTrie) -> Tensor:
         """Dense item ids of prefixes of full length; -1 where a place is left empty."""
-        # Past the last valid child `children` repeats existing nodes, which must not be taken for recommendations.
         return trie.leaf_items[self.node_BW].long().masked_fill(self.score_BW == -torch.inf, -1)
 
 
-def _log_p(logits_BWK: Tensor, code_BWC: Tensor, valid_BWC: Tensor, normalize: Normalize) -> Tensor:
+def _log_p(logits_RK: Tensor, code_RC: Tensor, closed_RC: Tensor, normalize: Normalize) -> Tensor:
     if normalize == "global":
-        logits_BWK = F.log_softmax(logits_BWK, dim=-1)
-    child_BWC = logits_BWK.expand(*code_BWC.shape[:2], -1).gather(-1, code_BWC).masked_fill(~valid_BWC, -torch.inf)
-    return child_BWC if normalize == "global" else F.log_softmax(child_BWC, dim=-1)
+        logits_RK = F.log_softmax(logits_RK, dim=-1)
+    child_RC = logits_RK.gather(1, code_RC).add_(closed_RC)
+    return child_RC if normalize == "global" else F.log_softmax(child_RC, dim=-1)

@@ -42,12 +42,12 @@ def cached_beam_search(
     items, scores = [], []
     for user_B in by_length_B.split(USERS_TOGETHER):
         beams = Beams.at_root(len(user_B), logits_BK.device)
-        beams = beams.extend(trie, 0, logits_BK[user_B, None], beam, normalize)
+        beams = beams.extend(trie, 0, logits_BK[user_B], beam, normalize)
         cache = prompts.cache(user_B)
         for level in range(1, trie.levels):
             cache.select(beams.parent_BW)
             logits_BWK = model.step(level - 1, beams.code_BW, cache, codebooks)
-            beams = beams.extend(trie, level, logits_BWK, beam, normalize)
+            beams = beams.extend(trie, level, logits_BWK.flatten(0, 1), beam, normalize)
         items.append(beams.items(trie))
         scores.append(beams.score_BW)
     order_B = by_length_B.argsort()

@@ -4,7 +4,7 @@ Nodes at depth l are the distinct length-l prefixes in lexicographic order, so t
 at depth l+1 and a pair of offsets names them all (compressed sparse rows). A decode step therefore costs the same
 whatever the size of the catalogue.
 
-Shape legend: I items, L levels, B users, W beams, C most children of any node at a depth.
+Shape legend: I items, L levels, N nodes of a depth, R nodes looked up, C most children of any node at a depth.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from intrr_rec.errors import DataError
@@ -30,15 +31,17 @@ class PrefixTrie:
         child_codes: L tensors; `child_codes[l]` has `nodes(l + 1)` entries: the last code of each prefix of length l+1.
         leaf_items: dense item id of each node at depth L.
         max_children: for each depth l < L, the most children a node has.
+        runs: L views of `child_codes`, `[nodes(l + 1), C]`: row n has the codes of the C nodes from n on. What may follow a
+            node is thus copied as one piece, several times as fast as C look-ups.
 
-    Integers are stored as narrow as they fit (at most 16 bytes an item at four levels of 256 codes or fewer); what
-    `children` returns is int64.
+    Integers are stored as narrow as they fit (at most 16 bytes an item at four levels of 256 codes or fewer).
     """
 
     child_offsets: tuple[Tensor, ...]
     child_codes: tuple[Tensor, ...]
     leaf_items: Tensor
     max_children: tuple[int, ...]
+    runs: tuple[Tensor, ...]
 
     @classmethod
     def build(cls, codes_IL: Tensor, codes_per_level: Sequence[int]) -> PrefixTrie:
@@ -80,7 +83,17 @@ class PrefixTrie:
                 f"items {first} and {second} share the path {tuple(sorted_IL[row].tolist())}; "
                 "a trie needs unique paths, so add a de-duplication level"
             )
-        return cls(tuple(offsets), tuple(codes), order_I.to(_narrowest(n_items)), tuple(max_children))
+        return cls._of(offsets, codes, order_I.to(_narrowest(n_items)), max_children)
+
+    @classmethod
+    def _of(
+        cls, offsets: Sequence[Tensor], codes: Sequence[Tensor], leaf_items: Tensor, max_children: Sequence[int]
+    ) -> PrefixTrie:
+        # A last run ends where another begins, or in padding.
+        padded = [F.pad(code_N, (0, most - 1)) for code_N, most in zip(codes, max_children, strict=True)]
+        runs = [code_N.unfold(0, most, 1) for code_N, most in zip(padded, max_children, strict=True)]
+        own = [code_N[: len(run_NC)] for code_N, run_NC in zip(padded, runs, strict=True)]
+        return cls(tuple(offsets), tuple(own), leaf_items, tuple(max_children), tuple(runs))
 
     @property
     def levels(self) -> int:
@@ -96,28 +109,28 @@ class PrefixTrie:
         """Number of distinct prefixes of length `depth`, 0 … L; `nodes(0)` is 1, `nodes(L)` is I."""
         return len(self.child_codes[depth - 1]) if depth else 1
 
-    def children(self, depth: int, node_BW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What may follow each prefix. Any leading shape will do in place of `[B, W]`.
+    def children(self, depth: int, node_R: Tensor) -> tuple[Tensor, Tensor]:
+        """The first child of each node, and how many it has, both int64; they lie side by side.
 
         Args:
             depth: depth of the given nodes, 0 … L-1; the root is node 0 at depth 0.
-            node_BW: int64 nodes.
+            node_R: int64 nodes.
+        """
+        offset_R2 = self.child_offsets[depth].unfold(0, 2, 1).index_select(0, node_R).long()
+        return offset_R2[:, 0], offset_R2[:, 1] - offset_R2[:, 0]
+
+    def codes(self, depth: int, first_R: Tensor, count_R: Tensor) -> tuple[Tensor, Tensor]:
+        """The codes of the children that `children` tells of.
 
         Returns:
-            `codes_BWC` and `child_node_BWC` (int64) and `valid_BWC` (bool), with C = `max_children[depth]`. Valid
-            children come first, in rising code; where invalid, code and node are some existing ones, safe to gather with.
+            `code_RC`, int64, in rising order, with C = `max_children[depth]`; and `closed_RC`, 0 where a node has such a
+            child and -inf beyond its last, where the code is any one.
         """
-        offset_N, code_N = self.child_offsets[depth], self.child_codes[depth]
-        step_C = torch.arange(self.max_children[depth], device=node_BW.device)
-        child_node_BWC = offset_N[node_BW].long().unsqueeze(-1) + step_C
-        valid_BWC = child_node_BWC < offset_N[node_BW + 1].unsqueeze(-1)
-        child_node_BWC = child_node_BWC.clamp_(max=len(code_N) - 1)
-        return code_N[child_node_BWC].long(), child_node_BWC, valid_BWC
-
-    def forks(self, depth: int, node_BW: Tensor) -> Tensor:
-        """Whether more than one code may follow each prefix, a node at this depth."""
-        offset_N = self.child_offsets[depth]
-        return offset_N[node_BW + 1] - offset_N[node_BW] > 1
+        most = self.max_children[depth]
+        code_RC = self.runs[depth].index_select(0, first_R).long()
+        open_then_closed = torch.zeros(2 * most, device=first_R.device)
+        open_then_closed[most:] = -torch.inf
+        return code_RC, open_then_closed.unfold(0, most, 1).index_select(0, most - count_R)
 
     def node_of_prefix(self, codes: Sequence[int]) -> int | None:
         """The node of a prefix of length 0 … L at that depth, or None where no item begins so."""
@@ -141,9 +154,9 @@ class PrefixTrie:
 
     def to(self, device: torch.device | str) -> PrefixTrie:
         """The same trie with its arrays on `device`."""
-        return PrefixTrie(
-            tuple(tensor.to(device) for tensor in self.child_offsets),
-            tuple(tensor.to(device) for tensor in self.child_codes),
+        return PrefixTrie._of(
+            [tensor.to(device) for tensor in self.child_offsets],
+            [tensor.to(device) for tensor in self.child_codes],
             self.leaf_items.to(device),
             self.max_children,
         )
@@ -158,10 +171,10 @@ class PrefixTrie:
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> PrefixTrie:
         """The inverse of `tensors`."""
         levels = sum(name.startswith("child_codes.") for name in tensors)
-        offsets = tuple(tensors[f"child_offsets.{level}"] for level in range(levels))
-        codes = tuple(tensors[f"child_codes.{level}"] for level in range(levels))
-        max_children = tuple(int(offset_N.long().diff().max()) for offset_N in offsets)
-        return cls(offsets, codes, tensors["leaf_items"], max_children)
+        offsets = [tensors[f"child_offsets.{level}"] for level in range(levels)]
+        codes = [tensors[f"child_codes.{level}"] for level in range(levels)]
+        max_children = [int(offset_N.long().diff().max()) for offset_N in offsets]
+        return cls._of(offsets, codes, tensors["leaf_items"], max_children)
 
 
 def lexsort_rows(codes_IL: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ import torch
 from intrr_rec import artefact, jobs
 from intrr_rec.artefact import Manifest
 from intrr_rec.errors import ArtefactError
+from intrr_rec.parallel.memory import keep_freed_memory
 from intrr_rec.serving.bundle import Bundle
 from intrr_rec.serving.histories import Histories, Source
 from intrr_rec.serving.recommender import Filters, Recommender
@@ -68,6 +69,7 @@ def recommend_all(bundle: Bundle, source: Source, out: Path, wish: Wish) -> Mani
         DataError: as the source.
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    keep_freed_memory()
     recommender = Recommender(bundle)
     recommender.recommend([], wish.k, wish.beam, wish.filters)  # out of range: known before hours of work
     job = asdict(wish) | {"bundle": bundle.manifest.content_hash, "histories": source.identity}

@@ -16,6 +16,7 @@ import uvicorn
 
 from intrr_rec.config.serving import ServeConfig
 from intrr_rec.errors import ConfigError, UserError
+from intrr_rec.parallel.memory import keep_freed_memory
 from intrr_rec.serving.app import Service
 from intrr_rec.serving.backend import Backend
 from intrr_rec.serving.bundle import this_device
@@ -48,6 +49,7 @@ def serve(bundle: Path, *, host: str, port: int, settings: ServeConfig) -> None:
     token, local = os.environ.get(TOKEN_VARIABLE) or None, host in LOOPBACK
     if not local and token is None:
         raise ConfigError(f"--host {host}: others can reach it, so set a bearer token in {TOKEN_VARIABLE}")
+    keep_freed_memory()
     load = partial(Backend.load, bundle, this_device())
     with _bound(host, port) as listening:
         service = Service(load, settings, token, LOOPBACK if local else None, local)

@@ -5,7 +5,17 @@ import json
 import pytest
 import torch
 
-from intrr_rec.bench.side_by_side import CACHED, INTRR, LARGE, UNCACHED, _Catalogue, compare_decoding, random_paths
+from intrr_rec.bench.side_by_side import (
+    CACHED,
+    INTRR,
+    LARGE,
+    SAC,
+    SSL,
+    UNCACHED,
+    _Catalogue,
+    compare_decoding,
+    random_paths,
+)
 from intrr_rec.bench.uncached import uncached_beam_search
 from intrr_rec.decoding.cached import cached_beam_search
 from intrr_rec.models.flattened import Flattened
@@ -23,7 +33,7 @@ def test_no_cache_gives_the_items_of_the_cache(backbone):
     catalogue = _Catalogue(recipe, 40)
     config = recipe.model.model_copy(update={"kind": "flattened", "codebook_std": 0.7})
     model = Flattened(config, catalogue.flat_codes_IL, catalogue.sizes, torch.device("cpu")).eval()
-    batch = catalogue.batch(5)
+    batch = catalogue.batch(5, recipe.model.window)
     with torch.no_grad():
         plain = uncached_beam_search(model, batch, catalogue.trie, 7, "trie")
         cached = cached_beam_search(model, batch, catalogue.trie, 7, "trie")
@@ -42,9 +52,18 @@ def test_random_paths_are_unique_and_their_digits_count():
 def test_every_method_is_timed_at_every_width(tmp_path):
     out = tmp_path / "figures.json"
     recipe = tiny.recipe(*SHAPE)
-    figures = compare_decoding(recipe, items=40, large_items=90, users=3, beams=(2, 5), rounds=2, out=out)
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- decoding -->\nold\n<!-- end of decoding -->\nafter\n")
+    figures = compare_decoding(recipe, items=40, large_items=90, users=3, beams=(2, 10), rounds=2, out=out, page=page)
     assert json.loads(out.read_text()) == figures
-    assert set(figures["milliseconds"]) == {INTRR, CACHED, UNCACHED, LARGE}
-    assert all(set(by_width) == {"2", "5"} for by_width in figures["milliseconds"].values())
-    assert figures["ratios"][INTRR] == {"2": 1.0, "5": 1.0}
+    assert set(figures["milliseconds"]) == {
+        INTRR,
+        LARGE,
+        *(f"{kind}, {how}" for kind in (SAC, SSL) for how in (CACHED, UNCACHED)),
+    }
+    assert all(set(by_width) == {"2", "10"} for by_width in figures["milliseconds"].values())
+    assert figures["ratios"][INTRR] == {"2": 1.0, "10": 1.0}
     assert set(figures["trie"]) == {"40", "90"}
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert "| *the paper's flattened SAC* |  | *(1.27)* |" in text and "40 items" in text

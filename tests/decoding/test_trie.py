@@ -27,23 +27,15 @@ def test_arrays_of_a_small_trie_written_out_by_hand():
     assert [trie.nodes(depth) for depth in range(4)] == [1, 2, 3, 5]
 
 
-def test_children_of_a_batch_of_beams():
+def test_children_of_several_nodes():
     trie = PrefixTrie.build(PATHS, SIZES)
-    codes_BWC, child_BWC, valid_BWC = trie.children(1, torch.tensor([[0, 1], [1, 1]]))
-    assert valid_BWC.tolist() == [[[True, True], [True, False]], [[True, False], [True, False]]]
-    assert codes_BWC[0, 0].tolist() == [1, 3]
-    assert child_BWC[0, 0].tolist() == [0, 1]
-    assert codes_BWC[valid_BWC].tolist() == [1, 3, 0, 0, 0]
-    assert codes_BWC.dtype == child_BWC.dtype == torch.int64
-    assert child_BWC.max() < trie.nodes(2)
-
-
-def test_forks_are_prefixes_that_more_than_one_code_may_follow():
-    trie = PrefixTrie.build(PATHS, SIZES)
-    for depth in range(trie.levels):
-        node_N = torch.arange(trie.nodes(depth))
-        assert trie.forks(depth, node_N).tolist() == (trie.children(depth, node_N)[2].sum(-1) > 1).tolist()
-    assert trie.forks(2, torch.tensor([[0, 1], [2, 2]])).tolist() == [[False, True], [True, True]]
+    first_R, count_R = trie.children(1, torch.tensor([0, 1, 1]))
+    assert (first_R.tolist(), count_R.tolist()) == ([0, 2, 2], [2, 1, 1])
+    code_RC, closed_RC = trie.codes(1, first_R, count_R)
+    assert code_RC[0].tolist() == [1, 3] and code_RC[1:, 0].tolist() == [0, 0]
+    assert closed_RC.tolist() == [[0, 0], [0, -torch.inf], [0, -torch.inf]]
+    assert first_R.dtype == count_R.dtype == code_RC.dtype == torch.int64
+    assert code_RC.max() < SIZES[1]
 
 
 @settings(max_examples=60, deadline=None)
@@ -58,10 +50,12 @@ def test_walking_children_from_the_root_reaches_every_item_and_nothing_else(path
         assert trie.nodes(depth) == len(frontier)
         following = {}
         for prefix, node in frontier.items():
-            codes, children, valid = trie.children(depth, torch.tensor([node]))
-            assert valid.sum() >= 1
-            for code, child in zip(codes[valid].tolist(), children[valid].tolist(), strict=True):
-                following[(*prefix, code)] = child
+            first, count = trie.children(depth, torch.tensor([node]))
+            codes, closed = trie.codes(depth, first, count)
+            assert count >= 1 and codes.shape[1] == trie.max_children[depth]
+            assert closed[0].tolist() == [0.0 if place < count else -torch.inf for place in range(codes.shape[1])]
+            for place, code in enumerate(codes[0, :count].tolist()):
+                following[(*prefix, code)] = int(first) + place
         frontier = following
     for path, leaf in frontier.items():
         reached[path] = int(trie.leaf_items[leaf])
