@@ -9,14 +9,11 @@ from pathlib import Path
 import pytest
 
 from intrr_rec.config import ServeConfig
-from intrr_rec.data.prepared import Dataset
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.serving.backend import Backend
 from intrr_rec.serving.bundle import Bundle, this_device
-from intrr_rec.serving.recommender import Recommender
 from intrr_rec.serving.server import serve
 from tests.serving.process import Server, serving
-from tests.serving.test_bundle import test_histories
 
 TOKEN = "a secret of the tests"
 UNKNOWN = [10**6, "no such item"]
@@ -48,22 +45,6 @@ def tight(bundles) -> Iterator[Server]:
     )
     with serving(bundles["path"].path, *settings, token=TOKEN) as running:
         yield running
-
-
-def test_the_lists_are_those_of_recommend_and_so_of_evaluate(server, bundle, line):
-    """`test_bundle` compares `Recommender` with `evaluate`."""
-    histories, times = test_histories(Dataset.open(line.dataset))
-    k = bundle.settings.evaluate.beam
-    expected = Recommender(bundle).recommend(histories, k, times=times)
-    asked = [
-        lambda h=history, t=moments: server.recommend(history=bundle.items.own(h), timestamps=t[:-1], time=t[-1], k=k)
-        for history, moments in zip(histories, times, strict=True)
-    ]
-    for answer, wanted in zip(server.together(asked), expected, strict=True):
-        assert answer.status == 200 and answer.body["source"] == "model"
-        assert [item["item"] for item in answer.body["items"]] == bundle.items.own(wanted.items)
-        assert [item["sid"] for item in answer.body["items"]] == [list(path) for path in wanted.paths]
-        assert [item["score"] for item in answer.body["items"]] == pytest.approx(wanted.scores, rel=1e-4, abs=1e-4)
 
 
 def test_unknown_items_are_ignored_and_counted(server):
