@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -45,6 +45,8 @@ from intrr_rec.serving.items import ItemTable
 from intrr_rec.serving.tensor_file import RowFile
 
 KIND = "bundle"
+# Of what lies in the files: an older bundle is refused, not misread. 2: programs are asked for the states of some slots.
+SCHEMA = 2
 SETTINGS, MODEL, PATHS, ITEM_TABLE = "settings.json", "model.safetensors", "paths.safetensors", "items.parquet"
 REPRESENTATIONS, GUIDANCE = "representations.safetensors", "guidance.safetensors"
 VALUES, SCALE = "values", "scale"
@@ -52,8 +54,9 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class BundleSettings(BaseModel):
-    """What `settings.json` holds: the model, how it ranks, K_l of each level, the type of the rows."""
+    """What `settings.json` holds: the bundle's schema, the model, how it ranks, K_l of each level, the type of the rows."""
 
+    bundle_schema: int = SCHEMA
     model: ModelConfig
     evaluate: EvaluateConfig
     codes_per_level: tuple[int, ...]
@@ -103,7 +106,7 @@ class Bundle:
         """
         path, device = Path(path), torch.device(device)
         manifest = artefact.read(path, KIND)
-        settings = BundleSettings.model_validate(json.loads((path / SETTINGS).read_text(encoding="utf-8")))
+        settings = _read_settings(path)
         config, levels = settings.model, len(settings.codes_per_level)
         tensors, paths, rows = (_load(path / name, device) for name in (MODEL, PATHS, REPRESENTATIONS))
         try:
@@ -182,6 +185,17 @@ def this_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     return torch.device("cpu")
+
+
+def _read_settings(path: Path) -> BundleSettings:
+    words = json.loads((path / SETTINGS).read_text(encoding="utf-8"))
+    if (found := words.get("bundle_schema", 1)) != SCHEMA:
+        raise ArtefactError(f"{path}: is a bundle of schema {found}, this version reads {SCHEMA}; export it again")
+    try:
+        return BundleSettings.model_validate(words)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise ArtefactError(f"{path}: {SETTINGS}: {where}: {error.errors()[0]['msg']}; export it again") from None
 
 
 def _load(path: Path, device: torch.device) -> dict[str, Tensor]:

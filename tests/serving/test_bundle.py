@@ -1,6 +1,7 @@
 """A bundle recommends what evaluation recommends, without what training needs."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from intrr_rec import artefact
 from intrr_rec.data.prepared import Dataset
 from intrr_rec.errors import ArtefactError, ConfigError, DataError
 from intrr_rec.models.rows import Rows
 from intrr_rec.parallel.apply import META, parallelize
 from intrr_rec.parallel.topology import join_world
-from intrr_rec.serving.bundle import Bundle
+from intrr_rec.serving.bundle import KIND, SETTINGS, Bundle
 from intrr_rec.serving.export import write_bundle
 from intrr_rec.serving.recommender import Filters, Recommender
 from intrr_rec.serving.report import report_bundle
@@ -212,14 +214,33 @@ def test_user_mistakes(runs, bundles, line, tmp_path):
 
 
 def test_an_altered_bundle_is_refused(bundles, tmp_path):
-    import shutil
-
     copy = Path(shutil.copytree(bundles["path"].path, tmp_path / "copy"))
     data = bytearray((copy / "model.safetensors").read_bytes())
     data[-1] ^= 1
     (copy / "model.safetensors").write_bytes(data)
     with pytest.raises(ArtefactError, match=r"model\.safetensors was altered"):
         Bundle.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"bundle_schema": 1}, "is a bundle of schema 1, this version reads 2; export it again"),
+        ({"bundle_schema": None}, "is a bundle of schema None"),
+        ({"rows": "int4"}, "settings.json: rows: .*; export it again"),
+        ({"model": {"window": 8, "depth": 3}}, r"settings.json: model.depth: .*; export it again"),
+    ],
+)
+def test_a_bundle_of_another_version_is_refused_in_one_line(change, says, bundles, tmp_path):
+    old = bundles["path"].path
+    with artefact.writing(tmp_path / "old", KIND, {}) as draft:
+        shutil.copytree(old, draft.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
+        settings = json.loads((old / SETTINGS).read_text()) | change
+        artefact.write_json(draft.path / SETTINGS, settings)
+        draft.counts |= artefact.read(old, KIND).counts
+    with pytest.raises(ArtefactError, match=says) as refusal:
+        Bundle.load(tmp_path / "old")
+    assert "\n" not in str(refusal.value)
 
 
 def test_the_report_of_a_bundle_is_that_of_evaluate(runs, tmp_path):
