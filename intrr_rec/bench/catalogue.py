@@ -27,12 +27,13 @@ from rich.table import Table
 from intrr_rec import artefact
 from intrr_rec.artefact import write_json
 from intrr_rec.bench.machine import describe, peak_memory_gb, quiet
+from intrr_rec.bench.page import write_section
 from intrr_rec.config import Recipe
 from intrr_rec.data.generator import World, generate_logs
 from intrr_rec.data.prepared import ITEMS, KIND, SEQUENCES, USERS
 from intrr_rec.data.writing import write_rows, write_sequences
 from intrr_rec.indexing.build import build_semantic_ids
-from intrr_rec.training.run_dir import RESULTS
+from intrr_rec.training.run_dir import PLAN_FIGURES, RESULTS
 from intrr_rec.training.trainer import train
 
 EVENTS = 12  # of a user, on average
@@ -41,7 +42,7 @@ LOGS, DATASET, SEMANTIC_IDS, RUN, FIGURES = "logs", "dataset", "semantic_ids", "
 
 
 def bench_catalogue(
-    recipe: Recipe, *, items: int, users: int, work: Path, threads: int, seed: int = 0
+    recipe: Recipe, *, items: int, users: int, work: Path, threads: int, seed: int = 0, page: Path | None = None
 ) -> dict[str, Any]:
     """Run the line in `work`, print seconds and peak memory of each stage, write `figures.json` there.
 
@@ -49,6 +50,7 @@ def bench_catalogue(
         recipe: index, model, training and evaluation; one epoch of `train.batch_users` users a step is what makes the steps.
         items: of the catalogue.
         users: whose histories are learnt from, and evaluated.
+        page: a Markdown file whose section `catalogue` gets the figures.
 
     Raises:
         ConfigError, ArtefactError: as the verbs of the stages.
@@ -72,8 +74,11 @@ def bench_catalogue(
             write_json(file, figures)
     results = json.loads((work / RUN / RESULTS).read_text())
     figures |= {"test": results["test"], "most_popular": results["baseline"]["metrics"]}
+    figures["start_seconds"] = json.loads((work / RUN / PLAN_FIGURES).read_text())["start_seconds"]
     write_json(file, figures)
     _print(figures)
+    if page:
+        write_section(page, "catalogue", _section(figures))
     return figures
 
 
@@ -143,15 +148,45 @@ def _timed(stage: Callable[[], None], threads: int) -> dict[str, float]:
     }
 
 
+def _rows(figures: dict[str, Any]) -> list[tuple[str, ...]]:
+    keys = ("seconds", "processor_seconds", "peak_gb")
+    return [(name, *(f"{stage[key]:,.1f}" for key in keys)) for name, stage in figures["stages"].items()]
+
+
+def _closing(figures: dict[str, Any]) -> list[str]:
+    """What is said of the run as a whole."""
+    test, popular = figures["test"], figures["most_popular"]
+    return [
+        f"From asking for the model until its tables could be trained: {figures['start_seconds']:.1f} s.",
+        *(f"Test {name} {test[name]:.5f}, most popular {popular[name]:.5f}." for name in ("recall@10", "ndcg@10")),
+    ]
+
+
 def _print(figures: dict[str, Any]) -> None:
     machine = figures["machine"]
     title = (
         f"{figures['items']:,} items, {figures['users']:,} users; {machine['device']}, {machine['threads']} thread(s)"
     )
     table = Table("stage", "seconds", "of the processor", "peak GiB", title=title)
-    for name, stage in figures["stages"].items():
-        table.add_row(name, *(f"{stage[key]:,.1f}" for key in ("seconds", "processor_seconds", "peak_gb")))
+    for row in _rows(figures):
+        table.add_row(*row)
     console = Console()
     console.print(table)
-    for name in ("recall@10", "ndcg@10"):
-        console.print(f"test {name} {figures['test'][name]:.5f}, most popular {figures['most_popular'][name]:.5f}")
+    for line in _closing(figures):
+        console.print(line)
+
+
+def _section(figures: dict[str, Any]) -> list[str]:
+    machine = figures["machine"]
+    return [
+        f"{machine['date']}, {machine['device']}, {machine['threads']} thread(s), torch {machine['torch']}, code "
+        f"{machine['code']}; {figures['items']:,} items, {figures['users']:,} users.",
+        "",
+        f"```\n{figures['command']}\n```",
+        "",
+        "| stage | seconds | of the processor | peak GiB |",
+        "|---|---:|---:|---:|",
+        *(f"| {' | '.join(row)} |" for row in _rows(figures)),
+        "",
+        " ".join(_closing(figures)),
+    ]

@@ -262,10 +262,13 @@ def bench_catalogue(
         int, typer.Option(min=100, help="Each is a training window: their number makes the steps.")
     ] = 51_200,
     threads: Annotated[int, typer.Option(min=1)] = 1,
+    page: Annotated[
+        Path | None, typer.Option("--page", help="Markdown file whose section `catalogue` is written.")
+    ] = None,
     config: Config = Path("configs/catalogue.yaml"),
     overrides: Overrides = None,
 ) -> None:
     """Generate → index → train → evaluate over one large catalogue: seconds and peak memory of each stage."""
     from intrr_rec.bench.catalogue import bench_catalogue as run
 
-    run(recipe_of(config, overrides), items=items, users=users, work=work, threads=threads)
+    run(recipe_of(config, overrides), items=items, users=users, work=work, threads=threads, page=page)

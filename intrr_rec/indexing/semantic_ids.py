@@ -199,15 +199,15 @@ class SemanticIds:
             retired=_read_retired(path / RETIRED, table),
             drift=json.loads(drift.read_text(encoding="utf-8")) if drift.exists() else None,
         )
-        opened._require_consistent(table["item"].to_numpy().tolist())
+        opened._require_consistent(table["item"].to_numpy())
         return opened
 
-    def _require_consistent(self, items: list[int]) -> None:
+    def _require_consistent(self, items_I: np.ndarray) -> None:
         shape = (self.manifest.counts["items"], self.manifest.counts["levels"])
         sizes = tuple(len(codebook_KD) for codebook_KD in self.codebooks)
         checks = {
             f"{CODES} has shape {tuple(self.codes_IL.shape)}, the manifest says {shape}": self.codes_IL.shape == shape,
-            f"{CODES} does not list items 0 … {shape[0] - 1} in order": items == list(range(shape[0])),
+            f"{CODES} does not list items 0 … {shape[0] - 1} in order": np.array_equal(items_I, np.arange(shape[0])),
             f"{CODEBOOKS} has level sizes {sizes}, the manifest says {self.codes_per_level[:-1]}": sizes
             == self.codes_per_level[:-1],
             f"{TRIE} does not hold the paths of {CODES}": self._trie_matches(),

@@ -26,12 +26,11 @@ from intrr_rec.parallel.apply import Parallel
 from intrr_rec.parallel.topology import World
 
 STATE, COMPLETE = "state.json", "complete.json"
+Tree = dict[str, Any]  # of such trees, and of tensors, sharded ones among them
 
 
-def save_checkpoint(
-    path: Path, parallel: Parallel, world: World, state: dict[str, Any], *, with_optimizer: bool
-) -> None:
-    """Write model (and optimizer) tensors and the main rank's `state`; every rank calls this.
+def save_checkpoint(path: Path, tensors: Tree, world: World, state: dict[str, Any]) -> None:
+    """Write `checkpoint_tensors`, or a copy or a part of them, and the main rank's `state`; every rank calls this.
 
     All is written and synced in a folder beside `path`, the hashes of its files last; then that folder is renamed to `path`.
 
@@ -45,10 +44,8 @@ def save_checkpoint(
 
     def write_tensors() -> None:
         try:
-            dcp.save(
-                checkpoint_tensors(parallel, with_optimizer),
-                storage_writer=dcp.FileSystemWriter(staging, sync_files=True),
-            )
+            writer = dcp.FileSystemWriter(staging, sync_files=True)
+            dcp.save(dict(tensors), storage_writer=writer, process_group=world.group)
         except (dcp.CheckpointException, OSError) as error:
             raise ArtefactError(_cannot_write(path, error)) from None
 
@@ -76,8 +73,13 @@ def save_checkpoint(
             shutil.rmtree(staging, ignore_errors=True)
 
 
-def load_checkpoint(path: Path, parallel: Parallel, world: World, *, with_optimizer: bool) -> dict[str, Any]:
+def load_checkpoint(
+    path: Path, parallel: Parallel, world: World, *, with_optimizer: bool, averaged: bool = False
+) -> dict[str, Any]:
     """Load tensors in place, on any number of ranks, and return the saved state.
+
+    Args:
+        averaged: load the average of the weights into the model where the checkpoint holds one.
 
     Raises:
         ArtefactError: no complete checkpoint there, a damaged one, or one of another model; on every rank. The model may
@@ -87,12 +89,16 @@ def load_checkpoint(path: Path, parallel: Parallel, world: World, *, with_optimi
     if with_optimizer:
         parallel.optimizer.optimizers[-1][1].init_state()  # moments exist only after a step; they are overwritten here
     tensors = checkpoint_tensors(parallel, with_optimizer)
+    model = tensors["model"]
     try:
-        dcp.load(tensors, storage_reader=WeightsOnlyReader(path))
+        reader = WeightsOnlyReader(path)
+        if averaged and any(key.startswith("average.") for key in reader.read_metadata().state_dict_metadata):
+            tensors["average"] = tensors.pop("model")
+        dcp.load(tensors, storage_reader=reader)
     except (dcp.CheckpointException, pickle.UnpicklingError, RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[-1][:200]
         raise ArtefactError(f"{path}: does not fit this model ({first})") from None
-    parallel.module.load_state_dict(tensors["model"])
+    parallel.module.load_state_dict(model)
     return json.loads((path / STATE).read_text())
 
 
@@ -141,9 +147,9 @@ def _cannot_write(path: Path, error: BaseException) -> str:
     )
 
 
-def checkpoint_tensors(parallel: Parallel, with_optimizer: bool) -> dict[str, Any]:
+def checkpoint_tensors(parallel: Parallel, with_optimizer: bool) -> Tree:
     """What a checkpoint holds, as a tree of tensors that share memory with the model's."""
-    tensors: dict[str, Any] = {"model": dict(parallel.module.state_dict())}
+    tensors: Tree = {"model": dict(parallel.module.state_dict())}
     if with_optimizer:
         tensors["optimizer"] = parallel.optimizer.state_dict()["state"]
         if parallel.average:

@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -28,12 +28,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class World:
-    """This process among its peers."""
+    """This process among its peers.
+
+    Attributes:
+        group: what they talk through; None is the job's own process group.
+    """
 
     rank: int
     size: int
     local_size: int
     device: torch.device
+    group: dist.ProcessGroup | None = None
 
     @property
     def is_main(self) -> bool:
@@ -43,31 +48,36 @@ class World:
     def sum(self, values: Tensor) -> Tensor:
         """Elementwise sum over ranks, on every rank."""
         total = values.to(self.device, copy=True)
-        dist.all_reduce(total)
+        dist.all_reduce(total, group=self.group)
         return total.to(values.device)
 
     def gather_rows(self, rows_ND: Tensor) -> Tensor:
         """Rows of all ranks, rank after rank, `[N, D]` → `[size·N, D]`; N is the same on every rank."""
         mine_ND = rows_ND.to(self.device).contiguous()
         gathered = mine_ND.new_empty(self.size * len(mine_ND), *mine_ND.shape[1:])
-        dist.all_gather_single(gathered, mine_ND)
+        dist.all_gather_single(gathered, mine_ND, group=self.group)
         return gathered.to(rows_ND.device)
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
-        dist.barrier()
+        dist.barrier(group=self.group)
 
     def told(self, value: T) -> T:
         """The main rank's value (small, of plain types), on every rank."""
         box = [value]
-        dist.broadcast_object_list(box, device=self.device)
+        dist.broadcast_object_list(box, group=self.group, device=self.device)
         return box[0]
 
     def gather(self, value: T) -> list[T]:
         """The value (small, of plain types) of every rank, on every rank."""
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self.group)
         return values
+
+    def aside(self) -> World:
+        """The same ranks by a group of their own on CPUs, so that a second thread can talk; every rank calls this at one point."""
+        group = dist.new_group(backend="gloo", timeout=TIMEOUT)
+        return replace(self, device=torch.device("cpu"), group=group)
 
     def together(self, work: Callable[[], None]) -> None:
         """Do `work` on every rank.

@@ -48,7 +48,7 @@ from intrr_rec.serving.bundle import (
 from intrr_rec.serving.catalogue import Catalogue
 from intrr_rec.serving.items import item_table
 from intrr_rec.serving.tensor_file import TensorFile
-from intrr_rec.training.checkpoints import BEST, Checkpoints
+from intrr_rec.training.checkpoints import Checkpoints
 from intrr_rec.training.inputs import reopen_inputs
 from intrr_rec.training.run_dir import CHECKPOINTS
 
@@ -91,7 +91,7 @@ def write_bundle(
         catalogue = Catalogue.grown(inputs, grown.dataset, grown.semantic_ids, grown.vectors)
     with join_world() as world, ExitStack() as stack:
         parallel = parallelize(inputs.model(META), world, inputs.recipe, training=False)
-        Checkpoints(run, parallel, world).load_best()
+        loaded, _ = Checkpoints(run, parallel, world).load_best()
         model = parallel.model.eval()
         assert isinstance(model, IntRR)
         tensors = model_tensors(model)
@@ -115,7 +115,7 @@ def write_bundle(
             draft.parents |= {
                 "dataset": catalogue.dataset.manifest.content_hash,
                 "semantic_ids": catalogue.semantic_ids.manifest.content_hash,
-                "checkpoint": file_hash(run / CHECKPOINTS / BEST / COMPLETE),
+                "checkpoint": file_hash(run / CHECKPOINTS / loaded / COMPLETE),
             }
         _write_tables(draft, catalogue, model, rows, world)
     if world.is_main:

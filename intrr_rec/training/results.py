@@ -6,7 +6,7 @@ Shape suffixes: W places, L levels, K codes.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from rich.table import Table
 
 from intrr_rec.artefact import write_json
 from intrr_rec.errors import ConfigError
+from intrr_rec.indexing.collisions import path_groups
 from intrr_rec.models.intrr import IntRR
 from intrr_rec.parallel.apply import META, parallelize
 from intrr_rec.parallel.topology import World, join_world
-from intrr_rec.training.beyond_accuracy import beyond_accuracy, exposure
+from intrr_rec.training.beyond_accuracy import CUTOFF, beyond_accuracy, exposure
 from intrr_rec.training.checkpoints import Checkpoints
 from intrr_rec.training.evaluator import Evaluator, Ranked, TargetRanks, most_popular
 from intrr_rec.training.inputs import Inputs, reopen_inputs
@@ -32,6 +33,7 @@ from intrr_rec.training.slices import HISTORY_FROM, POPULARITY_FROM, SLICED_BY, 
 
 TOP = 20
 EXAMPLES = 8
+OFTEN_SEEN = 1 << 17  # items among which two of one path are looked for
 SHOWN = ("recall@10", "ndcg@10")
 
 
@@ -50,18 +52,20 @@ def evaluate_run(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
     with join_world() as world:
         parallel = parallelize(inputs.model(META), world, inputs.recipe, training=False)
         checkpoints = Checkpoints(run, parallel, world)
+        loaded, state = checkpoints.load_best()
         # The best was saved in the midst of the run: how long that lasted, the newest knows.
-        state = checkpoints.load_best() | {key: checkpoints.newest_state()[key] for key in ("epoch", "seconds")}
-        return write_results(run, Evaluator(parallel.model, inputs, world), state)
+        state |= {key: checkpoints.newest_state()[key] for key in ("epoch", "seconds")}
+        return write_results(run, Evaluator(parallel.model, inputs, world), state, loaded)
 
 
-def write_results(run: Path, evaluator: Evaluator, state: dict[str, Any]) -> dict[str, Any]:
+def write_results(run: Path, evaluator: Evaluator, state: dict[str, Any], loaded: str) -> dict[str, Any]:
     """Rank both held-out events with the evaluator's model and write all results; every rank calls this.
 
     Args:
         run: the run folder.
-        evaluator: holds the model of the best checkpoint.
+        evaluator: holds the model that is evaluated.
         state: of the training loop: epochs, best epoch, seconds.
+        loaded: the checkpoint that the model is of.
     """
     inputs, world = evaluator.inputs, evaluator.world
     valid = TargetRanks.of(evaluator.rank_users("valid"))
@@ -73,6 +77,7 @@ def write_results(run: Path, evaluator: Evaluator, state: dict[str, Any]) -> dic
         "wall_seconds": state["seconds"],
         "epochs": state["epoch"],
         "best_epoch": state["best_epoch"],
+        "checkpoint": loaded,
         "world_size": world.size,
         "device": str(world.device),
         "command": json.loads((run / INPUTS).read_text())["command"],
@@ -128,8 +133,8 @@ def _slices(inputs: Inputs, test: TargetRanks, world: World) -> dict[str, Any]:
 
 
 def _beyond_accuracy(inputs: Inputs, ranked: list[Ranked], world: World) -> dict[str, float]:
-    exposure_I = sum(exposure(part.items_BW.cpu(), inputs.dataset.n_items) for part in ranked)
-    assert isinstance(exposure_I, torch.Tensor)
+    shown_BW = torch.cat([part.items_BW[:, :CUTOFF] for part in ranked]).cpu()
+    exposure_I = exposure(shown_BW, inputs.dataset.n_items)
     return beyond_accuracy(world.sum(exposure_I), torch.from_numpy(inputs.dataset.popularity()))
 
 
@@ -163,19 +168,20 @@ def _redistribution(evaluator: Evaluator) -> list[dict[str, Any]]:
     content_UV = None if content_IV is None else torch.from_numpy(content_IV[pair]).to(device)
     model.eval()
     log_p = model.items(torch.from_numpy(pair).to(device), content_UV, model.codebooks()).log_p
-    described = _Describer(inputs)
+    described = _described(inputs, pair.tolist())
     return [
-        described(item) | {"levels": [[round(p, 5) for p in level[i].exp().tolist()] for level in log_p]}
+        described[item] | {"levels": [[round(p, 5) for p in level[i].exp().tolist()] for level in log_p]}
         for i, item in enumerate(pair.tolist())
     ]
 
 
 def _siblings(inputs: Inputs) -> np.ndarray:
-    codes_IL = inputs.semantic_ids.codes_IL.numpy()
     popularity = inputs.dataset.popularity()
+    # Where two of the most popular items share a path, the best pair is among them.
+    often = np.argsort(-popularity, kind="stable")[:OFTEN_SEEN]
+    codes_IL, popularity = inputs.semantic_ids.codes_IL[torch.from_numpy(often)], popularity[often]
     for depth in range(codes_IL.shape[1] - 1, -1, -1):
-        _, group = np.unique(codes_IL[:, :depth], axis=0, return_inverse=True)
-        group = group.reshape(-1)
+        group = path_groups(codes_IL[:, :depth])[0].numpy()
         # The pair whose less popular member is the most popular: sort by group, then by falling popularity.
         order = np.lexsort((-popularity, group))
         runner_up = np.flatnonzero(group[order][1:] == group[order][:-1]) + 1
@@ -183,46 +189,43 @@ def _siblings(inputs: Inputs) -> np.ndarray:
         runner_up = runner_up[runner_up == first_of_group + 1]
         if len(runner_up):
             best = runner_up[np.argmax(popularity[order[runner_up]])]
-            return order[best - 1 : best + 1]
+            return often[order[best - 1 : best + 1]]
     return np.arange(1)
 
 
 def _examples(inputs: Inputs, ranked: Ranked) -> list[dict[str, Any]]:
     """A few users of the first batch: as many hits as misses where there are both, chosen by user number."""
-    dataset, described = inputs.dataset, _Describer(inputs)
+    dataset = inputs.dataset
     hit = (ranked.items_BW[:, :10] == ranked.target_B[:, None]).any(1).cpu().numpy()
     by_user = np.argsort(ranked.users)
     chosen = np.concatenate([by_user[hit[by_user]][: EXAMPLES // 2], by_user[~hit[by_user]][: EXAMPLES // 2]])
     user_ids = dataset.user_ids()
-    examples = []
+    examples: list[tuple[Any, list[int], int, list[tuple[int, float]]]] = []
     for row in chosen:
         user = int(ranked.users[row])
         history = dataset.items_E[dataset.offsets[user] : dataset.offsets[user + 1] - 1]
         scores = ranked.scores_BW[row, :10]
         scores = scores[torch.isfinite(scores)]  # a catalogue smaller than ten leaves places empty
         top = zip(ranked.items_BW[row, : len(scores)].tolist(), scores.tolist(), strict=True)
-        examples.append(
-            {
-                "user_id": user_ids[user].as_py(),
-                "history": [described(item) for item in history[-10:].tolist()],
-                "target": described(int(ranked.target_B[row])),
-                "recommended": [described(item) | {"score": round(score, 4)} for item, score in top],
-            }
-        )
-    return examples
-
-
-class _Describer:
-    """An item as a person knows it: own id, title, Semantic ID."""
-
-    def __init__(self, inputs: Inputs) -> None:
-        self.titles = inputs.dataset.titles()
-        self.item_ids = inputs.dataset.item_ids()
-        self.codes_IL = inputs.semantic_ids.codes_IL
-
-    def __call__(self, item: int) -> dict[str, Any]:
-        return {
-            "item_id": self.item_ids[item].as_py(),
-            "title": self.titles[item],
-            "sid": self.codes_IL[item].tolist(),
+        examples.append((user_ids[user].as_py(), history[-10:].tolist(), int(ranked.target_B[row]), list(top)))
+    described = _described(inputs, (i for _, history, target, top in examples for i in (*history, target, *dict(top))))
+    return [
+        {
+            "user_id": user_id,
+            "history": [described[item] for item in history],
+            "target": described[target],
+            "recommended": [described[item] | {"score": round(score, 4)} for item, score in top],
         }
+        for user_id, history, target, top in examples
+    ]
+
+
+def _described(inputs: Inputs, items: Iterable[int]) -> dict[int, dict[str, Any]]:
+    """Items as a person knows them: own id, title, Semantic ID."""
+    wanted = sorted(set(items))
+    own_ids = inputs.dataset.item_ids().take(pa.array(wanted, pa.int64())).to_pylist()
+    titles, codes_IL = inputs.dataset.titles(wanted), inputs.semantic_ids.codes_IL[wanted].tolist()
+    return {
+        item: {"item_id": own_id, "title": title, "sid": codes_L}
+        for item, own_id, title, codes_L in zip(wanted, own_ids, titles, codes_IL, strict=True)
+    }

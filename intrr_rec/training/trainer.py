@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +72,11 @@ def train(
                 save_recipe(recipe, out / CONFIG)
                 record_inputs(out, inputs, paths, command=shlex.join(["intrr", *sys.argv[1:]]))
             run = Run(inputs, out, world, start)
-            with run.stop:
+            with run.stop, run.checkpoints:
                 run.fit()
-                run.checkpoints.load_best()
-                return write_results(out, run.evaluator, run.state)
+                loaded, state = run.checkpoints.load_best()
+                best_epoch = {"best_epoch": state["best_epoch"]}
+                return write_results(out, run.evaluator, run.state | best_epoch, loaded)
     except RuntimeError as error:
         if not is_lost_rank(error):
             raise
@@ -98,7 +100,9 @@ class Run:
         if not len(windows):
             raise DataError(f"{inputs.dataset.path}: no user has the four events that training needs; lower the k-core")
         self.inputs, self.out, self.world, self.config = inputs, out, world, config
+        asked = time.monotonic()
         self.parallel: Parallel = parallelize(inputs.model(META), world, inputs.recipe)
+        started = {"start_seconds": round(time.monotonic() - asked, 2)}
         self.stop = StopSignals(world)
         self.evaluator = Evaluator(self.parallel.model, inputs, world, between=self._heed)
         self.make_step = TrainingStep(self.parallel, config, world)
@@ -130,7 +134,7 @@ class Run:
         self._progress: EpochProgress | None = None
         self.figures: MetricsLog | None = None
         if world.is_main:
-            write_plan(out, str(self.parallel.plan), self.parallel.plan.as_dict())
+            write_plan(out, str(self.parallel.plan), self.parallel.plan.as_dict() | started)
             log.info("sharding plan:\n%s", self.parallel.plan)
             self.figures = MetricsLog(out, self.state["lines"], self.state["step"], self.state["seconds"])
 
@@ -149,6 +153,7 @@ class Run:
                 self._keep(metrics)
             if out_of_time:
                 break
+        self.checkpoints.wait()
         if self.figures:
             self.figures.close()
 
@@ -210,26 +215,29 @@ class Run:
     def _keep(self, metrics: dict[str, float]) -> None:
         """Save the model, as the best one too if it is."""
         self.state["stale"] += 1
-        if metrics[SELECT_BY] > self.state["best"]:
+        best = metrics[SELECT_BY] > self.state["best"]
+        if best:
             self.state |= {"best": metrics[SELECT_BY], "best_epoch": self.state["epoch"], "stale": 0}
-            self._mark_time()
-            self.checkpoints.save_best(self.state)
-        self._save()
+        self._save(best=best)
 
-    def _save(self) -> None:
+    def _save(self, *, best: bool = False, wait: bool = False) -> None:
         """Save all as of this step."""
         self.state["partial"] = self._progress.saved() if self._progress else None
         self._mark_time()
         self._saved_step = self.state["step"]
-        self.checkpoints.save(self.state, self.config.keep_checkpoints)
+        self.checkpoints.save(self.state, self.config.keep_checkpoints, best=best, wait=wait)
 
     def _heed(self) -> None:
-        """Save and stop if any rank was told to; every rank is between the same steps, or batches of an evaluation."""
+        """Save and stop if any rank was told to, or stop if a save has failed; every rank is between the same steps, or
+        batches of an evaluation."""
         told = self.stop.agreed()
+        if self.world.sum(torch.tensor(int(self.checkpoints.failed))):
+            self.checkpoints.wait()
         if told is None:
             return
         if self._saved_step != self.state["step"]:
-            self._save()
+            self._save(wait=True)
+        self.checkpoints.wait()
         line = f"{told.name}: stopped, saved after step {self.state['step']}; the same command goes on from there"
         raise Stopped(line if self.world.is_main else "", EXIT_CODES[told])
 

@@ -63,11 +63,11 @@ class KillInSave:
             return
         original, saves = run.checkpoints.save, []
 
-        def killed(state, keep):
+        def killed(state, keep, **how):
             saves.append(1)
             if len(saves) == self.save:
                 threading.Timer(self.delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
-            original(state, keep)
+            original(state, keep, **how)
             if len(saves) == self.save:
                 time.sleep(self.longest)
 

@@ -11,7 +11,7 @@ from torch.distributed.checkpoint import filesystem, metadata
 from intrr_rec.artefact import file_hash, write_json
 from intrr_rec.errors import ArtefactError
 from intrr_rec.parallel import checkpoint
-from intrr_rec.parallel.checkpoint import COMPLETE, load_checkpoint, save_checkpoint
+from intrr_rec.parallel.checkpoint import COMPLETE, checkpoint_tensors, load_checkpoint, save_checkpoint
 from intrr_rec.parallel.topology import join_world
 from intrr_rec.training.inputs import open_inputs
 from intrr_rec.training.trainer import Run
@@ -47,6 +47,10 @@ def make_run(line, world, tmp_path):
         run.figures.close()
 
 
+def save(path, run, world, state, *, with_optimizer):
+    save_checkpoint(path, checkpoint_tensors(run.parallel, with_optimizer), world, state)
+
+
 def tensors(run):
     """Every tensor of model and optimizer by name."""
     flat = {f"model.{name}": value for name, value in run.parallel.module.state_dict().items()}
@@ -64,7 +68,7 @@ def assert_same(ours, others):
 @pytest.mark.parametrize("sharding", ["data_parallel", "row_wise"])
 def test_model_and_optimizer_come_back_to_the_bit_and_go_on_alike(make_run, world, tmp_path, sharding):
     run, other = (make_run(f"train.sharding.uid={sharding}", steps=steps) for steps in (3, 1))
-    save_checkpoint(tmp_path / "saved", run.parallel, world, {"epoch": 3}, with_optimizer=True)
+    save(tmp_path / "saved", run, world, {"epoch": 3}, with_optimizer=True)
     before = tensors(run)
     assert any(not torch.equal(before[name], value) for name, value in tensors(other).items())
     assert sum(name.startswith("optimizer.") for name in before) > 20
@@ -79,7 +83,7 @@ def test_model_and_optimizer_come_back_to_the_bit_and_go_on_alike(make_run, worl
 
 def test_loads_into_an_optimizer_that_has_not_stepped(make_run, world, tmp_path):
     run, fresh = make_run(steps=2), make_run()
-    save_checkpoint(tmp_path / "saved", run.parallel, world, {}, with_optimizer=True)
+    save(tmp_path / "saved", run, world, {}, with_optimizer=True)
     load_checkpoint(tmp_path / "saved", fresh.parallel, world, with_optimizer=True)
     assert_same(tensors(fresh), tensors(run))
 
@@ -87,7 +91,7 @@ def test_loads_into_an_optimizer_that_has_not_stepped(make_run, world, tmp_path)
 def test_without_the_optimizer_only_the_model_is_saved(make_run, world, tmp_path):
     run, other = make_run(steps=2), make_run(steps=1)
     optimizer = {name: value for name, value in tensors(other).items() if name.startswith("optimizer.")}
-    save_checkpoint(tmp_path / "saved", run.parallel, world, {}, with_optimizer=False)
+    save(tmp_path / "saved", run, world, {}, with_optimizer=False)
     load_checkpoint(tmp_path / "saved", other.parallel, world, with_optimizer=False)
     ours = {name: value for name, value in tensors(run).items() if name.startswith("model.")}
     assert_same(tensors(other), ours | optimizer)
@@ -99,7 +103,7 @@ def test_an_absent_checkpoint_is_named(make_run, world, tmp_path):
 
 
 def test_another_models_checkpoint_is_refused(make_run, world, tmp_path):
-    save_checkpoint(tmp_path / "saved", make_run().parallel, world, {}, with_optimizer=False)
+    save(tmp_path / "saved", make_run(), world, {}, with_optimizer=False)
     for other in ("model.hstu.width=8", "model.hstu.layers=3"):
         with pytest.raises(ArtefactError, match="does not fit this model"):
             load_checkpoint(tmp_path / "saved", make_run(other).parallel, world, with_optimizer=False)
@@ -109,7 +113,7 @@ def test_another_models_checkpoint_is_refused(make_run, world, tmp_path):
 @pytest.mark.parametrize("damage", ["cut short", "one bit", "removed"])
 def test_a_damaged_file_is_refused(make_run, world, tmp_path, name, damage):
     run = make_run()
-    save_checkpoint(tmp_path / "saved", run.parallel, world, {"epoch": 1}, with_optimizer=False)
+    save(tmp_path / "saved", run, world, {"epoch": 1}, with_optimizer=False)
     file = tmp_path / "saved" / name
     whole = file.read_bytes()
     if damage == "removed":
@@ -139,17 +143,17 @@ def fail_before_publishing(monkeypatch, error, keep_staging):
 def test_dying_in_the_middle_of_a_save_leaves_the_previous_checkpoint(make_run, world, tmp_path, monkeypatch, killed):
     run = make_run(steps=1)
     folder = tmp_path / "checkpoints"
-    save_checkpoint(folder / "last", run.parallel, world, {"epoch": 1}, with_optimizer=True)
+    save(folder / "last", run, world, {"epoch": 1}, with_optimizer=True)
     before = tensors(run)
     run.step(next(run.loader.epoch(2)))
     with monkeypatch.context() as patch:
         fail_before_publishing(patch, OSError("disk full"), keep_staging=killed)
         with pytest.raises(ArtefactError, match=r"last: cannot be written \(disk full; .* MB free\)"):
-            save_checkpoint(folder / "last", run.parallel, world, {"epoch": 2}, with_optimizer=True)
+            save(folder / "last", run, world, {"epoch": 2}, with_optimizer=True)
     assert len(list(folder.iterdir())) == (2 if killed else 1)
     assert load_checkpoint(folder / "last", run.parallel, world, with_optimizer=True) == {"epoch": 1}
     assert_same(tensors(run), before)
-    save_checkpoint(folder / "last", run.parallel, world, {"epoch": 2}, with_optimizer=True)
+    save(folder / "last", run, world, {"epoch": 2}, with_optimizer=True)
     assert load_checkpoint(folder / "last", run.parallel, world, with_optimizer=True) == {"epoch": 2}
     assert [path.name for path in folder.iterdir()] == ["last"]
 
@@ -186,7 +190,7 @@ ROUTES = [
 @pytest.mark.parametrize(("module", "name"), ROUTES)
 def test_metadata_that_calls_a_function_is_refused_unrun(make_run, world, tmp_path, module, name):
     run, trace = make_run(), tmp_path / "trace"
-    save_checkpoint(tmp_path / "saved", run.parallel, world, {}, with_optimizer=False)
+    save(tmp_path / "saved", run, world, {}, with_optimizer=False)
     command = f"open('{trace}','w')" if name == "eval" else f"touch {trace}"
     payload = call_pickled(module, name, command)
     with contextlib.suppress(Exception):
@@ -215,7 +219,7 @@ class Toucher:
 def test_a_tensor_relabelled_as_an_object_is_refused_unrun(make_run, world, tmp_path):
     """The format lets an entry be any pickled object, in a data file: ours holds tensors only."""
     run, trace, saved = make_run(), tmp_path / "trace", tmp_path / "saved"
-    save_checkpoint(saved, run.parallel, world, {}, with_optimizer=False)
+    save(saved, run, world, {}, with_optimizer=False)
     honest = pickle.loads((saved / ".metadata").read_bytes())
     torch.save(Toucher(trace), saved / "evil.distcp")
     size = (saved / "evil.distcp").stat().st_size

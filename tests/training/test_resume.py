@@ -12,7 +12,7 @@ from intrr_rec.training.results import evaluate_run
 from intrr_rec.training.stopping import StopSignals
 from intrr_rec.training.trainer import Run, train
 from tests import tiny
-from tests.training.figures import story
+from tests.training.figures import lines, story
 
 # All that draws at random or depends on the step: dropout, negatives, warm-up and a falling learning rate. An epoch has 4 steps.
 WORDS = (
@@ -44,11 +44,11 @@ def cut_off(monkeypatch, line, out, words, owner, name, call):
     """Train until `owner.name` is called for the `call`-th time."""
     original, calls = getattr(owner, name), []
 
-    def cut(self, *arguments):
+    def cut(self, *arguments, **named):
         calls.append(1)
         if len(calls) == call:
             raise KeyboardInterrupt
-        return original(self, *arguments)
+        return original(self, *arguments, **named)
 
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, cut)
@@ -154,11 +154,25 @@ def test_no_checkpoint_that_is_whole_is_one_clear_error(line, tmp_path, monkeypa
     assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
 
 
-def test_a_damaged_best_is_not_evaluated(line, tmp_path):
-    train(tiny.recipe("train.epochs=1"), **line.inputs(), out=tmp_path / "run")
-    spoil(tmp_path / "run/checkpoints/best", "state.json")
-    with pytest.raises(ArtefactError, match=r"best: is damaged \(state\.json"):
-        evaluate_run(tmp_path / "run", [])
+@pytest.mark.parametrize("words", [(), ("train.ema_decay=0.5",)], ids=["weights", "average"])
+def test_the_newest_checkpoint_stands_in_for_a_damaged_best_and_that_is_said(line, tmp_path, caplog, words):
+    run = tmp_path / "run"
+    train(tiny.recipe("train.epochs=3", "evaluate.validation_beam=20", *words), **line.inputs(), out=run)
+    newest, best = run / "checkpoints/step-00000012", run / "checkpoints/best"
+    there = evaluate_run(run, [])
+    assert there["checkpoint"] == "best"
+    spoil(best)
+    with caplog.at_level(logging.WARNING, "intrr_rec"):
+        found = evaluate_run(run, [])
+    (said,) = [record.message for record in caplog.records if "stands in" in record.message]
+    assert "best: is damaged (__0_0.distcp is not what" in said and "step-00000012 stands in for it" in said
+    assert (found["checkpoint"], found["best_epoch"]) == ("step-00000012", 3)
+    newest_figures = [record for record in lines(run, "valid") if record["step"] == 12]
+    assert found["valid"]["recall@10"] == newest_figures[0]["recall@10"]
+    spoil(newest)
+    spoil(run / "checkpoints/step-00000008")
+    with pytest.raises(ArtefactError, match="none of its checkpoints can be used"):
+        evaluate_run(run, [])
 
 
 def test_as_many_checkpoints_as_asked_stay(line, tmp_path):

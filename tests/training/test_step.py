@@ -118,9 +118,10 @@ def test_the_average_is_the_average_and_is_what_is_validated_and_kept(make_run, 
             assert all(torch.equal(value, trained[name]) for name, value in weights(run).items())
         averaged = run._validate(1)
     assert run._validate(1) == averaged != run.evaluator.evaluate("valid")
-    run.checkpoints.save_best(run.state)
+    run.checkpoints.save(run.state, 1, best=True)
     assert all(torch.equal(value, trained[name]) for name, value in weights(run).items())
-    run.checkpoints.load_best()
+    run.checkpoints.wait()
+    assert run.checkpoints.load_best()[0] == "best"
     assert_close(weights(run), expected)
 
 
@@ -143,11 +144,11 @@ def test_cut_off_and_resumed_equals_uninterrupted(line, tmp_path, monkeypatch):
     for owner, name, call in (Run, "step", 3), (Run, "step", 5), (Run, "_keep", 1):
         original, calls = getattr(owner, name), []
 
-        def cut(self, *arguments, original=original, calls=calls, call=call):
+        def cut(self, *arguments, original=original, calls=calls, call=call, **named):
             calls.append(1)
             if len(calls) == call:
                 raise KeyboardInterrupt
-            return original(self, *arguments)
+            return original(self, *arguments, **named)
 
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(owner, name, cut)
