@@ -41,35 +41,39 @@ class Slowly:
 
 
 class KillRank:
-    """SIGKILL of one rank in a step, while the others wait for its gradients."""
+    """SIGKILL of one rank in a step, while the others wait for its gradients; what was being saved is on the disk."""
 
     def __init__(self, rank: int, step: int) -> None:
         self.rank, self.step = rank, step
 
     def __call__(self, run: Run) -> None:
+        if run.state["step"] == self.step:
+            run.checkpoints.wait()
+            run.world.barrier()
         if (run.world.rank, run.state["step"]) == (self.rank, self.step):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
 class KillInSave:
-    """SIGKILL of all ranks at a random moment after a save has begun."""
+    """SIGKILL of all ranks at a random moment after a save has begun, in the midst of the steps that go on meanwhile."""
 
     def __init__(self, save: int, seed: int, longest: float) -> None:
         self.save, self.longest = save, longest
         self.delay = random.Random(seed).uniform(0, longest)
+        self.saves = 0
 
     def __call__(self, run: Run) -> None:
+        if self.saves >= self.save:
+            time.sleep(self.longest / 2)  # so that the run does not come to its end
         if run.state["step"]:
             return
-        original, saves = run.checkpoints.save, []
+        original = run.checkpoints.save
 
         def killed(state, keep, **how):
-            saves.append(1)
-            if len(saves) == self.save:
+            self.saves += 1
+            if self.saves == self.save:
                 threading.Timer(self.delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
             original(state, keep, **how)
-            if len(saves) == self.save:
-                time.sleep(self.longest)
 
         run.checkpoints.save = killed
 
@@ -82,6 +86,7 @@ class FileLimit:
 
     def __call__(self, run: Run) -> None:
         if run.state["step"] == self.step:
+            run.checkpoints.wait()
             resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, resource.RLIM_INFINITY))
 
 
@@ -93,6 +98,7 @@ class NoSpace:
 
     def __call__(self, run: Run) -> None:
         if (run.world.rank, run.state["step"]) == (self.rank, self.step):
+            run.checkpoints.wait()
             os.fsync = full
 
 
