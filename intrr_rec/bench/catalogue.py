@@ -74,7 +74,8 @@ def bench_catalogue(
             write_json(file, figures)
     results = json.loads((work / RUN / RESULTS).read_text())
     figures |= {"test": results["test"], "most_popular": results["baseline"]["metrics"]}
-    figures["start_seconds"] = json.loads((work / RUN / PLAN_FIGURES).read_text())["start_seconds"]
+    plan = json.loads((work / RUN / PLAN_FIGURES).read_text())
+    figures |= {key: plan[key] for key in ("start_seconds", "start_processor_seconds")}
     write_json(file, figures)
     _print(figures)
     if page:
@@ -157,7 +158,8 @@ def _closing(figures: dict[str, Any]) -> list[str]:
     """What is said of the run as a whole."""
     test, popular = figures["test"], figures["most_popular"]
     return [
-        f"From asking for the model until its tables could be trained: {figures['start_seconds']:.1f} s.",
+        f"From asking for the model until its tables could be trained: {figures['start_seconds']:.1f} s, "
+        f"{figures['start_processor_seconds']:.1f} of the processor.",
         *(f"Test {name} {test[name]:.5f}, most popular {popular[name]:.5f}." for name in ("recall@10", "ndcg@10")),
     ]
 

@@ -100,9 +100,12 @@ class Run:
         if not len(windows):
             raise DataError(f"{inputs.dataset.path}: no user has the four events that training needs; lower the k-core")
         self.inputs, self.out, self.world, self.config = inputs, out, world, config
-        asked = time.monotonic()
+        asked = time.monotonic(), time.process_time()
         self.parallel: Parallel = parallelize(inputs.model(META), world, inputs.recipe)
-        started = {"start_seconds": round(time.monotonic() - asked, 2)}
+        started = {
+            "start_seconds": round(time.monotonic() - asked[0], 2),
+            "start_processor_seconds": round(time.process_time() - asked[1], 2),
+        }
         self.stop = StopSignals(world)
         self.evaluator = Evaluator(self.parallel.model, inputs, world, between=self._heed)
         self.make_step = TrainingStep(self.parallel, config, world)

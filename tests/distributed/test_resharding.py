@@ -49,7 +49,7 @@ def go_on(line, words, out, save):
             run.state["step"] += 1
             run.state["epoch_step"] += 1
         if save:
-            run._save()
+            run._save(wait=True)
         trained = gathered(run)
         if run.figures:
             run.figures.close()
