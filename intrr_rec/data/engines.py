@@ -25,6 +25,7 @@ EngineName = Literal["duckdb", "spark"]
 SPARK_EXTRA = "install requirements/spark.txt (`make spark-setup`) and Java 17"
 LOCAL = "local"
 FEW = 1_000_000  # events up to which compiling a query costs more than running it
+HANDED_OVER = 0.2  # of the memory: what DuckDB keeps for the item table while Spark runs
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class EngineChoice:
 
     Attributes:
         master: of Spark, such as `local[*]` or `spark://host:7077`; a cluster's executors must see the folder of `--out`.
-        memory_gb: DuckDB's limit, above which it spills to disk; the heap of a local Spark, or of the driver.
+        memory_gb: DuckDB's limit, above which it spills to disk; the heap of a local Spark, or of the driver, beside which
+            DuckDB keeps a fifth of it.
     """
 
     name: EngineName = "duckdb"
@@ -133,11 +135,13 @@ class SparkEngine(Engine):
         super().__init__()
         self.scratch = scratch
         rows = con.execute("SELECT count(*) FROM events").fetchall()[0][0]
-        self.session = _session(choice, scratch, rows)
         con.execute(
             f"COPY events TO '{_escaped(scratch / 'events')}' (FORMAT parquet, PER_THREAD_OUTPUT, COMPRESSION zstd)"
         )
         con.execute("DROP TABLE events")
+        # What DuckDB held is given back before Spark takes its heap: together they would take twice the memory allowed.
+        con.execute(f"SET memory_limit = '{round(choice.memory_gb * HANDED_OVER * 1000)}MB'")
+        self.session = _session(choice, scratch, rows)
 
     def events(self) -> nw.LazyFrame[Any]:
         """Written for Spark when the engine was started."""
