@@ -44,12 +44,18 @@ class Line:
 
 
 def make_line(
-    folder: Path, users: int = 50, seed: int = 0, longest: int = 15, noise: float = 0.1, times: bool = True
+    folder: Path,
+    users: int = 50,
+    seed: int = 0,
+    longest: int = 15,
+    noise: float = 0.1,
+    times: bool = True,
+    split_at: tuple[int, int] | None = None,
 ) -> Line:
     """Users who step from item i to i + 1, with histories of 3 (none to learn from) to `longest` events.
 
     A share `noise` of the events is shifted to another item. Longer ones than 10 are more than one training window of `recipe`.
-    Without `times` the logs have no time column.
+    Without `times` the logs have no time column. A user's times count from 0; `split_at` divides them, for all at once.
     """
     rng = np.random.default_rng(seed)
     lengths = np.concatenate([[3, longest], rng.integers(3, longest + 1, users - 2)])
@@ -61,7 +67,12 @@ def make_line(
     vectors = rng.normal(size=(N_ITEMS, 6)).astype(np.float32)
     pq.write_table(pa.table({"item_id": np.arange(N_ITEMS), "embedding": list(vectors)}), folder / "vectors.parquet")
     line = Line(folder / "dataset", folder / "semantic_ids", folder / "vectors.parquet")
-    config = PrepareConfig(k_core=1, time_column="timestamp" if times else None)
+    config = PrepareConfig(
+        k_core=1,
+        time_column="timestamp" if times else None,
+        split="global_time" if split_at else "leave_one_out",
+        split_at=split_at,
+    )
     prepare_dataset([folder / "logs.parquet"], None, line.dataset, config)
     build_semantic_ids(line.dataset, line.vectors, line.semantic_ids, INDEX)
     return line

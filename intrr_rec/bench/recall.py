@@ -42,8 +42,9 @@ def bench_recall(
         raise ArtefactError(f"{dataset_path}: is not the dataset that {bundle_path} was made for")
     recommender, ranker = Recommender(bundle), bundle.ranker
     normalize = bundle.settings.evaluate.normalize
-    chosen = np.random.default_rng(seed).permutation(dataset.n_users)[:users]
-    spans = [slice(int(dataset.offsets[user]), int(dataset.offsets[user + 1]) - 1) for user in chosen]
+    users_T, targets_T = dataset.targets("test")
+    chosen = np.random.default_rng(seed).permutation(len(users_T))[:users]
+    spans = [slice(int(dataset.offsets[users_T[n]]), int(targets_T[n])) for n in chosen]
     histories = [dataset.items_E[span].tolist() for span in spans]
     times = None
     if dataset.timestamps_E is not None:

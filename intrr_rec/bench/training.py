@@ -83,7 +83,7 @@ class Case:
     def windows(self, inputs: Inputs) -> Windows:
         """What a run of this form learns from."""
         cut = training_windows if self.form == "every position" else prefix_windows
-        return cut(inputs.dataset.offsets, inputs.recipe.model.window)
+        return cut(inputs.dataset.offsets, inputs.recipe.model.window, inputs.dataset.held_out("train"))
 
 
 @dataclass(frozen=True)

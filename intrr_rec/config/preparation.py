@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from datetime import date, datetime, timezone
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -48,19 +50,21 @@ class PrepareConfig(Section):
     keep_rows: bool = Field(
         False, description="keep the rows as read in the dataset, so that `intrr prepare --append` can add to them"
     )
-    split: Literal["leave_one_out"] = Field(
-        "leave_one_out", description="a user's last event is for testing, the last but one for validation"
+    split: Literal["leave_one_out", "global_time"] = Field(
+        "leave_one_out",
+        description="leave_one_out: a user's last event is for testing, the last but one for validation; global_time: two "
+        "moments, the same for all users, divide training, validation and test",
+    )
+    split_at: tuple[int, int] | None = Field(
+        None,
+        description="of global_time: the moments from which on events are for validation and for testing, ISO 8601 (UTC where "
+        "no zone is given) or seconds since 1970; null: those before which 80 and 90 % of the interactions lie",
     )
 
-    @field_validator("split", mode="before")
+    @field_validator("split_at", mode="before")
     @classmethod
-    def _one_split(cls, split: object) -> object:
-        if split == "global_time":
-            raise ValueError(
-                "there is no split at one moment yet: training and evaluation count on each user's last two events being held "
-                "out; use leave_one_out"
-            )
-        return split
+    def _moments(cls, given: object) -> object:
+        return [_seconds(moment) for moment in given] if isinstance(given, list | tuple) else given
 
     @model_validator(mode="after")
     def _consistent(self) -> PrepareConfig:
@@ -70,4 +74,25 @@ class PrepareConfig(Section):
             raise ValueError("min_weight needs event_weights")
         if self.max_sequence is not None and self.max_sequence < max(self.min_sequence, self.k_core):
             raise ValueError("max_sequence is below min_sequence or k_core: no user could stay")
+        if self.split == "global_time" and self.time_column is None:
+            raise ValueError("split=global_time needs times, but time_column is null")
+        if self.split_at is not None:
+            if self.split != "global_time":
+                raise ValueError("split_at needs split=global_time")
+            if self.split_at[0] >= self.split_at[1]:
+                raise ValueError("split_at: validation must begin before the test does")
         return self
+
+
+def _seconds(moment: object) -> object:
+    """A moment in one of the forms YAML gives it, as seconds since 1970; what is none stays as it is."""
+    if isinstance(moment, str):
+        try:
+            moment = datetime.fromisoformat(moment.replace("Z", "+00:00"))
+        except ValueError:
+            return moment
+    if isinstance(moment, date) and not isinstance(moment, datetime):
+        moment = datetime(moment.year, moment.month, moment.day)
+    if isinstance(moment, datetime):
+        return math.floor((moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp())
+    return moment

@@ -140,7 +140,7 @@ class Collator:
         candidates: draws negatives for a model with a sampled softmax; None leaves them out.
         times_E: seconds of every event, for a model that reads times; None leaves them out of the layout.
         with_targets: also lay out the event after each window, in blocks of N + 1 slots: a model that reads the codes of
-            a target to predict its next code is taught with them in place.
+            a target to predict its next code is taught with them in place. Such a model reads no times.
     """
 
     def __init__(
@@ -154,6 +154,7 @@ class Collator:
         *,
         with_targets: bool = False,
     ) -> None:
+        assert not with_targets or times_E is None, "what follows a target may be another user's"
         self.items_E = items_E
         self.slots = window + with_targets
         self.beyond = int(with_targets)

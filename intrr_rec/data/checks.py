@@ -27,7 +27,7 @@ PERIODS = 60
 def extent(con: duckdb.DuckDBPyConnection) -> Extent:
     """How much `events` holds."""
     return Extent(
-        *_row(
+        *row_of(
             con, "SELECT count(*), count(DISTINCT user_id), count(DISTINCT item_id), min(time), max(time) FROM events"
         )
     )
@@ -36,8 +36,8 @@ def extent(con: duckdb.DuckDBPyConnection) -> Extent:
 def check_ids(con: duckdb.DuckDBPyConnection, textual: dict[str, str]) -> Iterator[Finding]:
     """Ids that differ in blanks or capitals only; `textual` maps `user_id` / `item_id` to the name of a string column."""
     for column, name in textual.items():
-        blanks = _scalar(con, f"SELECT count(DISTINCT {column}) FROM events WHERE {column} <> trim({column})")
-        merged = _scalar(
+        blanks = scalar_of(con, f"SELECT count(DISTINCT {column}) FROM events WHERE {column} <> trim({column})")
+        merged = scalar_of(
             con,
             f"SELECT coalesce(sum(n), 0) FROM (SELECT count(DISTINCT {column}) AS n FROM events "
             f"GROUP BY lower(trim({column})) HAVING n > 1)",
@@ -54,18 +54,23 @@ def check_ids(con: duckdb.DuckDBPyConnection, textual: dict[str, str]) -> Iterat
             yield Finding("ids", "fine", f"column '{name}': no two ids differ only in blanks or capitals")
 
 
-def check_duplicates(con: duckdb.DuckDBPyConnection, has_time: bool) -> Iterator[Finding]:
-    """Whole rows that repeat, and items a user came back to."""
-    total = _scalar(con, "SELECT count(*) FROM events")
+def check_duplicates(con: duckdb.DuckDBPyConnection, table: str, config: PrepareConfig) -> Iterator[Finding]:
+    """Rows of `table` that repeat as a whole, and items a user came back to."""
+    total = scalar_of(con, f"SELECT count(*) FROM {table}")
+    if not total:  # the filter says so
+        return
 
     def again(columns: str) -> int:
-        return total - _scalar(con, f"SELECT count(*) FROM (SELECT DISTINCT {columns} FROM events)")
+        return total - scalar_of(con, f"SELECT count(*) FROM (SELECT DISTINCT {columns} FROM {table})")
 
     repeats = again("user_id, item_id")
-    if has_time:
+    counted = "interactions of the named types" if config.event_weights else "interactions"
+    if config.time_column is not None:
         copies = again("user_id, item_id, time")
-        says = f"{copies:,} of {total:,} interactions ({copies / total:.1%}) repeat the user, item and time of another"
-        if copies:
+        says = f"{copies:,} of {total:,} {counted} ({copies / total:.1%}) repeat the user, item and time of another"
+        if copies and config.deduplicate != "none":
+            yield Finding("duplicates", "fine", f"{says}: dropped by prepare.deduplicate={config.deduplicate}")
+        elif copies:
             yield Finding(
                 "duplicates",
                 "warning",
@@ -75,9 +80,9 @@ def check_duplicates(con: duckdb.DuckDBPyConnection, has_time: bool) -> Iterator
             )
         else:
             yield Finding("duplicates", "fine", says)
-    yield Finding(
-        "repeats", "fine", f"{repeats:,} interactions ({repeats / total:.1%}) are with an item the user had before"
-    )
+    says = f"{repeats:,} {counted} ({repeats / total:.1%}) are with an item the user had before"
+    dropped = ": dropped by prepare.deduplicate=pair" if repeats and config.deduplicate == "pair" else ""
+    yield Finding("repeats", "fine", says + dropped)
 
 
 def check_clock(con: duckdb.DuckDBPyConnection, now: float | None = None) -> Iterator[Finding]:
@@ -144,7 +149,7 @@ def check_clock(con: duckdb.DuckDBPyConnection, now: float | None = None) -> Ite
 
 def check_row_order(con: duckdb.DuckDBPyConnection) -> Iterator[Finding]:
     """Whether each user's rows stand in order of time."""
-    users, late = _row(
+    users, late = row_of(
         con,
         "SELECT count(*), count(*) FILTER (late) FROM (SELECT bool_or(time < before) AS late FROM (SELECT user_id, time, "
         'lag(time) OVER (PARTITION BY user_id ORDER BY file, "row") AS before FROM events) GROUP BY user_id)',
@@ -157,19 +162,9 @@ def check_row_order(con: duckdb.DuckDBPyConnection) -> Iterator[Finding]:
     yield Finding("time order", "fine", says)
 
 
-def order_events(con: duckdb.DuckDBPyConnection) -> None:
-    """Make `steps`: every kept interaction with its place in the user's history and the one before it."""
-    con.execute(
-        "CREATE TABLE steps AS SELECT user_id, item_id, time, lag(item_id) OVER history AS item_before, "
-        "lag(time) OVER history AS time_before, row_number() OVER history AS place, "
-        "count(*) OVER (PARTITION BY user_id) AS length FROM events "
-        'WINDOW history AS (PARTITION BY user_id ORDER BY time, file, "row")'
-    )
-
-
 def check_item_order(con: duckdb.DuckDBPyConnection) -> Iterator[Finding]:
     """Histories that stand in the order of item ids, which no chronological log does by chance."""
-    users, rising, falling, chance = _row(
+    users, rising, falling, chance = row_of(
         con,
         "SELECT count(*), count(*) FILTER (up), count(*) FILTER (down), avg(1 / factorial(least(length, 20)::INTEGER)) FROM "
         "(SELECT max(length) AS length, bool_and(item_id >= item_before) AS up, bool_and(item_id <= item_before) AS down "
@@ -188,7 +183,7 @@ def check_item_order(con: duckdb.DuckDBPyConnection) -> Iterator[Finding]:
             )
         else:
             yield Finding("item order", "fine", says)
-    pairs, up = _row(
+    pairs, up = row_of(
         con,
         "SELECT count(*), count(*) FILTER (item_id > item_before) FROM steps WHERE time = time_before AND item_id <> item_before",
     )
@@ -207,90 +202,29 @@ def check_item_order(con: duckdb.DuckDBPyConnection) -> Iterator[Finding]:
         )
 
 
-def check_ties(con: duckdb.DuckDBPyConnection) -> Iterator[Finding]:
-    """Users whose last two events, the two targets, have one time."""
-    users, tied = _row(con, "SELECT count(*), count(*) FILTER (time = time_before) FROM steps WHERE place = length")
-    says = f"the last two interactions of {tied:,} of {users:,} users ({tied / users:.1%}) have the same time"
-    if tied > 0.1 * users:
-        yield Finding(
-            "ties",
-            "warning",
-            says,
-            "Which of the two is the test target is decided by the order of the rows: keep the order of the source, and say so "
-            "where figures are compared.",
-        )
-    else:
-        yield Finding("ties", "fine", says)
-
-
-def check_leakage(con: duckdb.DuckDBPyConnection, has_time: bool) -> Iterator[Finding]:
-    """What a model could know of the targets beforehand: equal histories, targets seen before, training on the future."""
-    users, seen = _row(
-        con,
-        "SELECT count(*), count(*) FILTER (first < length) FROM (SELECT min(place) AS first, max(place) AS last, "
-        "max(length) AS length FROM steps GROUP BY user_id, item_id) WHERE last = length",
-    )
-    yield Finding(
-        "leakage",
-        "fine" if seen < 0.1 * users else "warning",
-        f"{seen:,} of {users:,} test targets ({seen / users:.1%}) are items the user had before",
-        ""
-        if seen < 0.1 * users
-        else "Repeating the history is then a strong answer. Say so beside the figures, or keep the first interaction with "
-        "each item only (prepare.deduplicate=pair).",
-    )
-    twins = _scalar(
-        con,
-        "SELECT coalesce(sum(n - 1), 0) FROM (SELECT count(*) AS n FROM (SELECT max(length) AS length, "
-        "bit_xor(hash(item_id, place)) AS history FROM steps WHERE length >= 5 GROUP BY user_id) GROUP BY length, history HAVING n > 1)",
-    )
-    says = f"{twins:,} users with five and more interactions have exactly the history of another user"
-    if twins > 0.01 * users:
-        yield Finding(
-            "leakage",
-            "warning",
-            says,
-            "One person under several ids, a bot, or a log joined twice: the twin's training part holds the other's test "
-            "target. Merge or remove them.",
-        )
-    else:
-        yield Finding("leakage", "fine", says)
-    if has_time:
-        share = con.execute(
-            "SELECT sum(tests * (total - until)) / (sum(tests) * any_value(total)) FROM (SELECT tests, sum(trains) OVER () AS "
-            "total, sum(trains) OVER (ORDER BY time) AS until FROM (SELECT time, count(*) FILTER (place = length) AS tests, "
-            "count(*) FILTER (place < length - 1) AS trains FROM steps GROUP BY time))"
-        ).fetchall()[0][0]
-        if share is not None:
-            yield Finding(
-                "leakage",
-                "fine",
-                f"leave-one-out: {share:.0%} of the training interactions happened after a user's test target, on average; a "
-                "split at one moment would have none",
-            )
-
-
 def check_minimum(
-    before: Extent, kept: Extent, con: duckdb.DuckDBPyConnection, config: PrepareConfig
+    before: Extent, kept: Extent, dropped: dict[str, int], con: duckdb.DuckDBPyConnection, config: PrepareConfig
 ) -> Iterator[Finding]:
-    """What the filter drops: users and items below the minimum, and what falls with them."""
+    """What the filters drop, `dropped` interactions each: users and items below the minimum, and what falls with them."""
     least_user = max(config.k_core, config.min_sequence)
     lost = before.interactions - kept.interactions
+    each = f": {', '.join(f'{name} {count:,}' for name, count in dropped.items())}" if len(dropped) > 1 else ""
     says = (
         f"the filter (at least {least_user} interactions a user, {config.k_core} an item) drops "
         f"{before.users - kept.users:,} of {before.users:,} users, {before.items - kept.items:,} of {before.items:,} items, "
-        f"{lost:,} of {before.interactions:,} interactions ({lost / before.interactions:.1%})"
+        f"{lost:,} of {before.interactions:,} interactions ({lost / before.interactions:.1%}){each}"
     )
-    if lost > 0.5 * before.interactions:
+    if dropped["k_core"] > 0.5 * (kept.interactions + dropped["k_core"]):
         yield Finding(
             "minimum",
             "warning",
             says,
-            "More than half of the log is not learnt from. Give a longer stretch of it, or lower prepare.k_core.",
+            "More than half of what the other filters leave is not learnt from. Give a longer stretch of the log, or lower "
+            "prepare.k_core.",
         )
     else:
         yield Finding("minimum", "fine", says)
-    longest, user = _row(
+    longest, user = row_of(
         con, "SELECT count(*) AS n, user_id FROM events GROUP BY user_id ORDER BY n DESC, user_id LIMIT 1"
     )
     says = f"the longest history has {longest:,} interactions ({longest / kept.interactions:.1%} of all)"
@@ -316,7 +250,7 @@ def counts_of(con: duckdb.DuckDBPyConnection, column: str) -> dict[int, int]:
 
 def periods_of(con: duckdb.DuckDBPyConnection) -> dict[int, int]:
     """Interactions by equal stretches of time, at most `PERIODS`, a few outliers left out; empty where there are no times."""
-    first, last = _row(con, "SELECT quantile_disc(time, 0.005), quantile_disc(time, 0.995) FROM events")
+    first, last = row_of(con, "SELECT quantile_disc(time, 0.005), quantile_disc(time, 0.995) FROM events")
     if first is None:
         return {}
     width = max(DAY, -(-(last - first + 1) // PERIODS))
@@ -334,9 +268,11 @@ def _date(seconds: int) -> str:
         return str(seconds)
 
 
-def _row(con: duckdb.DuckDBPyConnection, sql: str) -> tuple:
+def row_of(con: duckdb.DuckDBPyConnection, sql: str) -> tuple:
+    """The first row of an answer."""
     return con.execute(sql).fetchall()[0]
 
 
-def _scalar(con: duckdb.DuckDBPyConnection, sql: str) -> int:
-    return int(_row(con, sql)[0])
+def scalar_of(con: duckdb.DuckDBPyConnection, sql: str) -> int:
+    """The only number of an answer."""
+    return int(row_of(con, sql)[0])

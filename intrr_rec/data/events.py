@@ -91,6 +91,15 @@ class EventStore:
             where = f"{self.folder.place}/{found.file}: row group {found.number}"
             raise ArtefactError(f"{where} cannot be read any more ({error}); was it changed?") from None
 
+    def count_from(self, moment: int) -> IntArray:
+        """How many events of each user lie at or after a moment (seconds since 1970), int64 [U]; one row group at a time."""
+        counts = [
+            np.add.reduceat(self.read(number, "timestamps") >= moment, starts, dtype=np.int64)
+            for number, found in enumerate(self.groups)
+            for starts in [self.offsets[found.first_user : found.end_user] - self.offsets[found.first_user]]
+        ]
+        return np.concatenate(counts)
+
     def whole(self, column: Column) -> IntArray:
         """A column of all events, int64 [E]: in memory, or mapped from a local file without a name."""
         if column == "items" and self._items_E is not None:

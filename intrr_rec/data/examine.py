@@ -15,7 +15,7 @@ from typing import TypeVar
 import duckdb
 
 from intrr_rec.config import PrepareConfig
-from intrr_rec.data import checks, ingest
+from intrr_rec.data import checks, ingest, split_checks
 from intrr_rec.data.findings import Examination, Finding
 from intrr_rec.data.schema import IdKind, RawFile, quoted, table_files
 from intrr_rec.errors import DataError
@@ -66,20 +66,29 @@ def _examine(
         return
     names = {"user_id": config.user_column, "item_id": config.item_column}
     yield from checks.check_ids(con, {ours: name for ours, name in names.items() if kinds[name] == "string"})
-    yield from checks.check_duplicates(con, has_time)
+    yield from checks.check_duplicates(con, ingest.counted_events(con, config), config)
     if has_time:
         yield from checks.check_clock(con)
         yield from checks.check_row_order(con)
     _distributions(con, found)
-    ingest.filter_events(con, config)
+    dropped = ingest.filter_events(con, config)
     found.kept = kept = checks.extent(con)
     _distributions(con, found)
-    yield from checks.check_minimum(raw, kept, con, config)
-    checks.order_events(con)
+    yield from checks.check_minimum(raw, kept, dropped, con, config)
+    split = None
+    if config.split == "global_time":
+        try:
+            split = ingest.split_events(con, config)
+        except DataError as error:
+            yield Finding("split", "error", str(error))
+    split_checks.order_events(con, split)
     yield from checks.check_item_order(con)
-    if has_time:
-        yield from checks.check_ties(con)
-    yield from checks.check_leakage(con, has_time)
+    if config.split == "leave_one_out" or split:
+        if has_time:
+            yield from split_checks.check_ties(con, split)
+        yield from split_checks.check_leakage(con, has_time, split)
+    if split:
+        yield from split_checks.check_split(con, split)
     if items is not None:
         yield from _items(con, items, kinds[config.item_column], config)
 

@@ -23,7 +23,7 @@ from intrr_rec.config import PrepareConfig
 from intrr_rec.data.append import Previous, write_rows_as_read
 from intrr_rec.data.engines import DuckDBEngine, Engine, EngineChoice
 from intrr_rec.data.prepared import ITEMS, KIND, SEQUENCES, STATISTICS, USERS
-from intrr_rec.data.relations import Relations, filtered, numbered, relate
+from intrr_rec.data.relations import Relations, before_deduplication, filtered, numbered, relate
 from intrr_rec.data.schema import (
     MAX_ID_CHARACTERS,
     IdKind,
@@ -37,6 +37,7 @@ from intrr_rec.data.schema import (
     require_column,
     table_files,
 )
+from intrr_rec.data.split import TimeSplit, split_in_time
 from intrr_rec.data.writing import ROW_GROUP_EVENTS, ROW_GROUP_ROWS, write_rows, write_sequences
 from intrr_rec.errors import DataError
 
@@ -234,8 +235,10 @@ def read_events(
         raise DataError(f"{raw.path}: holds no rows; remove it or write it again")
 
 
-def filter_events(con: duckdb.DuckDBPyConnection, config: PrepareConfig) -> None:
+def filter_events(con: duckdb.DuckDBPyConnection, config: PrepareConfig) -> dict[str, int]:
     """Reduce the table `events` to what a dataset would keep, and number its items in a table `items`.
+
+    Returns how many interactions each filter dropped.
 
     Raises:
         DataError: nothing is left.
@@ -246,6 +249,26 @@ def filter_events(con: duckdb.DuckDBPyConnection, config: PrepareConfig) -> None
         numbered(kept.items.select("item_id", "first_seen"), "item").to_native().create("items")
     con.execute("DROP TABLE events")
     con.execute("ALTER TABLE events_left RENAME TO events")
+    return dict(kept.statistics.get("dropped", {"k_core": kept.statistics["interactions_dropped"]}))
+
+
+def counted_events(con: duckdb.DuckDBPyConnection, config: PrepareConfig) -> str:
+    """The table, made if need be, of the rows of `events` that count as interactions before any is dropped as a repeat."""
+    if not config.event_weights:
+        return "events"
+    with closing(DuckDBEngine(con)) as engine:
+        before_deduplication(engine, config).to_native().create("counted")
+    return "counted"
+
+
+def split_events(con: duckdb.DuckDBPyConnection, config: PrepareConfig) -> TimeSplit:
+    """How `prepare.split=global_time` divides the table `events`, once it is filtered.
+
+    Raises:
+        DataError: a part is empty.
+    """
+    with closing(DuckDBEngine(con)) as engine:
+        return split_in_time(engine, engine.events(), config)
 
 
 def _bad_value(con: duckdb.DuckDBPyConnection, raw: RawFile, row: int, column: str, kind: IdKind | None) -> DataError:

@@ -1,16 +1,19 @@
 """The prepared dataset: every user's events in order, as flat arrays over dense ids.
 
 Leave-one-out: a user's last event is the test target, the last but one the validation target, all before are the training
-part. Validation may see the training part as history, test may see the validation target too.
+part. Validation may see the training part as history, test may see the validation target too. The other split, at moments that
+are the same for all users, is that of `split.py`.
 
 Shape suffixes: E events, U users, I items.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +22,7 @@ import pyarrow.parquet as pq
 from intrr_rec import artefact
 from intrr_rec.artefact import Manifest
 from intrr_rec.data.events import EventStore
+from intrr_rec.data.windows import IntArray
 from intrr_rec.storage import Folder, Location, location
 
 KIND = "dataset"
@@ -32,6 +36,10 @@ SEQUENCE_SCHEMA = pa.schema(
 )
 
 
+Part = Literal["train", "valid", "test"]
+_LAST_ONES: dict[Part, int] = {"train": 2, "valid": 2, "test": 1}
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A dataset artefact, opened.
@@ -40,6 +48,7 @@ class Dataset:
         path: a folder, or the URL of one.
         events: its row groups, for who reads them one at a time.
         offsets: [U+1]; the events of user `u` are `items_E[offsets[u]:offsets[u+1]]`, at least three.
+        moments: seconds since 1970 from which on events are for validation and for testing; None: leave-one-out.
     """
 
     path: Location
@@ -48,6 +57,7 @@ class Dataset:
     n_items: int
     events: EventStore
     offsets: np.ndarray
+    moments: tuple[int, int] | None = None
 
     @classmethod
     def open(cls, path: Location) -> Dataset:
@@ -59,8 +69,11 @@ class Dataset:
         path = location(path)
         manifest = artefact.read(path, KIND)
         parts = sorted(name for name in manifest.files if name.startswith(f"{SEQUENCES}/"))
-        events = EventStore(Folder.at(path), parts, manifest.counts["interactions"])
-        return cls(path, manifest, manifest.counts["users"], manifest.counts["items"], events, events.offsets)
+        folder = Folder.at(path)
+        events = EventStore(folder, parts, manifest.counts["interactions"])
+        split = json.loads(folder.read(STATISTICS)).get("split")
+        moments = (split["valid_from"], split["test_from"]) if split else None
+        return cls(path, manifest, manifest.counts["users"], manifest.counts["items"], events, events.offsets, moments)
 
     @cached_property
     def items_E(self) -> np.ndarray:
@@ -77,22 +90,39 @@ class Dataset:
         """Whether the logs had a time column."""
         return self.events.has_times
 
-    @property
-    def validation_targets(self) -> np.ndarray:
-        """Dense item of each user's last but one event, int64 [U]."""
-        return self.items_E[self.offsets[1:] - 2]
+    def held_out(self, part: Part) -> IntArray:
+        """How many events at the end of each user's history this part may not see, int64 [U].
 
-    @property
-    def test_targets(self) -> np.ndarray:
-        """Dense item of each user's last event, int64 [U]."""
-        return self.items_E[self.offsets[1:] - 1]
+        Training reads none of them. For "valid" and "test" the first of them is the target, all before it its history, and 0
+        says that the user has no target.
+        """
+        if self.moments is None:
+            return np.broadcast_to(np.int64(_LAST_ONES[part]), self.n_users)
+        after_U, until_U = self._from_moments
+        if part == "valid":
+            return np.where(after_U > until_U, after_U, 0)
+        return after_U if part == "train" else until_U
+
+    @cached_property
+    def _from_moments(self) -> tuple[IntArray, IntArray]:
+        """Events of each user from either moment on."""
+        assert self.moments is not None
+        return self.events.count_from(self.moments[0]), self.events.count_from(self.moments[1])
+
+    def targets(self, part: Literal["valid", "test"]) -> tuple[IntArray, IntArray]:
+        """Users [T] who have a target and a history before it, rising; and the number of the target's event, [T]."""
+        held_out_U = self.held_out(part)
+        event_U = self.offsets[1:] - held_out_U
+        users = np.flatnonzero((held_out_U > 0) & (event_U > self.offsets[:-1]))
+        return users, event_U[users]
 
     def popularity(self) -> np.ndarray:
-        """Events of each item in the training part (all but each user's last two), int64 [I]."""
+        """Events of each item in the training part, int64 [I]."""
         counts_I = np.bincount(self.items_E, minlength=self.n_items)
-        for held_out in (self.validation_targets, self.test_targets):
-            counts_I -= np.bincount(held_out, minlength=self.n_items)
-        return counts_I
+        held_out_U = self.held_out("train")
+        ends_U = np.cumsum(held_out_U)
+        held_out = np.repeat(self.offsets[1:] - ends_U, held_out_U) + np.arange(ends_U[-1])
+        return counts_I - np.bincount(self.items_E[held_out], minlength=self.n_items)
 
     def item_ids(self) -> pa.ChunkedArray:
         """The user's own item ids (int64 or string), at the position of their dense id; sorted, but for those added later."""

@@ -14,6 +14,7 @@ import narwhals as nw
 
 from intrr_rec.config import PrepareConfig
 from intrr_rec.data.engines import Engine
+from intrr_rec.data.split import split_in_time
 from intrr_rec.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -104,15 +105,25 @@ def filtered(engine: Engine, config: PrepareConfig) -> Kept:
     return Kept(events, users, items, statistics)
 
 
+def before_deduplication(engine: Engine, config: PrepareConfig) -> Frame:
+    """The raw events that `prepare.deduplicate` looks at: those of the named types and of enough weight."""
+    events = engine.events()
+    for name, step in _steps(config):
+        if name in ("event_weights", "min_weight"):
+            events = step(events)
+    return events
+
+
 def relate(engine: Engine, config: PrepareConfig, known: Known | None = None) -> Relations:
     """Filter, order and number the engine's raw events.
 
     Raises:
-        DataError: a filter leaves nothing, or drops one of those `known`.
+        DataError: a filter leaves nothing, or drops one of those `known`; or a part of a split in time is empty.
     """
     kept = filtered(engine, config)
     if known is not None:
         _require_kept(engine, kept, known)
+    in_time = split_in_time(engine, kept.events_left(), config) if config.split == "global_time" else None
     lengths = {row["n"]: row["users"] for row in engine.rows(kept.users.group_by("n").agg(users=nw.len()))}
     span = engine.row(kept.items.select(nw.col("first_seen").min(), nw.col("last_seen").max(), items=nw.len()))
     users = engine.keep(_continued(kept.users.select("user_id"), "user", known), "numbered_users")
@@ -132,7 +143,8 @@ def relate(engine: Engine, config: PrepareConfig, known: Known | None = None) ->
             "density": counts["interactions"] / (counts["users"] * counts["items"]),
             "sequence_length": _lengths(lengths),
             "time": None if span["first_seen"] is None else {"first": span["first_seen"], "last": span["last_seen"]},
-        },
+        }
+        | ({"split": in_time.statistics()} if in_time else {}),
     )
 
 

@@ -10,10 +10,11 @@ Shape suffixes: M windows, E events of the dataset, P events of a pool, S events
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -23,9 +24,14 @@ from intrr_rec.data.events import EventStore
 from intrr_rec.data.loader import Fetch
 from intrr_rec.data.windows import IntArray, Windows
 
-Cut = Callable[[IntArray], Windows]
-# Events copied beyond a window's own: the target of its last position, and the one after, whose time a target's slot reads.
-BEYOND = 2
+BEYOND = 1  # events copied after a window's own: the target of its last position
+
+
+class Cut(Protocol):
+    """Makes windows user by user: `training_windows` or `prefix_windows` with their window given."""
+
+    def __call__(self, offsets: IntArray, *, held_out: IntArray) -> Windows:
+        """See `windows.py`."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +48,17 @@ class StreamedWindows:
 
     Args:
         events: of the dataset.
-        cut: makes windows from offsets, user by user: `training_windows` or `prefix_windows` with their window given.
+        held_out_U: events at the end of each history that are not learnt from.
         pool_events: events shuffled together; a pool has at least one row group.
         times: whether to read the times, too.
         readers: threads that read row groups.
     """
 
-    def __init__(self, events: EventStore, cut: Cut, pool_events: int, *, times: bool, readers: int) -> None:
-        self.events, self.cut, self.pool_events, self.times, self.readers = events, cut, pool_events, times, readers
+    def __init__(
+        self, events: EventStore, held_out_U: IntArray, cut: Cut, pool_events: int, *, times: bool, readers: int
+    ) -> None:
+        self.events, self.held_out_U, self.cut = events, held_out_U, cut
+        self.pool_events, self.times, self.readers = pool_events, times, readers
         found = [self.windows_of(group) for group in range(len(events.groups))]
         self.windows_G = np.array([len(windows) for windows in found])
         self.events_G = np.array([end - first for first, end in map(events.events_of, range(len(events.groups)))])
@@ -64,7 +73,7 @@ class StreamedWindows:
         """The windows of a row group; their starts count from its first event, their users from the dataset's."""
         found = self.events.groups[group]
         offsets = self.events.offsets[found.first_user : found.end_user + 1]
-        windows = self.cut(offsets - offsets[0])
+        windows = self.cut(offsets - offsets[0], held_out=self.held_out_U[found.first_user : found.end_user])
         return Windows(windows.user_M + found.first_user, windows.start_M, windows.length_M, windows.first_scored_M)
 
     def order(self, collate: Collator, seed: int | None, epoch: int) -> StreamedOrder:

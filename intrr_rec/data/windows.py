@@ -9,12 +9,12 @@ Shape suffixes: M windows, U users, E events.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 IntArray = NDArray[np.int64]
+LEAVE_ONE_OUT = 2  # events at the end of a history that training does not see: the two targets
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Windows:
         return Windows(self.user_M[index], self.start_M[index], self.length_M[index], self.first_scored_M[index])
 
 
-def training_windows(offsets: IntArray, window: int) -> Windows:
-    """Windows over each user's training part (all but the last two events), every position a target.
+def training_windows(offsets: IntArray, window: int, held_out: IntArray | int = LEAVE_ONE_OUT) -> Windows:
+    """Windows over each user's training part, every position a target.
 
     A long history is covered from its end in strides of half a window, so a scored position of a later window sees at
     least `window // 2` events before it.
@@ -52,8 +52,9 @@ def training_windows(offsets: IntArray, window: int) -> Windows:
     Args:
         offsets: `[U+1]`, user u's events are `offsets[u] … offsets[u+1]-1`.
         window: N, events a window may read.
+        held_out: events at the end of a history that are not learnt from, the same for all or `[U]`.
     """
-    inputs_U = np.diff(offsets) - 3
+    inputs_U = np.diff(offsets) - held_out - 1
     users = np.flatnonzero(inputs_U > 0)
     inputs = inputs_U[users]
     stride = window // 2
@@ -67,29 +68,32 @@ def training_windows(offsets: IntArray, window: int) -> Windows:
     return Windows(user, offsets[user] + start, end - start, first_scored)
 
 
-def prefix_windows(offsets: IntArray, window: int) -> Windows:
+def prefix_windows(offsets: IntArray, window: int, held_out: IntArray | int = LEAVE_ONE_OUT) -> Windows:
     """One window a training position, only that position scored: for models that read a history in both directions.
 
     Args:
-        offsets: as in `training_windows`.
+        offsets, held_out: as in `training_windows`.
         window: N, events a window may read: the last ones.
     """
-    inputs_U = np.maximum(0, np.diff(offsets) - 3)
+    inputs_U: IntArray = np.maximum(0, np.diff(offsets) - held_out - 1)
     user = np.repeat(np.arange(len(inputs_U)), inputs_U)
     seen = np.arange(len(user)) - np.repeat(np.cumsum(inputs_U) - inputs_U, inputs_U) + 1
     length = np.minimum(seen, window)
     return Windows(user, offsets[user] + seen - length, length, length - 1)
 
 
-def evaluation_windows(offsets: IntArray, window: int, split: Literal["valid", "test"]) -> Windows:
+def evaluation_windows(offsets: IntArray, window: int, held_out: IntArray | int) -> Windows:
     """One window a user: the last `window` events before the held-out one, only the last position scored.
 
-    Leave-one-out: the last event is the test target, the last but one the validation target; the latter joins the
-    history at test time.
+    Args:
+        offsets: as in `training_windows`.
+        window: N, events a window may read: the last ones.
+        held_out: events at the end of a history from the target on (leave-one-out: 2 for validation, 1 for the test), the same
+            for all or `[U]`; a user with 0, or with nothing before the target, gets no window.
     """
-    held_out = 1 if split == "test" else 2
-    history_U = np.diff(offsets) - held_out
-    user = np.flatnonzero(history_U > 0)
+    held_out_U: IntArray = np.broadcast_to(held_out, len(offsets) - 1)
+    history_U = np.diff(offsets) - held_out_U
+    user = np.flatnonzero((history_U > 0) & (held_out_U > 0))
     length = np.minimum(history_U[user], window)
     start = offsets[user] + history_U[user] - length
     return Windows(user, start, length, length - 1)

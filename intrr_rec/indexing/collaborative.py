@@ -25,9 +25,9 @@ WINDOW = 10  # events; keeps the number of pairs linear in the number of events
 def training_pairs(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Items `[P]` and `[P]` that stand within `WINDOW` events of one another in the training part of one user.
 
-    Each pair is named once, in order of time; the validation and test targets are in none.
+    Each pair is named once, in order of time; nothing that is held out is in any.
     """
-    counts_U = np.diff(dataset.offsets) - 2
+    counts_U = np.diff(dataset.offsets) - dataset.held_out("train")
     user_E = np.repeat(np.arange(dataset.n_users), np.diff(dataset.offsets))
     is_training_E = np.arange(len(user_E)) < np.repeat(dataset.offsets[:-1] + counts_U, np.diff(dataset.offsets))
     items, users = dataset.items_E[is_training_E], user_E[is_training_E]

@@ -70,7 +70,8 @@ class DatasetSource:
 
     Args:
         path: of the dataset.
-        held_out: events at the end of every history that are left out; 1 is what `intrr evaluate` does for the test split.
+        held_out: events at the end of every history that are left out; 1 is what `intrr evaluate` does for the test
+            split of leave-one-out.
 
     Raises:
         ArtefactError: not a whole dataset.

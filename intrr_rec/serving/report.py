@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -51,16 +50,17 @@ def report_bundle(run: Path, bundle: Path, out: Path) -> dict[str, dict[str, flo
 
 
 def bundle_metrics(bundle: Bundle, dataset: Dataset, batch_users: int) -> dict[str, float]:
-    """Recall@K and NDCG@K of the last event of every user, of a dataset whose items are the bundle's."""
+    """Recall@K and NDCG@K of the test targets, of a dataset whose items are the bundle's."""
     recommender, beam = Recommender(bundle), bundle.settings.evaluate.beam
     places = min(beam, max(RECALL_AT))
     parts = []
-    for first in range(0, dataset.n_users, batch_users):
-        ends = dataset.offsets[first : first + batch_users + 1]
-        spans = [slice(int(a), int(b)) for a, b in pairwise(ends)]
+    users_T, targets_T = dataset.targets("test")
+    for first in range(0, len(users_T), batch_users):
+        users, targets = users_T[first : first + batch_users], targets_T[first : first + batch_users]
+        spans = [slice(int(a), int(b) + 1) for a, b in zip(dataset.offsets[users], targets, strict=True)]
         histories = [dataset.items_E[span][:-1].tolist() for span in spans]
         times = None if dataset.timestamps_E is None else [dataset.timestamps_E[span].tolist() for span in spans]
         found_BW, _ = recommender.rank(histories, places, beam, times=times)
-        parts.append(target_rank(found_BW, torch.from_numpy(dataset.items_E[ends[1:] - 1])))
+        parts.append(target_rank(found_BW, torch.from_numpy(dataset.items_E[targets])))
     rank_B = torch.cat(parts)
     return as_means(metrics_by_user(rank_B).sum(0), len(rank_B))

@@ -53,7 +53,7 @@ class TargetRanks:
 
 
 class Evaluator:
-    """Ranks the catalogue for every user of a split; each rank takes its share of users.
+    """Ranks the catalogue for every user who has a target in a split; each rank takes its share of users.
 
     Args:
         model: the model inside its parallel wrapper.
@@ -92,7 +92,8 @@ class Evaluator:
         self.model.eval()
         kept = self.inputs.recipe.keeps_catalogue(self.inputs.dataset.n_items)
         catalogue_ID = self.catalogue() if kept else None
-        windows = evaluation_windows(self.inputs.dataset.offsets, self.inputs.recipe.model.window, split)
+        dataset = self.inputs.dataset
+        windows = evaluation_windows(dataset.offsets, self.inputs.recipe.model.window, dataset.held_out(split))
         loader = Loader(
             windows, self.collate, settings.batch_users, seed=None, rank=self.world.rank, replicas=self.world.size
         )
@@ -122,7 +123,7 @@ def most_popular(inputs: Inputs, split: Split) -> dict[str, float]:
     """Metrics of recommending everyone the items most frequent in the training part."""
     dataset = inputs.dataset
     order = np.argsort(-dataset.popularity(), kind="stable")[: max(RECALL_AT)]
-    windows = evaluation_windows(dataset.offsets, inputs.recipe.model.window, split)
+    windows = evaluation_windows(dataset.offsets, inputs.recipe.model.window, dataset.held_out(split))
     target_B = torch.from_numpy(dataset.items_E[windows.start_M + windows.length_M])
     top_BW = torch.from_numpy(order.copy()).expand(len(target_B), -1)
     return as_means(metrics_by_user(target_rank(top_BW, target_B)).sum(0), len(target_B))

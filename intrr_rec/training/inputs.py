@@ -63,10 +63,10 @@ class Inputs:
         model = self.recipe.model
         cut = partial(prefix_windows if model.kind == "tiger" else training_windows, window=model.window)
         if not self.streams:
-            return cut(self.dataset.offsets)
-        loader = self.recipe.train.loader
+            return cut(self.dataset.offsets, held_out=self.dataset.held_out("train"))
+        loader, held_out_U = self.recipe.train.loader, self.dataset.held_out("train")
         return StreamedWindows(
-            self.dataset.events, cut, loader.pool_events, times=model.reads_times, readers=loader.workers
+            self.dataset.events, held_out_U, cut, loader.pool_events, times=model.reads_times, readers=loader.workers
         )
 
     @property

@@ -124,7 +124,7 @@ def _slices(inputs: Inputs, test: TargetRanks, world: World) -> dict[str, Any]:
     dataset = inputs.dataset
     by = {
         "popularity": (dataset.popularity()[test.target_B.numpy()], POPULARITY_FROM),
-        "history": (np.diff(dataset.offsets)[test.users] - 1, HISTORY_FROM),
+        "history": ((np.diff(dataset.offsets) - dataset.held_out("test"))[test.users], HISTORY_FROM),
     }
     return {
         kind: as_slices(world.sum(slice_sums(value_B, test.rank_B, bands)), bands)
@@ -203,7 +203,7 @@ def _examples(inputs: Inputs, ranked: Ranked) -> list[dict[str, Any]]:
     examples: list[tuple[Any, list[int], int, list[tuple[int, float]]]] = []
     for row in chosen:
         user = int(ranked.users[row])
-        history = dataset.items_E[dataset.offsets[user] : dataset.offsets[user + 1] - 1]
+        history = dataset.items_E[dataset.offsets[user] : dataset.offsets[user + 1] - dataset.held_out("test")[user]]
         scores = ranked.scores_BW[row, :10]
         scores = scores[torch.isfinite(scores)]  # a catalogue smaller than ten leaves places empty
         top = zip(ranked.items_BW[row, : len(scores)].tolist(), scores.tolist(), strict=True)

@@ -78,6 +78,7 @@ CONFIGS = [
     KEEP.model_copy(update={"deduplicate": "pair"}),
     KEEP.model_copy(update={"deduplicate": "event", "min_sequence": 5}),
     KEEP.model_copy(update={"time_column": None, "k_core": 3}),
+    KEEP.model_copy(update={"split": "global_time", "split_at": (70, 95)}),
 ]
 
 
@@ -111,6 +112,21 @@ def test_what_a_filter_dropped_joins_later(tmp_path: Path) -> None:
     histories, _, statistics = content(Dataset.open(tmp_path / "ds"))
     assert histories["c"] == [("x", 0), ("y", 1), ("z", 2)]
     assert (statistics["interactions_read"], statistics["interactions_dropped"]) == (9, 0)
+
+
+def test_moments_that_are_shares_move_with_the_logs_and_given_ones_stay(tmp_path: Path) -> None:
+    first, second = (
+        [(u, i, t + n) for n, u in enumerate("abc") for t, i in zip(times, "xyzxyz", strict=False)]
+        for times in (range(0, 60, 10), range(60, 120, 10))
+    )
+    logs = [write(tmp_path / "1.parquet", first), write(tmp_path / "2.parquet", second)]
+    for asked, expected in ((None, [(42, 51), (91, 102)]), ((15, 25), [(15, 25), (15, 25)])):
+        config = KEEP.model_copy(update={"split": "global_time", "split_at": asked})
+        moments = []
+        for n in range(2):
+            prepare_dataset(logs[n : n + 1], None, tmp_path / "ds", config, append=n > 0)
+            moments.append(Dataset.open(tmp_path / "ds").moments)
+        assert moments == expected
 
 
 def test_items_keep_their_content_and_newcomers_bring_theirs(tmp_path: Path) -> None:

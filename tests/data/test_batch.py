@@ -26,7 +26,7 @@ def test_layout_holds_every_history_and_target(lengths, window, replicas, with_t
     items_E, offsets = make_events(lengths)
     windows = training_windows(offsets, window)
     assume(len(windows))
-    times_E = 1000 + np.arange(len(items_E)) ** 2
+    times_E = None if with_targets else 1000 + np.arange(len(items_E)) ** 2
     collate = Collator(items_E, window, None, "items", times_E, with_targets=with_targets)
     targets, dealt = [], []
     for rank in range(replicas):
@@ -48,7 +48,8 @@ def test_layout_holds_every_history_and_target(lengths, window, replicas, with_t
             block, slot = (batch.layout.owner_CN == m).nonzero(as_tuple=True)
             assert len(block.unique()) == 1 and slot.diff().eq(1).all()
             assert item_CN[block, slot].tolist() == items_E[start:end].tolist()
-            for carried_CN, later in ((batch.layout.event_time_CN, 0), (batch.layout.request_time_CN, 1)):
+            carried = () if with_targets else ((batch.layout.event_time_CN, 0), (batch.layout.request_time_CN, 1))
+            for carried_CN, later in carried:
                 assert carried_CN[block, slot].tolist() == times_E[start + later : end + later].tolist()
             expected = [local.first_scored_M[m] <= p < length for p in range(end - start)]
             assert scored_CN[block, slot].tolist() == expected
@@ -84,7 +85,7 @@ def test_packing_overlaps_nothing_and_wastes_little(lengths, capacity):
 
 def test_users_of_an_evaluation_batch_stand_beside_their_own_target():
     items_E, offsets = make_events([3, 12, 4, 9, 3, 7])
-    windows = evaluation_windows(offsets, WINDOW, "test")
+    windows = evaluation_windows(offsets, WINDOW, 1)
     batch = Collator(items_E, WINDOW, None, "items")(windows.take(np.array([4, 1, 0, 3, 2, 5])))
     assert batch.target_S.tolist() == items_E[offsets[batch.user_S + 1] - 1].tolist()
     assert sorted(batch.user_S.tolist()) == list(range(6))

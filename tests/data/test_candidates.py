@@ -50,7 +50,7 @@ def test_candidates_hold_every_target_and_leave_the_step_as_it_was(events, repli
 
 def test_seen_items_are_the_history_up_to_each_scored_slot(events):
     items_E, offsets = events
-    batch = Collator(items_E, WINDOW, None, "items")(evaluation_windows(offsets, WINDOW, "test"))
+    batch = Collator(items_E, WINDOW, None, "items")(evaluation_windows(offsets, WINDOW, 1))
     seen_SN, is_seen_SN = batch.seen_items()
     for user, items_N, mask_N in zip(batch.user_S.tolist(), seen_SN, is_seen_SN, strict=True):
         history = items_E[offsets[user] : offsets[user + 1] - 1][-WINDOW:]

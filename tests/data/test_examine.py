@@ -158,6 +158,26 @@ def test_each_flaw_is_told(tmp_path: Path, case: str) -> None:
     assert all(finding.advice for finding in logs.findings if (finding.check, finding.severity) == (check, severity))
 
 
+def test_repeats_are_counted_among_the_events_that_the_filter_keeps(tmp_path: Path) -> None:
+    """A view and a purchase of one moment are a repeat only where both types count; what is dropped is said to be."""
+    events = sound()
+    rows = [(*event, "view") for event in events] + [(*event, "buy") for event in events[:9]]
+    columns = ("user_id", "item_id", "timestamp", "kind")
+    pq.write_table(pa.table({c: [row[n] for row in rows] for n, c in enumerate(columns)}), tmp_path / "x.parquet")
+
+    def looked(weights: dict[str, int], **settings: object) -> Examination:
+        config = PrepareConfig(k_core=1, event_column="kind", event_weights=weights, **settings)
+        return examine("logs", [tmp_path / "x.parquet"], None, config)
+
+    one, both = {"view": 1}, {"view": 1, "buy": 3}
+    assert f"0 of {len(events):,} interactions of the named types (0.0%)" in told(looked(one), "duplicates", "fine")
+    assert f"9 of {len(rows):,} interactions of the named types" in told(looked(both), "duplicates", "warning")
+    assert "9 of 18 interactions of the named types" in told(looked(both, min_weight=4), "duplicates", "warning")
+    dropped = looked(both, deduplicate="event")
+    assert told(dropped, "duplicates", "fine").endswith("of another: dropped by prepare.deduplicate=event")
+    assert told(dropped, "minimum", "fine").endswith(": event_weights 0, deduplicate 9, k_core 0")
+
+
 def test_nothing_left_is_an_error_with_the_distributions_as_read(tmp_path: Path) -> None:
     logs = found(tmp_path, sound(), k_core=50)
     assert "leaves none of the" in told(logs, "prepare", "error")

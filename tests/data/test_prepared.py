@@ -36,8 +36,8 @@ def test_leave_one_out(tmp_path: Path) -> None:
     assert dataset.items_E.tolist() == ["abcd".index(c) for items in HISTORIES.values() for c in items]
     assert dataset.offsets.tolist() == [0, 4, 7, 12]
     assert {a.dtype for a in (dataset.items_E, dataset.timestamps_E, dataset.offsets)} == {np.dtype(np.int64)}
-    assert dataset.validation_targets.tolist() == [2, 1, 1]
-    assert dataset.test_targets.tolist() == [0, 3, 3]
+    assert dataset.items_E[dataset.targets("valid")[1]].tolist() == [2, 1, 1]
+    assert dataset.items_E[dataset.targets("test")[1]].tolist() == [0, 3, 3]
     # training parts: ab, b, caa
     assert dataset.popularity().tolist() == [3, 2, 1, 0]
     assert dataset.popularity().dtype == np.int64

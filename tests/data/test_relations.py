@@ -118,7 +118,6 @@ def test_types_of_events_may_be_numbers_and_null_is_none_of_them(tmp_path: Path)
         (["prepare.event_column=kind"], "event_column and event_weights go together"),
         (["prepare.min_weight=2"], "min_weight needs event_weights"),
         (["prepare.max_sequence=4"], "no user could stay"),
-        (["prepare.split=global_time"], "there is no split at one moment yet: training and evaluation count on"),
         (["prepare.event_column=k", "prepare.event_weights={a: 0.5}"], "prepare.event_weights"),
     ],
 )
@@ -138,7 +137,7 @@ def test_spark_without_pyspark_names_the_mend(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_spark_writes_the_bytes_of_duckdb(tmp_path: Path) -> None:
-    """Every filter, string ids beyond ASCII, equal times, several files, an item table of types that Spark lacks."""
+    """Every filter, the moments of a split in time, string ids beyond ASCII, equal times, several files, an item table of types that Spark lacks."""
     if importlib.util.find_spec("pyspark") is None or shutil.which("java") is None:
         pytest.skip("NO SPARK HERE: install requirements/spark.txt and Java 17; `make test-slow` does the former")
     rng = np.random.default_rng(0)
@@ -151,7 +150,7 @@ def test_spark_writes_the_bytes_of_duckdb(tmp_path: Path) -> None:
     items = tmp_path / "items.parquet"
     small = pa.array([1, 2], pa.uint8())
     pq.write_table(pa.table({"item_id": ["a2", "Z1"], "n": small, "t": pa.array([1, 2], pa.time64("us"))}), items)
-    config = configured(min_weight=2, deduplicate="event", max_sequence=40, k_core=3)
+    config = configured(min_weight=2, deduplicate="event", max_sequence=40, k_core=3, split="global_time")
     one = prepare_dataset(logs, items, tmp_path / "one", config)
     two = prepare_dataset(logs, items, tmp_path / "two", config, EngineChoice("spark", "local[1]", 1.0))
     assert sequences(Dataset.open(tmp_path / "one")) == naive(events, config)

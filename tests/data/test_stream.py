@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 from collections import Counter
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -38,13 +38,23 @@ def dataset(whole: Path) -> Dataset:
     return Dataset.open(regroup(whole, whole.parent / "regrouped", users_a_group=4))
 
 
-def streamed(dataset: Dataset, pool_events: int = 100, *, cut: str = "causal", readers: int = 2) -> StreamedWindows:
-    return StreamedWindows(dataset.events, partial(CUTS[cut], window=WINDOW), pool_events, times=True, readers=readers)
+def streamed(
+    dataset: Dataset, pool_events: int = 100, *, cut: str = "causal", times: bool = True, readers: int = 2
+) -> StreamedWindows:
+    return StreamedWindows(
+        dataset.events,
+        dataset.held_out("train"),
+        partial(CUTS[cut], window=WINDOW),
+        pool_events,
+        times=times,
+        readers=readers,
+    )
 
 
 def collator(dataset: Dataset, with_targets: bool = False) -> Collator:
     candidates = CandidateSampler(dataset.n_items, 5, seed=3)
-    return Collator(dataset.items_E, WINDOW, None, "items", dataset.timestamps_E, candidates, with_targets=with_targets)
+    times_E = None if with_targets else dataset.timestamps_E
+    return Collator(dataset.items_E, WINDOW, None, "items", times_E, candidates, with_targets=with_targets)
 
 
 def batches(
@@ -83,12 +93,22 @@ def test_in_the_datasets_order_every_batch_is_the_one_made_in_memory(
     dataset: Dataset, cut: str, with_targets: bool, replicas: int
 ) -> None:
     in_memory = CUTS[cut](dataset.offsets, WINDOW)
-    source = streamed(dataset, cut=cut)
+    source = streamed(dataset, cut=cut, times=not with_targets)
     assert (len(source), source.n_targets) == (len(in_memory), in_memory.n_targets)
     options = {"seed": None, "with_targets": with_targets, "rank": replicas - 1, "replicas": replicas}
     got, expected = batches(dataset, source, **options), batches(dataset, in_memory, **options)
     assert len(got) == len(expected) > 5
     assert all(same(one, two) for one, two in zip(got, expected, strict=True))
+
+
+def test_a_split_in_time_is_streamed_as_it_is_held_in_memory(dataset: Dataset) -> None:
+    """Each user's held-out part is another; some have nothing to learn from."""
+    by_time = replace(dataset, moments=(7, 9))
+    held_out_U = by_time.held_out("train")
+    assert len(set(held_out_U.tolist())) > 3
+    in_memory = training_windows(dataset.offsets, WINDOW, held_out_U)
+    got, expected = (batches(dataset, source, seed=None) for source in (streamed(by_time), in_memory))
+    assert len(got) == len(expected) > 3 and all(same(one, two) for one, two in zip(got, expected, strict=True))
 
 
 def test_shuffled_every_window_comes_once_with_its_own_events(dataset: Dataset) -> None:

@@ -61,14 +61,28 @@ def test_prefix_windows_are_one_a_training_position(lengths, window):
 @given(LENGTHS, WINDOW)
 def test_evaluation_windows_end_right_before_their_target(lengths, window):
     offsets = offsets_of(lengths)
-    for split, held_out in (("valid", 2), ("test", 1)):
-        windows = evaluation_windows(offsets, window, split)
+    for held_out in (2, 1):
+        windows = evaluation_windows(offsets, window, held_out)
         assert windows.user_M.tolist() == list(range(len(lengths)))
         history = np.array(lengths) - held_out
         assert (windows.start_M + windows.length_M == offsets[1:] - held_out).all()
         assert (windows.length_M == np.minimum(history, window)).all()
         assert (windows.first_scored_M == windows.length_M - 1).all()
         assert windows.n_targets == len(lengths)
+
+
+@given(st.lists(st.tuples(st.integers(3, 30), st.integers(0, 30)), min_size=1, max_size=8), WINDOW)
+def test_held_out_parts_of_any_length_are_left_alone(histories, window):
+    offsets = offsets_of([n for n, _ in histories])
+    held_out = np.array([min(n, k) for n, k in histories])
+    for cut in (training_windows, prefix_windows):
+        windows = cut(offsets, window, held_out)
+        ends = offsets[1:][windows.user_M] - held_out[windows.user_M]
+        assert (windows.start_M + windows.length_M < ends).all()
+        assert windows.n_targets == sum(max(0, n - min(n, k) - 1) for n, k in histories)
+    windows = evaluation_windows(offsets, window, held_out)
+    assert windows.user_M.tolist() == [u for u, (n, k) in enumerate(histories) if 0 < k < n]
+    assert (windows.start_M + windows.length_M == offsets[1:][windows.user_M] - held_out[windows.user_M]).all()
 
 
 def test_take_keeps_the_order_asked_for():

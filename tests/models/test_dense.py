@@ -45,7 +45,7 @@ def events():
 def ranking(model, events):
     """A test batch and what ranks it."""
     items_E, offsets = events
-    batch = Collator(items_E, WINDOW, None, "items")(evaluation_windows(offsets, WINDOW, "test"))
+    batch = Collator(items_E, WINDOW, None, "items")(evaluation_windows(offsets, WINDOW, 1))
     with torch.no_grad():
         catalogue_ID = model.represent(torch.arange(N_ITEMS), None)
         state_BD = model.states(catalogue_ID[batch.items_U[batch.slot_T]], batch.layout)[batch.scored_S]
@@ -131,7 +131,7 @@ def test_the_wider_pool_holds_the_beam_and_the_densest_items_each_once(model, ra
 @torch.no_grad()
 def test_the_best_of_the_catalogue_where_histories_share_a_block_and_items(model):
     items_E = np.array([3, 7, 1, 9, 7, 5, 3, 2])  # users of three events each: [3, 7] then 1, [9, 7] then 5, [3] then 2
-    windows = evaluation_windows(np.array([0, 3, 6, 8]), WINDOW, "test")
+    windows = evaluation_windows(np.array([0, 3, 6, 8]), WINDOW, 1)
     batch = Collator(items_E, WINDOW, None, "items")(windows)
     assert len(batch.layout.owner_CN) == 1
     for seed in (1, 2):  # another catalogue, other cosines

@@ -50,7 +50,7 @@ def make_events(n_items=N_ITEMS):
 
 def evaluation_batch(n_items=N_ITEMS):
     items_E, offsets = make_events(n_items)
-    return Collator(items_E, WINDOW, None, "items")(evaluation_windows(offsets, WINDOW, "test"))
+    return Collator(items_E, WINDOW, None, "items")(evaluation_windows(offsets, WINDOW, 1))
 
 
 def path_log_p(model, items, normalize="global"):

@@ -97,7 +97,7 @@ def test_loss_is_the_mean_over_targets_of_each_codes_nll(model):
 @pytest.mark.parametrize("normalize", ["trie", "global"])
 def test_a_beam_of_full_width_is_the_exhaustive_ranking(model, normalize):
     items_E, offsets = make_events()
-    batch = Collator(items_E, WINDOW, None, "items")(evaluation_windows(offsets, WINDOW, "test"))
+    batch = Collator(items_E, WINDOW, None, "items")(evaluation_windows(offsets, WINDOW, 1))
     trie = PrefixTrie.build(model.codes_IL, CODES)
     items_BW, scores_BW = cached_beam_search(model, batch, trie, N_ITEMS, normalize)
     assert len(items_BW) == len(LENGTHS)

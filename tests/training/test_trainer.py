@@ -132,7 +132,7 @@ def test_recommendations_are_one_row_a_user_and_their_hit_rate_is_the_recall(lin
     dataset = Dataset.open(line.dataset)
     rows = recommendations(finished)
     assert [row["user_id"] for row in rows] == dataset.user_ids().to_pylist()
-    targets = dataset.item_ids().take(dataset.test_targets).to_pylist()
+    targets = dataset.item_ids().take(dataset.items_E[dataset.targets("test")[1]]).to_pylist()
     hits = [target in row["item_ids"] for row, target in zip(rows, targets, strict=True)]
     assert sum(hits) / len(hits) == results(finished)["test"]["recall@20"] > 0
     first = [target == row["item_ids"][0] for row, target in zip(rows, targets, strict=True)]
@@ -150,7 +150,7 @@ def test_ranks_are_one_a_user_and_give_the_metrics_back(line, finished, split):
     means = as_means(metrics_by_user(torch.from_numpy(rank_B)).sum(0), len(users))
     assert means == pytest.approx(results(finished)[split], rel=1e-12)
     if split == "test":
-        targets = dataset.item_ids().take(dataset.test_targets).to_pylist()
+        targets = dataset.item_ids().take(dataset.items_E[dataset.targets("test")[1]]).to_pylist()
         for row, target, rank in zip(recommendations(finished), targets, rank_B.tolist(), strict=True):
             assert (
                 row["item_ids"].index(target) + 1 == rank if target in row["item_ids"] else rank in (0, *range(21, 31))
