@@ -1,5 +1,5 @@
-"""`intrr bench scaling`: what a training step, a start and the memory cost as the catalogue grows and the batch stays; what
-a second rank costs; and the plan of a catalogue and a cluster that nobody has here.
+"""`intrr bench scaling`: what a training step, a start, a save and the memory cost as the catalogue grows and the batch stays;
+what a second rank costs; and the plan of a catalogue and a cluster that nobody has here.
 
 Semantic IDs and histories are random and in memory: only sizes matter here. Each size is measured in a process of its own,
 so that its peak memory is its own; a size that does not fit is listed with the line that refused it.
@@ -11,6 +11,7 @@ import logging
 import multiprocessing
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -28,11 +29,12 @@ from intrr_rec.bench.machine import describe, memory_gb, peak_memory_gb, quiet
 from intrr_rec.bench.ranks import WARM_UP, batches, measure_ranks, timed_steps
 from intrr_rec.config import Recipe
 from intrr_rec.errors import ConfigError
-from intrr_rec.parallel.apply import META, parallelize
+from intrr_rec.parallel.apply import META, Parallel, parallelize
 from intrr_rec.parallel.machines import GB, Machines
 from intrr_rec.parallel.plan import make_plan
 from intrr_rec.parallel.speed import estimate_traffic
-from intrr_rec.parallel.topology import join_world
+from intrr_rec.parallel.topology import World, join_world
+from intrr_rec.training.checkpoints import Checkpoints
 from intrr_rec.training.inputs import make_model
 from intrr_rec.training.plan_ahead import meta_model
 from intrr_rec.training.step import TrainingStep
@@ -62,7 +64,7 @@ def bench_scaling(recipe: Recipe, *, rows: Sequence[int], steps: int, threads: i
     spawn = multiprocessing.get_context("spawn")
     for size in rows:
         with ProcessPoolExecutor(1, mp_context=spawn, initializer=quiet) as process:
-            sizes.append(process.submit(_measure, recipe, size, steps, threads).result())
+            sizes.append(process.submit(_measure, recipe, size, steps, threads, out.absolute().parent).result())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     machine = describe(device) | {"threads": threads, "date": f"{date.today():%Y-%m-%d}"}
     logging.getLogger("torchrec").setLevel(logging.ERROR)
@@ -80,7 +82,8 @@ def bench_scaling(recipe: Recipe, *, rows: Sequence[int], steps: int, threads: i
     return figures
 
 
-def _measure(recipe: Recipe, rows: int, steps: int, threads: int) -> dict[str, Any]:
+def _measure(recipe: Recipe, rows: int, steps: int, threads: int, scratch: Path) -> dict[str, Any]:
+    """One size; `scratch` is a folder for a checkpoint of it."""
     torch.set_num_threads(threads)
     codes = [*recipe.index.sizes, recipe.index.dedup_codes]
     rng = np.random.default_rng(recipe.train.seed)
@@ -97,6 +100,7 @@ def _measure(recipe: Recipe, rows: int, steps: int, threads: int) -> dict[str, A
         start_seconds = time.perf_counter() - started
         parallel.module.train()
         step_ms = timed_steps(TrainingStep(parallel, recipe.train, world), shares)
+        peak_gb = peak_memory_gb(world.device)
         return {
             "rows": rows,
             "sharding": parallel.plan.tables[0].sharding,
@@ -104,8 +108,21 @@ def _measure(recipe: Recipe, rows: int, steps: int, threads: int) -> dict[str, A
             "start_seconds": start_seconds,
             "step_ms": step_ms,
             "before_gb": before,
-            "peak_gb": peak_memory_gb(world.device),
+            "peak_gb": peak_gb,
+            **_time_saves(parallel, world, scratch),
         }
+
+
+def _time_saves(parallel: Parallel, world: World, scratch: Path) -> dict[str, float]:
+    """How long training stops for a save that is written beside it, and for one that it waits for."""
+    found = {}
+    with tempfile.TemporaryDirectory(dir=scratch) as folder, Checkpoints(Path(folder), parallel, world) as checkpoints:
+        for step, (name, wait) in enumerate({"save_stops_seconds": False, "save_seconds": True}.items(), 1):
+            checkpoints.wait()
+            started = time.perf_counter()
+            checkpoints.save({"step": step}, 1, wait=wait)
+            found[name] = time.perf_counter() - started
+    return found
 
 
 def _plan_cluster(recipe: Recipe) -> dict[str, Any]:
@@ -126,7 +143,7 @@ def _plan_cluster(recipe: Recipe) -> dict[str, Any]:
 def _print(figures: dict[str, Any]) -> None:
     machine = figures["machine"]
     table = Table(
-        "items", "sharding", "start s", "step ms", "before", "peak", "planned",
+        "items", "sharding", "start s", "step ms", "before", "peak", "planned", "save stops s", "save s",
         title=f"{machine['device']}, {machine['threads']} threads; memory in GiB",
     )  # fmt: skip
     for size in figures["sizes"]:
@@ -134,6 +151,7 @@ def _print(figures: dict[str, Any]) -> None:
             table.add_row(f"{size['rows']:,}", "refused: does not fit")
             continue
         names = ("start_seconds", "step_ms", "before_gb", "peak_gb", "planned_gb")
+        names += ("save_stops_seconds", "save_seconds")
         table.add_row(f"{size['rows']:,}", size["sharding"], *(f"{size[name]:,.2f}" for name in names))
     console = Console()
     console.print(table)

@@ -99,7 +99,8 @@ def _page(found: dict[str, Any], name: str) -> str:
                 f"Random Semantic IDs and full histories of {recipe['model']['window']} items, {recipe['train']['batch_users']} users a "
                 f"step, {machine['threads']} thread(s), a process a size. The slowest step is {ratio:.2f} times the quickest: {kept} the "
                 f"{LIMIT} aimed at. The largest table could be trained {sizes[-1]['start_seconds']:.1f} s after the model was asked for: "
-                f"{quick} the {START_LIMIT:.0f} s aimed at. *Before* is the process with its Semantic IDs and batches.",
+                f"{quick} the {START_LIMIT:.0f} s aimed at. *Before* is the process with its Semantic IDs and batches. *Save stops* is how long training "
+                "stops for a checkpoint that is written beside it, *save* how long for one that it waits for.",
                 _sizes_table(found),
                 "## One rank and two",
                 f"Each with {found['ranks'][0]['users_a_rank']} users a step and one thread, {found['ranks'][0]['rows']:,} items. The exchanges "
@@ -116,15 +117,16 @@ def _page(found: dict[str, Any], name: str) -> str:
 
 def _sizes_table(found: dict[str, Any]) -> str:
     lines = [
-        "| items | sharding | start, s | step, ms | before, GiB | peak, GiB | planned, GiB |",
-        "|---:|---|---:|---:|---:|---:|---:|",
+        "| items | sharding | start, s | step, ms | before, GiB | peak, GiB | planned, GiB | save stops, s | save, s |",
+        "|---:|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for size in found["sizes"]:
         if "refused" in size:
-            lines.append(f"| {size['rows']:,} | refused: does not fit | – | – | – | – | – |")
+            lines.append(f"| {size['rows']:,} | refused: does not fit |{' – |' * 7}")
             continue
         figures = [f"{size[key]:,.1f}" for key in ("start_seconds", "step_ms")]
         figures += [f"{size[key]:.2f}" for key in ("before_gb", "peak_gb", "planned_gb")]
+        figures += [f"{size[key]:,.2f}" for key in ("save_stops_seconds", "save_seconds")]
         lines.append(f"| {size['rows']:,} | {size['sharding']} | {' | '.join(figures)} |")
     return "\n".join(lines)
 

@@ -8,15 +8,18 @@ from intrr_rec.experiments.scaling import write_scaling_page
 from tests import tiny
 
 
-def test_a_size_is_measured():
-    found = _measure(tiny.recipe("train.sharding.uid=row_wise"), rows=50, steps=2, threads=1)
+def test_a_size_is_measured(tmp_path):
+    recipe = tiny.recipe("train.sharding.uid=row_wise")
+    found = _measure(recipe, rows=50, steps=2, threads=1, scratch=tmp_path)
     assert (found["rows"], found["sharding"]) == (50, "row_wise")
     assert found["step_ms"] > 0 < found["start_seconds"]
     assert found["before_gb"] <= found["peak_gb"]
+    assert found["save_stops_seconds"] > 0 < found["save_seconds"] and list(tmp_path.iterdir()) == []
 
 
-def test_a_size_that_does_not_fit_is_listed_with_the_line_that_refused_it():
-    found = _measure(tiny.recipe("train.sharding.topology.memory_gb=0.003"), rows=10_000, steps=1, threads=1)
+def test_a_size_that_does_not_fit_is_listed_with_the_line_that_refused_it(tmp_path):
+    recipe = tiny.recipe("train.sharding.topology.memory_gb=0.003")
+    found = _measure(recipe, rows=10_000, steps=1, threads=1, scratch=tmp_path)
     assert "row_wise over at least" in found["refused"] and "step_ms" not in found
 
 
