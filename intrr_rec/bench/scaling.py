@@ -150,8 +150,7 @@ def _print(figures: dict[str, Any]) -> None:
         if "refused" in size:
             table.add_row(f"{size['rows']:,}", "refused: does not fit")
             continue
-        names = ("start_seconds", "step_ms", "before_gb", "peak_gb", "planned_gb")
-        names += ("save_stops_seconds", "save_seconds")
+        names = ["start_seconds", "step_ms", "before_gb", "peak_gb", "planned_gb", "save_stops_seconds", "save_seconds"]
         table.add_row(f"{size['rows']:,}", size["sharding"], *(f"{size[name]:,.2f}" for name in names))
     console = Console()
     console.print(table)
