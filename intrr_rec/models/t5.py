@@ -62,7 +62,7 @@ class T5Layer(nn.Module):
         blocks, _, slots, _ = bias_CHNN.shape
         q_CHNF, k_CHNF, v_CHNF = self.project(x_TD).unflatten(0, (blocks, slots)).permute(2, 0, 3, 1, 4).unbind(0)
         attended_CHNF = F.scaled_dot_product_attention(q_CHNF, k_CHNF, v_CHNF, attn_mask=bias_CHNN, scale=1.0)
-        x_TD = self.add_attention(x_TD, attended_CHNF.transpose(1, 2).reshape(len(x_TD), -1))
+        x_TD = self.add_attention(x_TD, attended_CHNF.transpose(1, 2).flatten(2).flatten(0, 1))
         return self.add_feed_forward(x_TD), (k_CHNF, v_CHNF)
 
     def _at(self, x_TD: Tensor, bias_CHNN: Tensor, at_S: Tensor) -> tuple[Tensor, KeysValues]:

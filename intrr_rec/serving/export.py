@@ -78,14 +78,10 @@ def write_bundle(
 
     Raises:
         ArtefactError: not a run folder, changed inputs, no checkpoint, or `out` holds something else.
-        ConfigError: a kind of model that has no bundle, or a backbone that has no programs.
+        ConfigError: a kind of model that has no bundle.
     """
     inputs = reopen_inputs(run, ())
     require_exportable(inputs.recipe)
-    if programs and inputs.recipe.model.backbone != "hstu":
-        raise ConfigError(
-            f"export: --programs is for model.backbone hstu, not {inputs.recipe.model.backbone}; leave it out"
-        )
     catalogue = Catalogue.of_run(inputs)
     if grown is not None:
         catalogue = Catalogue.grown(inputs, grown.dataset, grown.semantic_ids, grown.vectors)
