@@ -60,7 +60,7 @@ class HstuLayer(nn.Module):
         """Of slots that are not asked for, only keys and values are made."""
         normed_TD = F.layer_norm(x_TD, x_TD.shape[-1:])
         u_DD, v_DD, q_DD, k_DD = self.uvqk.weight.chunk(4)
-        blocks = (*pairs.owner_CN.shape, self.heads, -1)
+        blocks = (*pairs.owner_CN.shape, self.heads, x_TD.shape[1] // self.heads)
         k_CHNF, v_CHNF = (F.silu(F.linear(normed_TD, part)).view(blocks).transpose(1, 2) for part in (k_DD, v_DD))
         u_SD, q_SD = (F.silu(F.linear(normed_TD[at_S], part)) for part in (u_DD, q_DD))
         q_SHF = q_SD.unflatten(-1, (self.heads, -1))

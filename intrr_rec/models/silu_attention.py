@@ -150,7 +150,7 @@ class _SiluAttention(torch.autograd.Function):
 
 def _parts(x_TE: Tensor, pairs: Pairs, heads: int) -> tuple[Tensor, ...]:
     """u, v, q and k as views `[C, N, H, F]`."""
-    return x_TE.view(*pairs.owner_CN.shape, 4, heads, -1).unbind(2)
+    return x_TE.view(*pairs.owner_CN.shape, 4, heads, x_TE.shape[1] // (4 * heads)).unbind(2)
 
 
 def _attend(

@@ -12,13 +12,17 @@ import json
 import pickle
 import shutil
 import uuid
+from dataclasses import replace
 from pathlib import Path, PosixPath
 from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
+from torch.futures import Future
 
 from intrr_rec.artefact import file_hash, swap_into_place, sync, write_json
 from intrr_rec.errors import ArtefactError
@@ -27,6 +31,7 @@ from intrr_rec.parallel.topology import World
 
 STATE, COMPLETE = "state.json", "complete.json"
 Tree = dict[str, Any]  # of such trees, and of tensors, sharded ones among them
+STRETCH = 8 << 20  # bytes of a tensor read at once
 
 
 def save_checkpoint(path: Path, tensors: Tree, world: World, state: dict[str, Any]) -> None:
@@ -158,7 +163,40 @@ def checkpoint_tensors(parallel: Parallel, with_optimizer: bool) -> Tree:
 
 
 class WeightsOnlyReader(FileSystemReader):
-    """Reads the metadata with an unpickler limited to the classes a metadata file is made of."""
+    """Reads the metadata with an unpickler limited to the classes a metadata file is made of, and tensors a stretch at a time."""
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        """As its base class, but a large tensor never lies in memory whole beside its place in the model."""
+        left = []
+        for item in plan.items:
+            stored = self.storage_data[item.storage_index]
+            if stored.length <= STRETCH or not self._stream(item, stored, planner):
+                left.append(item)
+        return super().read_data(replace(plan, items=left), planner)
+
+    def _stream(self, item: ReadItem, stored: Any, planner: LoadPlanner) -> bool:
+        """Copy a tensor from its file into its place; False where it does not lie there row after row."""
+        with open(Path(self.path) / stored.relative_path, "rb") as file:
+            with FakeTensorMode():  # its shape, and where its bytes begin
+                shape = torch.load(self._slice_file(file, stored), map_location="cpu", weights_only=True)
+            begin = getattr(shape.untyped_storage(), "_checkpoint_offset", None)
+            if begin is None or not shape.is_contiguous() or shape.storage_offset() or not shape.dim():
+                return False
+            row_shape, row_bytes = shape.shape[1:], shape[:1].nbytes
+            first, rows = item.storage_offsets[0], item.lengths[0]
+            target, together = planner.resolve_tensor(item).detach(), max(1, STRETCH // row_bytes)
+            file.seek(stored.offset + begin + first * row_bytes)
+            for done in range(0, rows, together):
+                count = min(together, rows - done)
+                data = bytearray(file.read(count * row_bytes))
+                if len(data) != count * row_bytes:
+                    raise ValueError(f"{stored.relative_path} ends too early")
+                read = torch.frombuffer(data, dtype=shape.dtype).view(count, *row_shape)
+                for dim in range(1, read.dim()):
+                    read = read.narrow(dim, item.storage_offsets[dim], item.lengths[dim])
+                target[done : done + count].copy_(read)
+            planner.commit_tensor(item, target)
+        return True
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """As its base class, with that unpickler."""

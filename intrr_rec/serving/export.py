@@ -113,7 +113,7 @@ def write_bundle(
                 "semantic_ids": catalogue.semantic_ids.manifest.content_hash,
                 "checkpoint": file_hash(run / CHECKPOINTS / loaded / COMPLETE),
             }
-        _write_tables(draft, catalogue, model, rows, world)
+        write_tables(draft, catalogue, model, rows, world)
     if world.is_main:
         log.info(
             "wrote the bundle %s: %d items, %d of them newcomers; rows in %s",
@@ -184,7 +184,7 @@ def narrow_codes(ids: SemanticIds) -> Tensor:
     return ids.codes_IL.to(dtype)
 
 
-def _write_tables(draft: Draft | None, catalogue: Catalogue, model: IntRR, rows: Width, world: World) -> None:
+def write_tables(draft: Draft | None, catalogue: Catalogue, model: IntRR, rows: Width, world: World) -> None:
     """Representations and guidance; a rank that has no draft only takes part in the look-ups."""
     shapes = {VALUES: (DTYPES[rows], (len(catalogue.row_I), model.token_width))}
     if rows == "int8":

@@ -231,3 +231,19 @@ def test_a_tensor_relabelled_as_an_object_is_refused_unrun(make_run, world, tmp_
     with pytest.raises(ArtefactError, match="BytesStorageMetadata has no place"):
         load_checkpoint(saved, run.parallel, world, with_optimizer=False)
     assert not trace.exists()
+
+
+def test_a_tensor_read_a_stretch_at_a_time_is_the_tensor_read_whole(make_run, world, tmp_path, monkeypatch):
+    run = make_run(steps=2)
+    save(tmp_path / "checkpoint", run, world, {}, with_optimizer=True)
+    saved, other = tensors(run), make_run(steps=1)
+    monkeypatch.setattr(checkpoint, "STRETCH", 100)
+    streamed: list[bool] = []
+    stream = checkpoint.WeightsOnlyReader._stream
+    monkeypatch.setattr(
+        checkpoint.WeightsOnlyReader, "_stream", lambda *words: streamed.append(stream(*words)) or streamed[-1]
+    )
+    load_checkpoint(tmp_path / "checkpoint", other.parallel, world, with_optimizer=True)
+    assert sum(streamed) > 10
+    found = tensors(other)
+    assert found.keys() == saved.keys() and all(torch.equal(found[name], saved[name]) for name in saved)
