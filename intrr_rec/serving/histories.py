@@ -28,7 +28,7 @@ from intrr_rec.data.schema import RawFile, files_hash, open_raw, quoted, readabl
 from intrr_rec.errors import DataError
 
 READ_ROWS = 131_072
-MEMORY = "1GB"  # what DuckDB may hold while it sorts; the rest goes to disk
+MEMORY = "256MB"  # what DuckDB may hold while it sorts; the rest goes to disk
 
 
 @dataclass(frozen=True)
