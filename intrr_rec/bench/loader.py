@@ -24,6 +24,7 @@ from intrr_rec.training.inputs import Inputs, open_inputs
 from intrr_rec.training.trainer import Run
 
 WARM_UP = 3
+GROUPS = 16  # row groups that are read to time the reading alone
 POOLS = 8  # of a streamed epoch, if the row groups are small enough
 
 
@@ -52,6 +53,7 @@ def bench_loader(
             "events": events,
             "row_groups": len(inputs.dataset.events.groups),
             "training_sequences_per_second": taken,
+            "reading_ms_per_million_events": _reading(inputs),
             "loader": {
                 name: found | {"times_training": found["sequences_per_second"] / taken} for name, found in made.items()
             },
@@ -77,6 +79,18 @@ def _training(inputs: Inputs, world: World, steps: int) -> float:
             synchronize(world.device)
             seconds.append(time.perf_counter() - started)
     return inputs.recipe.train.batch_users / statistics.median(seconds[WARM_UP:] or seconds)
+
+
+def _reading(inputs: Inputs) -> float:
+    """Milliseconds of the processor to read and decode a million events, which every rank does for all of them."""
+    store = inputs.dataset.events
+    groups = range(min(len(store.groups), GROUPS))
+    started = time.process_time()
+    events = sum(len(store.read(group, "items")) for group in groups)
+    if inputs.recipe.model.reads_times:
+        for group in groups:
+            store.read(group, "timestamps")
+    return (time.process_time() - started) * 1e9 / events
 
 
 def _made(inputs: Inputs, world: World, pool_events: int, steps: int) -> dict[str, float]:
@@ -124,3 +138,6 @@ def _print(figures: dict[str, Any]) -> None:
         rate, times = found["sequences_per_second"], found["times_training"]
         table.add_row(f"loader, {name}", f"{rate:,.0f}", f"{times:.1f}", f"{found['slots_filled']:.1%}")
     Console().print(table)
+    Console().print(
+        f"reading alone: {figures['reading_ms_per_million_events']:.0f} ms of the processor a million events"
+    )

@@ -13,6 +13,7 @@ def test_figures_of_both_ways(tmp_path: Path) -> None:
     assert json.loads(out.read_text()) == figures
     taken = figures["training_sequences_per_second"]
     assert taken > 0 and figures["events"] > 0 and figures["row_groups"] == 1
+    assert figures["reading_ms_per_million_events"] > 0
     for found in figures["loader"].values():
         assert found["times_training"] == found["sequences_per_second"] / taken
         assert 0 < found["slots_filled"] <= 1
