@@ -48,10 +48,14 @@ class Recipe(Section):
             raise ValueError("evaluate.rank_by: path_and_dense needs a model trained with model.dense.weight > 0")
         return self
 
-    def keeps_catalogue(self, items: int) -> bool:
-        """Whether evaluation holds the token of every item: where the ranking asks for all of them, or they are few."""
+    def keeps_catalogue(self, items: int, events: int | None = None) -> bool:
+        """Whether evaluation holds the token of every item: where the ranking asks for all of them, or they are few.
+
+        Args:
+            events: of the histories, where they are known: no more tokens than that are needed in place of the catalogue's.
+        """
         by_path = self.model.kind == "intrr" and self.evaluate.rank_by == "path"
-        return items <= FEW_ITEMS or not by_path
+        return items <= min(FEW_ITEMS, items if events is None else events) or not by_path
 
 
 def load_recipe(path: Path | None = None, overrides: Sequence[str] = ()) -> Recipe:

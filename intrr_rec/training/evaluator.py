@@ -90,7 +90,8 @@ class Evaluator:
             settings = settings.model_copy(update={"beam": beam})
         was_training = self.model.training
         self.model.eval()
-        kept = self.inputs.recipe.keeps_catalogue(self.inputs.dataset.n_items)
+        dataset = self.inputs.dataset
+        kept = self.inputs.recipe.keeps_catalogue(dataset.n_items, len(dataset.events))
         catalogue_ID = self.catalogue() if kept else None
         dataset = self.inputs.dataset
         windows = evaluation_windows(dataset.offsets, self.inputs.recipe.model.window, dataset.held_out(split))

@@ -293,6 +293,8 @@ def test_tokens_made_batch_by_batch_rank_as_those_of_the_whole_catalogue(tmp_pat
     with join_world() as world:
         run = Run(inputs, tmp_path / "run", world)
         whole = list(run.evaluator.rank_users("test"))
+        kept = run.inputs.recipe.keeps_catalogue
+        assert kept(30) and kept(30, events=30) and not kept(30, events=29)
         monkeypatch.setattr(recipe_module, "FEW_ITEMS", 1)
         monkeypatch.setattr(run.evaluator, "catalogue", None)
         batchwise = list(run.evaluator.rank_users("test"))
