@@ -15,11 +15,13 @@ from torch import Tensor
 from intrr_rec import artefact
 from intrr_rec.models.intrr import IntRR
 from intrr_rec.parallel.apply import META, parallelize
+from intrr_rec.parallel.checkpoint import checkpoint_tensors, save_checkpoint
 from intrr_rec.parallel.topology import join_world
 from intrr_rec.serving.catalogue import Catalogue
 from intrr_rec.serving.export import write_tables
-from intrr_rec.training.checkpoints import Checkpoints
+from intrr_rec.training.checkpoints import BEST, Checkpoints
 from intrr_rec.training.inputs import make_model
+from intrr_rec.training.run_dir import CHECKPOINTS
 from tests import tiny
 
 WIDTH, CODES = 64, (128, 128, 128)
@@ -48,8 +50,8 @@ def main(folder: Path, rows: int) -> None:
     with join_world() as world:
         model = make_model(recipe.model, paths(rows), CODES, None, META)
         parallel = parallelize(model, world, recipe, training=False)
-        checkpoints = Checkpoints(folder / "run", parallel, world)
-        checkpoints.save_best({"step": 1})
+        best = folder / "run" / CHECKPOINTS / BEST
+        save_checkpoint(best, checkpoint_tensors(parallel, with_optimizer=False), world, {"step": 1})
         assert isinstance(parallel.model, IntRR)
         shard_bytes = sum(
             shard.tensor.nbytes for value in parallel.model.uid.state_dict().values() for shard in value.local_shards()
@@ -58,7 +60,7 @@ def main(folder: Path, rows: int) -> None:
         world.barrier()
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
         before = kilobytes("VmRSS")
-        checkpoints.load_best()
+        Checkpoints(folder / "run", parallel, world).load_best()
         loaded = kilobytes("VmHWM")
         draft = artefact.Draft(folder) if world.is_main else None
         write_tables(draft, catalogue, parallel.model.eval(), "float32", world)
