@@ -109,6 +109,8 @@ def _routes(service: Service) -> FastAPI:
             raise Refused(422, reason)
         if live.current.reads_times and request.history and request.timestamps is None:
             raise Refused(422, "timestamps: this model reads times; give those of the history")
+        if (reason := live.current.lacks(request)) is not None:
+            raise Refused(422, reason)
         try:
             answer = await service.batcher.submit(request)
         except Overloaded as overloaded:

@@ -112,6 +112,15 @@ class Backend:
         """The beam width of a request; where it names none, the one the bundle was evaluated with, or k if that is more."""
         return request.beam or max(self.bundle.settings.evaluate.beam, request.k)
 
+    def lacks(self, request: RecommendRequest) -> str | None:
+        """What a request filters by and the bundle has not, in words; None where it has all."""
+        items, wish = self.bundle.items, request.filters
+        if not wish.where.keys() <= set(items.columns):
+            return "filters.where: no such column; there is: " + (", ".join(items.columns) or "none")
+        if wish.newer_than is not None and not items.tells_age:
+            return "filters.newer_than: the logs of this bundle had no times"
+        return None
+
     @property
     def reads_times(self) -> bool:
         """Whether a request with a history must have timestamps."""
@@ -186,8 +195,10 @@ class Backend:
 
     def _filters(self, request: RecommendRequest) -> Filters:
         wish = request.filters
+        if self.lacks(request) is not None:  # another bundle was served when it was asked
+            return Filters(allow=())
         allow = None if wish.allow is None else self._known(wish.allow)
-        return Filters(exclude_seen=wish.exclude_seen, deny=self._known(wish.deny), allow=allow)
+        return Filters(wish.exclude_seen, self._known(wish.deny), allow, wish.where, wish.newer_than)
 
     def _known(self, own: Iterable[int | str]) -> list[int]:
         return [item for item in self.bundle.items.dense(map(str, own)) if item is not None]

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from intrr_rec.data.prepared import ITEMS, Dataset
-from intrr_rec.errors import ConfigError
+from intrr_rec.errors import ArtefactError, ConfigError
 
 OWN = ("item_id", "title", "popularity", "first_seen", "newcomer")
 
@@ -27,14 +27,17 @@ OWN = ("item_id", "title", "popularity", "first_seen", "newcomer")
 class ItemTable:
     """Reads the file; columns that no one asks for stay on disk.
 
+    The file stays open, so one that takes its place later is not mixed with it.
+
     Args:
         path: of the file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.schema = pq.read_schema(path)
-        table = pq.read_table(path, columns=["item_id", "title", "popularity", "newcomer"])
+        self._file = pq.ParquetFile(path)
+        self.schema = self._file.schema_arrow
+        table = self._file.read(columns=["item_id", "title", "popularity", "newcomer"])
         self._ids = table["item_id"].combine_chunks()
         self._titles = table["title"].combine_chunks()
         self.popularity_I: NDArray[np.int64] = table["popularity"].to_numpy()
@@ -83,7 +86,7 @@ class ItemTable:
         if column not in self.columns:
             there = ", ".join(self.columns) or "none"
             raise ConfigError(f"{self.path}: no column '{column}' to filter by; there is: {there}")
-        found = pq.read_table(self.path, columns=[column])[column].combine_chunks()
+        found = self._column(column).combine_chunks()
         wanted = pa.array([str(value) for value in values], pa.string())
         if not pa.types.is_list(found.type) and not pa.types.is_large_list(found.type):
             return pc.is_in(found.cast(pa.string()), wanted).to_numpy(zero_copy_only=False)
@@ -98,12 +101,23 @@ class ItemTable:
         Raises:
             ConfigError: the logs had no times.
         """
-        first = pq.read_table(self.path, columns=["first_seen"])["first_seen"]
-        if first.null_count == len(first):
+        if not self.tells_age:
             raise ConfigError(
                 f"{self.path}: the logs of this bundle had no times, so nothing tells which items are new"
             )
-        return pc.fill_null(pc.greater_equal(first, than), True).to_numpy()
+        return pc.fill_null(pc.greater_equal(self._column("first_seen"), than), True).to_numpy()
+
+    @cached_property
+    def tells_age(self) -> bool:
+        """Whether anything is known of when items were first had."""
+        first = self._column("first_seen")
+        return first.null_count < len(first)
+
+    def _column(self, name: str) -> pa.ChunkedArray:
+        try:
+            return self._file.read(columns=[name])[name]
+        except (OSError, pa.ArrowException):
+            raise ArtefactError(f"{self.path}: was cut short while it was in use; export the bundle again") from None
 
     def _find(self, own: str) -> int | None:
         place = bisect_left(self._order_I, own, key=lambda item: self._ids[int(item)].as_py())

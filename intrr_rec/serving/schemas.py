@@ -25,6 +25,10 @@ class Filters(Asked):
     deny: list[ItemId] = Field(default_factory=list, description="items never to recommend")
     allow: list[ItemId] | None = Field(None, description="the only items to recommend; null allows all")
     exclude_seen: bool = Field(False, description="do not recommend what the history holds")
+    where: dict[Annotated[StrictStr, Field(max_length=256)], list[Annotated[StrictStr, Field(max_length=512)]]] = Field(
+        default_factory=dict, description="column of the item table → values, one of which an item must have"
+    )
+    newer_than: Seconds | None = Field(None, description="seconds since 1970: only items that nobody had before")
 
 
 class RecommendRequest(Asked):
@@ -52,7 +56,8 @@ class RecommendRequest(Asked):
 
     def beyond(self, limits: ServeConfig) -> str | None:
         """Which limit of the server this request passes, in words; None where it keeps them all."""
-        lists = {"filters.deny": self.filters.deny, "filters.allow": self.filters.allow or ()}
+        where = [word for column, values in self.filters.where.items() for word in (column, *values)]
+        lists = {"filters.deny": self.filters.deny, "filters.allow": self.filters.allow or (), "filters.where": where}
         sizes = {name: (len(items), limits.max_filter_items, "items") for name, items in lists.items()}
         sizes["history"] = (len(self.history), limits.max_history, "items; send the newest")
         sizes["k"] = (self.k, limits.max_k, "")

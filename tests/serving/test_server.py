@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from intrr_rec import artefact
 from intrr_rec.config import ServeConfig
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.serving.backend import Backend
-from intrr_rec.serving.bundle import Bundle, this_device
+from intrr_rec.serving.bundle import ITEM_TABLE, KIND, Bundle, this_device
+from intrr_rec.serving.schemas import Filters, RecommendRequest
 from intrr_rec.serving.server import serve
 from tests.serving.process import Server, serving
 
@@ -73,6 +79,33 @@ def test_filters_hold_and_still_give_k(server):
     assert {item["item"] for item in only} == {"1", "2", "3"}
 
 
+def test_only_items_that_nobody_had_before_a_moment(server, bundle):
+    moment = int(pq.read_table(bundle.path / "items.parquet")["first_seen"].to_numpy().max())
+    newest = set(bundle.items.own(np.flatnonzero(bundle.items.newer(moment))))
+    answer = server.recommend(history=["4"], timestamps=[1], k=10, filters={"newer_than": moment}).body
+    assert 0 < len(newest) < 10 and {item["item"] for item in answer["items"]} == newest
+
+
+def test_only_items_of_some_values_and_another_bundles_columns_lead_to_nothing(bundles, tmp_path):
+    old = bundles["path"]
+    with artefact.writing(tmp_path / "wide", KIND, {}) as draft:
+        shutil.copytree(old.path, draft.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
+        table = pq.read_table(old.path / ITEM_TABLE)
+        parity = pa.array([str(row % 2) for row in range(len(table))])
+        pq.write_table(table.append_column("parity", parity), draft.path / ITEM_TABLE)
+        draft.counts |= old.manifest.counts
+    odd = RecommendRequest(history=[4], k=10, filters=Filters(where={"parity": ["1"]}))
+    wide, narrow = Backend.load(tmp_path / "wide", this_device()), Backend.load(old.path, this_device())
+    assert wide.lacks(odd) is None and "there is: none" in (narrow.lacks(odd) or "")
+    found = wide.recommend([odd, RecommendRequest(history=[4], k=10)])
+    places = old.items.dense(item.item for item in found[0].items)
+    assert len(places) == 10 and all(place % 2 for place in places)
+    assert found[1].items != found[0].items
+    assert narrow.recommend([odd])[0].items == []
+    shutil.rmtree(tmp_path / "wide")  # its columns are still those of the bundle that is served
+    assert wide.recommend([RecommendRequest(history=[4], k=3, filters=Filters(where={"parity": ["0"]}))])[0].items
+
+
 def test_a_trace_shows_the_beam_that_led_to_the_answer(server):
     answer = server.recommend(history=[1, 2], timestamps=[1, 2], k=4, beam=6, trace=True).body
     levels = answer["beam"]
@@ -124,6 +157,9 @@ def test_it_says_that_it_lives_is_ready_and_what_it_counted(server, bundle):
         ({"history": [], "k": 10, "beam": 5}, "beam"),
         ({"history": [], "kk": 1}, "kk"),
         ({"history": [], "filters": {"allow": 3}}, "allow"),
+        ({"history": [], "filters": {"where": {"color": ["red"]}}}, "no such column; there is: none"),
+        ({"history": [], "filters": {"where": {"color": "red"}}}, "where"),
+        ({"history": [], "filters": {"newer_than": 1.5}}, "newer_than"),
         ({"history": [], "k": 10**6}, "at most"),
     ],
 )
