@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from intrr_rec.cli.options import recipe_of
-from intrr_rec.config import PrepareConfig
+from intrr_rec.config import PrepareConfig, load_recipe
 from intrr_rec.errors import ConfigError
 
 
@@ -33,14 +32,15 @@ def given_logs(
         DataError: a file that the descriptor names is not there.
     """
     descriptors = [word for word in words if word.endswith((".yaml", ".yml")) and "=" not in word]
-    settings = recipe_of(config, [word for word in words if word not in descriptors]).prepare
+    overrides = [word for word in words if word not in descriptors]
     if len(descriptors) + bool(interactions) != 1:
         raise ConfigError("give either one descriptor (datasets/*.yaml) or --interactions FILE")
     if interactions:
-        return Logs(interactions[0].name, tuple(interactions), items, settings)
+        return Logs(interactions[0].name, tuple(interactions), items, load_recipe(config, overrides).prepare)
     from intrr_rec.data.descriptors import find_tables, load_descriptor
 
     path = Path(descriptors[0])
     descriptor = load_descriptor(path)
+    settings = load_recipe(config, overrides, under=(path, {"prepare": descriptor.prepare})).prepare
     found = find_tables(descriptor, path, data)
-    return Logs(path.stem, found.interactions, items or found.items, descriptor.settings(settings))
+    return Logs(path.stem, found.interactions, items or found.items, settings)

@@ -78,7 +78,7 @@ class PrepareConfig(Section):
             raise ValueError("split=global_time needs times, but time_column is null")
         if self.split_at is not None:
             if self.split != "global_time":
-                raise ValueError("split_at needs split=global_time")
+                raise ValueError("split_at needs split=global_time; leave it out, or null")
             if self.split_at[0] >= self.split_at[1]:
                 raise ValueError("split_at: validation must begin before the test does")
         return self
@@ -87,10 +87,12 @@ class PrepareConfig(Section):
 def _seconds(moment: object) -> object:
     """A moment in one of the forms YAML gives it, as seconds since 1970; what is none stays as it is."""
     if isinstance(moment, str):
+        if moment.strip().lstrip("-").isdigit():
+            return int(moment)
         try:
             moment = datetime.fromisoformat(moment.replace("Z", "+00:00"))
         except ValueError:
-            return moment
+            raise ValueError(f"{moment!r} is neither ISO 8601 nor whole seconds since 1970") from None
     if isinstance(moment, date) and not isinstance(moment, datetime):
         moment = datetime(moment.year, moment.month, moment.day)
     if isinstance(moment, datetime):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, get_args
 
@@ -58,14 +59,18 @@ class Recipe(Section):
         return items <= min(FEW_ITEMS, items if events is None else events) or not by_path
 
 
-def load_recipe(path: Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
-    """Defaults ← base files ← `path` ← overrides (`section.key=value`, value in YAML).
+def load_recipe(
+    path: Path | None = None, overrides: Sequence[str] = (), *, under: tuple[Path, dict[str, Any]] | None = None
+) -> Recipe:
+    """Defaults ← `under` (a file's name and its settings) ← base files ← `path` ← overrides (`section.key=value`, in YAML).
 
     Raises:
         ConfigError: unreadable file, unknown key, or a value of the wrong type or out of range.
     """
     settings = read_yaml(path) if path else {}
     source = str(path) if path else "command line"
+    if under is not None:
+        settings, source = _merge(deepcopy(under[1]), settings), f"{under[0]} or {source}"
     for word in overrides:
         key, equals, value = word.partition("=")
         if not equals or not key:

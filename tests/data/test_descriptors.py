@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from intrr_rec.cli.logs import given_logs
+from intrr_rec.config import PrepareConfig
 from intrr_rec.data.descriptors import load_descriptor
 from intrr_rec.data.fetch import fetch
 from intrr_rec.data.ingest import prepare_dataset
@@ -276,6 +277,25 @@ def test_words_win_over_the_recipe_and_it_over_the_descriptor(tmp_path: Path) ->
         DataError, match=r"nope\.csv: no such file, and .*d\.yaml names it; or give its folder with --data"
     ):
         given_logs(words[:1], [], None, tmp_path, None)
+
+
+def test_words_are_judged_together_with_what_the_descriptor_says(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("user_id,item_id,timestamp\n1,1,1\n")
+    prepare = "{event_column: kind, event_weights: {buy: 4, view: 1}, split: global_time}"
+    (tmp_path / "d.yaml").write_text(f"{{title: t, interactions: x.csv, prepare: {prepare}}}")
+
+    def given(*words: str) -> PrepareConfig:
+        return given_logs([str(tmp_path / "d.yaml"), *words], [], None, tmp_path, None).settings
+
+    found = given("prepare.split_at=[2024-01-01, 2024-02-01]", "prepare.min_weight=4", "prepare.event_weights={buy: 4}")
+    assert (found.split_at, found.min_weight, found.event_weights) == ((1704067200, 1706745600), 4, {"buy": 4})
+    assert given().event_weights == {"buy": 4, "view": 1}
+    with pytest.raises(
+        ConfigError, match=r"d\.yaml or command line: 'prepare': split_at: validation must begin before the test"
+    ):
+        given("prepare.split_at=[5, 5]")
+    with pytest.raises(ConfigError, match="'soon' is neither ISO 8601 nor whole seconds since 1970"):
+        given("prepare.split_at=[soon, 5]")
 
 
 @pytest.mark.parametrize(
