@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
@@ -138,3 +139,31 @@ def test_a_self_test_refuses_scores_that_are_no_numbers(bundles):
     bundle.ranker.ran.get_buffer("first").fill_(float("nan"))
     with pytest.raises(ArtefactError, match="self-test"):
         backend.test()
+
+
+@pytest.mark.slow
+def test_a_server_killed_in_mid_reload_gives_no_half_answer_and_leaves_the_bundle_whole(place):
+    """Whom it had not answered sees his connection end, and asks again; the next server answers the same."""
+    wish: dict[str, object] = {"history": [1, 2, 3], "k": 5}
+    outcomes: list[object] = []
+
+    def ask(server: Server) -> None:
+        try:
+            outcomes.append(server.recommend(**wish).body)
+        except (OSError, http.client.HTTPException) as error:
+            outcomes.append(error)
+
+    with serving(place, "serve.batch_wait_ms=300", "serve.max_batch=64") as server:
+        expected = server.recommend(**wish).body
+        threads = [threading.Thread(target=ask, args=(server,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        server.until(lambda: in_flight(server, 8))
+        server.process.send_signal(signal.SIGHUP)
+        server.process.kill()
+        for thread in threads:
+            thread.join()
+    assert len(outcomes) == 8
+    assert all(outcome == expected for outcome in outcomes if isinstance(outcome, dict))
+    with serving(place) as server:
+        assert server.recommend(**wish).body == expected
