@@ -10,7 +10,7 @@ from intrr_rec.training.results import evaluate_run
 from tests.serving.process import serving
 from tests.serving.test_bundle import test_histories
 
-SLOW = ("dense", "widened", "content", "time")
+SLOW = ("widened", "content", "time")
 
 
 @pytest.mark.parametrize("kind", ["path", "t5", *(pytest.param(kind, marks=pytest.mark.slow) for kind in SLOW)])

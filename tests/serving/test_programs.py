@@ -28,7 +28,7 @@ def exported(runs, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "kind", ["path", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("time", "dense", "t5", "released"))]
+    "kind", ["path", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("time", "t5", "released"))]
 )
 def test_programs_recommend_what_the_modules_recommend(kind, exported):
     times = [[10 * place for place in range(len(history) + 1)] for history in HISTORIES]
