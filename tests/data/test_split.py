@@ -70,7 +70,7 @@ def told(dataset: Dataset) -> dict[str, dict[int, tuple[list[int], list[int]]]]:
 event = st.tuples(st.integers(0, 6), st.integers(0, 9), st.integers(0, 40))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(event, min_size=20, max_size=120), st.none() | st.tuples(st.integers(1, 25), st.integers(1, 15)))
 def test_parts_and_targets_are_the_naive_ones(
     tmp_path_factory: pytest.TempPathFactory, events: list[Event], given_moments: tuple[int, int] | None
