@@ -51,12 +51,14 @@ def measure_ranks(recipe: Recipe, *, rows: int, ranks: Sequence[int], steps: int
     return [_run(recipe, rows, size, steps, threads) for size in ranks]
 
 
-def batches(
-    recipe: Recipe, rows: int, count: int, rng: np.random.Generator, rank: int = 0, ranks: int = 1
-) -> list[Batch]:
-    """Full windows of random items, none seen twice: the share of a rank in steps of `batch_users` a rank."""
+def batches(recipe: Recipe, rows: int, count: int, rank: int = 0, ranks: int = 1, *, apart: int = 1) -> list[Batch]:
+    """Full windows of random items, none seen twice: the share of a rank in steps of `batch_users` a rank.
+
+    The items are `rows` ones that lie `apart` in the table, so that tables of any size are asked for the same batches.
+    """
     users, length = recipe.train.batch_users * ranks, recipe.model.window
-    items_E = rng.integers(rows, size=count * users * length + 1)
+    rng = np.random.default_rng(recipe.train.seed)
+    items_E = apart * rng.integers(rows, size=count * users * length + 1)
     collate = Collator(items_E, length, None, recipe.model.align_average)
     whole = np.arange(count * users)
     windows = Windows(whole, whole * length, np.full(len(whole), length), np.zeros(len(whole), np.int64))
@@ -109,7 +111,7 @@ def _rank(
     rng = np.random.default_rng(recipe.train.seed)
     codes = [*recipe.index.sizes, recipe.index.dedup_codes]
     codes_IL = torch.from_numpy(np.stack([rng.integers(k, size=rows) for k in codes], axis=1))
-    shares = batches(recipe, rows, WARM_UP + steps, rng, rank, size)
+    shares = batches(recipe, rows, WARM_UP + steps, rank, size)
     with join_world() as world:
         torch.manual_seed(recipe.train.seed)
         parallel = parallelize(make_model(recipe.model, codes_IL, codes, None, META), world, recipe)

@@ -1,8 +1,9 @@
 """`intrr bench scaling`: what a training step, a start, a save and the memory cost as the catalogue grows and the batch stays;
 what a second rank costs; and the plan of a catalogue and a cluster that nobody has here.
 
-Semantic IDs and histories are random and in memory: only sizes matter here. Each size is measured in a process of its own,
-so that its peak memory is its own; a size that does not fit is listed with the line that refused it.
+Semantic IDs and histories are random and in memory: only sizes matter here, and every size is asked for the same items, spread
+over its table. Each size is measured in a process of its own, so that its peak memory is its own; a size that does not fit is
+listed with the line that refused it.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ def bench_scaling(recipe: Recipe, *, rows: Sequence[int], steps: int, threads: i
     spawn = multiprocessing.get_context("spawn")
     for size in rows:
         with ProcessPoolExecutor(1, mp_context=spawn, initializer=quiet) as process:
-            sizes.append(process.submit(_measure, recipe, size, steps, threads, out.absolute().parent).result())
+            sizes.append(
+                process.submit(_measure, recipe, size, min(rows), steps, threads, out.absolute().parent).result()
+            )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     machine = describe(device) | {"threads": threads, "date": f"{date.today():%Y-%m-%d}"}
     logging.getLogger("torchrec").setLevel(logging.ERROR)
@@ -82,13 +85,13 @@ def bench_scaling(recipe: Recipe, *, rows: Sequence[int], steps: int, threads: i
     return figures
 
 
-def _measure(recipe: Recipe, rows: int, steps: int, threads: int, scratch: Path) -> dict[str, Any]:
-    """One size; `scratch` is a folder for a checkpoint of it."""
+def _measure(recipe: Recipe, rows: int, smallest: int, steps: int, threads: int, scratch: Path) -> dict[str, Any]:
+    """One size, by the batches of the smallest; `scratch` is a folder for a checkpoint of it."""
     torch.set_num_threads(threads)
     codes = [*recipe.index.sizes, recipe.index.dedup_codes]
     rng = np.random.default_rng(recipe.train.seed)
     codes_IL = torch.from_numpy(np.stack([rng.integers(k, size=rows) for k in codes], axis=1))
-    shares = batches(recipe, rows, WARM_UP + steps, rng)
+    shares = batches(recipe, smallest, WARM_UP + steps, apart=rows // smallest)
     with join_world() as world:
         before = memory_gb(world.device)
         started = time.perf_counter()

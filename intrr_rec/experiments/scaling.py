@@ -97,7 +97,7 @@ def _page(found: dict[str, Any], name: str) -> str:
                 f"![Step, memory and parts of a step]({NAME}.svg)",
                 "## The catalogue grows, the batch stays",
                 f"Random Semantic IDs and full histories of {recipe['model']['window']} items, {recipe['train']['batch_users']} users a "
-                f"step, {machine['threads']} thread(s), a process a size. The slowest step is {ratio:.2f} times the quickest: {kept} the "
+                f"step, the same ones for every size, their items spread over the table; {machine['threads']} thread(s), a process a size. The slowest step is {ratio:.2f} times the quickest: {kept} the "
                 f"{LIMIT} aimed at. The largest table could be trained {sizes[-1]['start_seconds']:.1f} s after the model was asked for: "
                 f"{quick} the {START_LIMIT:.0f} s aimed at. *Before* is the process with its Semantic IDs and batches. *Save stops* is how long training "
                 "stops for a checkpoint that is written beside it, *save* how long for one that it waits for.",

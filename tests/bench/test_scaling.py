@@ -1,7 +1,9 @@
 """The scaling bench measures what it says, and lists what does not fit."""
 
 import pytest
+import torch
 
+from intrr_rec.bench.ranks import batches
 from intrr_rec.bench.scaling import _measure, bench_scaling
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.experiments.scaling import write_scaling_page
@@ -10,7 +12,7 @@ from tests import tiny
 
 def test_a_size_is_measured(tmp_path):
     recipe = tiny.recipe("train.sharding.uid=row_wise")
-    found = _measure(recipe, rows=50, steps=2, threads=1, scratch=tmp_path)
+    found = _measure(recipe, rows=50, smallest=50, steps=2, threads=1, scratch=tmp_path)
     assert (found["rows"], found["sharding"]) == (50, "row_wise")
     assert found["step_ms"] > 0 < found["start_seconds"]
     assert found["before_gb"] <= found["peak_gb"]
@@ -19,8 +21,14 @@ def test_a_size_is_measured(tmp_path):
 
 def test_a_size_that_does_not_fit_is_listed_with_the_line_that_refused_it(tmp_path):
     recipe = tiny.recipe("train.sharding.topology.memory_gb=0.003")
-    found = _measure(recipe, rows=10_000, steps=1, threads=1, scratch=tmp_path)
+    found = _measure(recipe, rows=10_000, smallest=50, steps=1, threads=1, scratch=tmp_path)
     assert "row_wise over at least" in found["refused"] and "step_ms" not in found
+
+
+def test_larger_tables_are_asked_for_the_same_batches():
+    recipe = tiny.recipe()
+    small, large = (batches(recipe, 50, 2, apart=apart)[1] for apart in (1, 7))
+    assert torch.equal(7 * small.items_U, large.items_U) and torch.equal(small.slot_T, large.slot_T)
 
 
 @pytest.mark.slow
