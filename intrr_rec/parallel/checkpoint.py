@@ -52,7 +52,7 @@ def save_checkpoint(path: Path, tensors: Tree, world: World, state: dict[str, An
             writer = dcp.FileSystemWriter(staging, sync_files=True)
             dcp.save(dict(tensors), storage_writer=writer, process_group=world.group)
         except (dcp.CheckpointException, OSError) as error:
-            raise ArtefactError(_cannot_write(path, error)) from None
+            raise ArtefactError(cannot_write(path, error)) from None
 
     def publish() -> None:
         if not world.is_main:
@@ -64,7 +64,7 @@ def save_checkpoint(path: Path, tensors: Tree, world: World, state: dict[str, An
             sync(staging)
             swap_into_place(staging, path)
         except OSError as error:
-            raise ArtefactError(_cannot_write(path, error)) from None
+            raise ArtefactError(cannot_write(path, error)) from None
 
     try:
         world.together(write_tensors)
@@ -135,8 +135,8 @@ def verify(path: Path, world: World) -> None:
             raise ArtefactError(f"{path}: is damaged ({name} is not what was written)")
 
 
-def _cannot_write(path: Path, error: BaseException) -> str:
-    """One line for what went wrong on the disk.
+def cannot_write(path: Path, error: BaseException) -> str:
+    """One line for what went wrong on the disk while a run was writing there.
 
     torch.save hides the system's error behind its own; the number of free bytes tells the commonest cause all the same.
     """

@@ -164,7 +164,8 @@ def join_world() -> Iterator[World]:
 
 def is_lost_rank(error: RuntimeError) -> bool:
     """Whether a collective failed because another rank is gone, or silent for longer than `TIMEOUT`."""
-    return isinstance(error, dist.DistError) or "/gloo/" in str(error)  # gloo's errors have no class of their own
+    # gloo's errors have no class of their own, and name their place in its source or, after a time-out elsewhere, this.
+    return isinstance(error, dist.DistError) or any(sign in str(error) for sign in ("/gloo/", "caused pair closure"))
 
 
 def _world() -> World:

@@ -22,6 +22,7 @@ from intrr_rec.data.batch import Batch
 from intrr_rec.data.loader import Loader
 from intrr_rec.errors import ArtefactError, ConfigError, DataError, Stopped
 from intrr_rec.parallel.apply import META, Parallel, parallelize
+from intrr_rec.parallel.checkpoint import cannot_write
 from intrr_rec.parallel.topology import World, is_lost_rank, join_world
 from intrr_rec.storage import Location
 from intrr_rec.training.checkpoints import Checkpoints
@@ -181,7 +182,7 @@ class Run:
             "users_per_second": len(self.loader.windows) / progress.seconds
         }
         if self.figures:
-            self.figures.write("train", state["step"], epoch, figures)
+            self._record("train", epoch, figures)
             log.info("epoch %d: loss %.4f, %.0f users/s", epoch, figures["loss"], figures["users_per_second"])
 
     def step(self, *parts: Batch) -> dict[str, Tensor]:
@@ -211,9 +212,18 @@ class Run:
         with self.parallel.weights(averaged=True):
             metrics = self.evaluator.evaluate("valid", self.inputs.recipe.evaluate.validation_beam)
         if self.figures:
-            self.figures.write("valid", self.state["step"], epoch, metrics)
+            self._record("valid", epoch, metrics)
             log.info("epoch %d: validation %s", epoch, {k: round(v, 4) for k, v in metrics.items()})
         return metrics
+
+    def _record(self, split: str, epoch: int, figures: dict[str, float]) -> None:
+        """Write a line of figures."""
+        assert self.figures is not None
+        try:
+            self.figures.write(split, self.state["step"], epoch, figures)
+        except OSError as error:
+            self.checkpoints.wait()  # a save may have met the same before
+            raise ArtefactError(cannot_write(self.figures.path, error)) from None
 
     def _keep(self, metrics: dict[str, float]) -> None:
         """Save the model, as the best one too if it is."""
