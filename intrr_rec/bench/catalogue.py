@@ -30,7 +30,7 @@ from intrr_rec.bench.machine import describe, peak_memory_gb, quiet
 from intrr_rec.bench.page import write_section
 from intrr_rec.config import Recipe
 from intrr_rec.data.generator import World, generate_logs
-from intrr_rec.data.prepared import ITEMS, KIND, SEQUENCES, USERS
+from intrr_rec.data.prepared import ITEMS, KIND, SEQUENCES, STATISTICS, USERS
 from intrr_rec.data.writing import write_rows, write_sequences
 from intrr_rec.indexing.build import build_semantic_ids
 from intrr_rec.training.run_dir import PLAN_FIGURES, RESULTS
@@ -104,7 +104,9 @@ def write_catalogue(out: Path, *, items: int, users: int, seed: int) -> None:
         write_sequences(batches, draft.path / SEQUENCES / "part-00000.parquet", total)
         for file, count, names in ((USERS, users, ("user", "user_id")), (ITEMS, items, ("item", "item_id"))):
             write_rows(rows(count, *names), pa.schema([(name, pa.int64()) for name in names]), draft.path / file)
-        draft.counts.update(users=users, items=items, interactions=total)
+        counts = {"users": users, "items": items, "interactions": total}
+        write_json(draft.path / STATISTICS, counts)
+        draft.counts.update(counts)
 
 
 class _Generate:
