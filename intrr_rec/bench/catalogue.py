@@ -27,7 +27,7 @@ from rich.table import Table
 from intrr_rec import artefact
 from intrr_rec.artefact import write_json
 from intrr_rec.bench.machine import describe, peak_memory_gb, quiet
-from intrr_rec.bench.page import write_section
+from intrr_rec.bench.page import row, write_section
 from intrr_rec.config import Recipe
 from intrr_rec.data.generator import World, generate_logs
 from intrr_rec.data.prepared import ITEMS, KIND, SEQUENCES, STATISTICS, USERS
@@ -172,8 +172,8 @@ def _print(figures: dict[str, Any]) -> None:
         f"{figures['items']:,} items, {figures['users']:,} users; {machine['device']}, {machine['threads']} thread(s)"
     )
     table = Table("stage", "seconds", "of the processor", "peak GiB", title=title)
-    for row in _rows(figures):
-        table.add_row(*row)
+    for cells in _rows(figures):
+        table.add_row(*cells)
     console = Console()
     console.print(table)
     for line in _closing(figures):
@@ -190,7 +190,7 @@ def _section(figures: dict[str, Any]) -> list[str]:
         "",
         "| stage | seconds | of the processor | peak GiB |",
         "|---|---:|---:|---:|",
-        *(f"| {' | '.join(row)} |" for row in _rows(figures)),
+        *map(row, _rows(figures)),
         "",
         " ".join(_closing(figures)),
     ]
