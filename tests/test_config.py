@@ -103,6 +103,24 @@ def test_a_malformed_override_is_refused(override: str, says: str) -> None:
         load_recipe(overrides=[override])
 
 
+@pytest.mark.parametrize(
+    "word",
+    [
+        "model.kind=flattened",
+        "train.sharding.uid=data_parallel",
+        "train.sharding.kernel=fused_uvm_caching",
+        "train.ema_decay=0.9",
+        "train.accumulate=2",
+        "model.zch.rows=100",
+    ],
+)
+def test_managed_rows_are_refused_where_they_cannot_be(word: str) -> None:
+    words = ["model.zch.rows=64", "train.sharding.uid=row_wise"]
+    assert load_recipe(overrides=words).model.zch.rows == 64
+    with pytest.raises(ConfigError, match=r"managed rows need|multiple of 32"):
+        load_recipe(overrides=[*words, word])
+
+
 @pytest.mark.parametrize("codes", ["abc", "1", "3.5", "true", "[]", "[4, 1, 8]", "[4, 4]", "[4, 4, 4, 4]", "{4: 5}"])
 def test_codes_are_one_size_or_one_size_a_level(codes: str) -> None:
     with pytest.raises(ConfigError, match=r"command line: 'index(\.codes)?': .*(a level|levels)"):

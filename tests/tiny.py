@@ -51,21 +51,24 @@ def make_line(
     noise: float = 0.1,
     times: bool = True,
     split_at: tuple[int, int] | None = None,
+    items: int = N_ITEMS,
+    index: IndexConfig = INDEX,
 ) -> Line:
     """Users who step from item i to i + 1, with histories of 3 (none to learn from) to `longest` events.
 
     A share `noise` of the events is shifted to another item. Longer ones than 10 are more than one training window of `recipe`.
     Without `times` the logs have no time column. A user's times count from 0; `split_at` divides them, for all at once.
+    More `items` than the default want an `index` with room for them.
     """
     rng = np.random.default_rng(seed)
     lengths = np.concatenate([[3, longest], rng.integers(3, longest + 1, users - 2)])
-    start = np.repeat(rng.integers(0, N_ITEMS, users), lengths)
+    start = np.repeat(rng.integers(0, items, users), lengths)
     step = np.concatenate([np.arange(n) for n in lengths])
-    shift = np.where(rng.random(len(step)) < noise, rng.integers(0, N_ITEMS, len(step)), 0)
-    events = {"user_id": np.repeat(np.arange(users), lengths), "item_id": (start + step + shift) % N_ITEMS}
+    shift = np.where(rng.random(len(step)) < noise, rng.integers(0, items, len(step)), 0)
+    events = {"user_id": np.repeat(np.arange(users), lengths), "item_id": (start + step + shift) % items}
     pq.write_table(pa.table(events | ({"timestamp": step} if times else {})), folder / "logs.parquet")
-    vectors = rng.normal(size=(N_ITEMS, 6)).astype(np.float32)
-    pq.write_table(pa.table({"item_id": np.arange(N_ITEMS), "embedding": list(vectors)}), folder / "vectors.parquet")
+    vectors = rng.normal(size=(items, 6)).astype(np.float32)
+    pq.write_table(pa.table({"item_id": np.arange(items), "embedding": list(vectors)}), folder / "vectors.parquet")
     line = Line(folder / "dataset", folder / "semantic_ids", folder / "vectors.parquet")
     config = PrepareConfig(
         k_core=1,
@@ -74,7 +77,7 @@ def make_line(
         split_at=split_at,
     )
     prepare_dataset([folder / "logs.parquet"], None, line.dataset, config)
-    build_semantic_ids(line.dataset, line.vectors, line.semantic_ids, INDEX)
+    build_semantic_ids(line.dataset, line.vectors, line.semantic_ids, index)
     return line
 
 

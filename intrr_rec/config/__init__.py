@@ -9,7 +9,16 @@ from intrr_rec.config.indexing import (
     GateConfig,
     IndexConfig,
 )
-from intrr_rec.config.model import DenseConfig, HstuConfig, ModelConfig, RanConfig, SasrecConfig, T5Config, TigerConfig
+from intrr_rec.config.model import (
+    DenseConfig,
+    HstuConfig,
+    ModelConfig,
+    RanConfig,
+    SasrecConfig,
+    T5Config,
+    TigerConfig,
+    ZchConfig,
+)
 from intrr_rec.config.preparation import PrepareConfig
 from intrr_rec.config.recipe import Recipe, load_recipe, parse, read_yaml, same_run, save_recipe
 from intrr_rec.config.section import Section
@@ -40,6 +49,7 @@ __all__ = [
     "TigerConfig",
     "TopologyConfig",
     "TrainConfig",
+    "ZchConfig",
     "load_recipe",
     "parse",
     "read_yaml",

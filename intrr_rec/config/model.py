@@ -73,6 +73,19 @@ class SasrecConfig(Section):
     dropout: float = Field(0.5, ge=0, lt=1)
 
 
+class ZchConfig(Section):
+    """Managed collision (ZCH): a UID table of a size of its own, whose rows go to the items that come (docs/sharding.md)."""
+
+    rows: int | None = Field(
+        None, ge=32, multiple_of=32, description="of the UID table, in sets of 32; null: a row an item, unmanaged"
+    )
+    eviction: Literal["lru", "lfu"] = Field(
+        "lru",
+        description="whose row goes to a new item of its set: the least recently or the least frequently seen one",
+    )
+    unseen_steps: int = Field(1, ge=1, description="steps since an item was last seen before its row may be taken")
+
+
 class DenseConfig(Section):
     """Not the paper's: a sampled softmax over cosines of h_u and E_i beside the RAN's losses, and a ranking by it."""
 
@@ -121,6 +134,7 @@ class ModelConfig(Section):
     uid_width: int | None = Field(
         None, ge=1, description="width of UID rows where they are mapped to D; null: D, unmapped"
     )
+    zch: ZchConfig = ZchConfig()
     uid_residual: bool = Field(False, description="not the paper's: E_i = sum of z_l + e_uid")
     content: bool = Field(False, description="not the paper's: a linear map of the item's vector is added to e_uid")
     dense: DenseConfig = DenseConfig()

@@ -49,6 +49,22 @@ class Recipe(Section):
             raise ValueError("evaluate.rank_by: path_and_dense needs a model trained with model.dense.weight > 0")
         return self
 
+    @model_validator(mode="after")
+    def _managed_rows_fit(self) -> Recipe:
+        if self.model.zch.rows is None:
+            return self
+        sharding = self.train.sharding
+        for holds, mend in (
+            (self.model.kind == "intrr", "model.kind=intrr"),
+            (sharding.uid == "row_wise", "train.sharding.uid=row_wise"),
+            (sharding.kernel == "fused", "train.sharding.kernel=fused"),
+            (self.train.ema_decay is None, "no train.ema_decay: an average would mix the items a row had"),
+            (self.train.accumulate == 1, "train.accumulate=1: parts of a step would take one another's rows"),
+        ):
+            if not holds:
+                raise ValueError(f"model.zch.rows: managed rows need {mend}")
+        return self
+
     def keeps_catalogue(self, items: int, events: int | None = None) -> bool:
         """Whether evaluation holds the token of every item: where the ranking asks for all of them, or they are few.
 

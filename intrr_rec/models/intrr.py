@@ -23,6 +23,7 @@ from intrr_rec.models.backbone import make_backbone
 from intrr_rec.models.dense import DenseHead
 from intrr_rec.models.dropout import dropout
 from intrr_rec.models.losses import level_nll, path_nll
+from intrr_rec.models.managed import make_managed_collection
 from intrr_rec.models.ran import Ran
 from intrr_rec.models.recommender import ItemRecommender
 from intrr_rec.models.tables import CODEBOOK_TABLE, ITEM_CODEBOOK_TABLE, UID_TABLE, Codebooks, look_up, make_collection
@@ -45,9 +46,11 @@ class IntRR(ItemRecommender):
         codes_per_level: K_l of each of the L levels.
         content_width: V of the content vectors, needed when `config.content`.
         device: of the tables.
+        keys_I: a number for every item that tells it in any catalogue, needed when `config.zch.rows`.
     """
 
     codes_IL: Tensor
+    keys_I: Tensor | None
 
     def __init__(
         self,
@@ -56,12 +59,19 @@ class IntRR(ItemRecommender):
         codes_per_level: Sequence[int],
         content_width: int | None,
         device: torch.device,
+        keys_I: Tensor | None = None,
     ) -> None:
         super().__init__()
         width, uid_width = config.width, config.uid_width or config.width
         self.config = config
         self.token_width = width
-        self.uid = make_collection(UID_TABLE, len(codes_IL), uid_width, config.uid_std, device)
+        managed = config.zch.rows is not None
+        self.uid: nn.Module = (
+            make_managed_collection(UID_TABLE, config.zch, uid_width, config.uid_std, device)
+            if managed
+            else make_collection(UID_TABLE, len(codes_IL), uid_width, config.uid_std, device)
+        )
+        self.register_buffer("keys_I", keys_I if managed else None, persistent=False)
         self.uid_map = nn.Linear(uid_width, width, bias=False) if config.uid_width else None
         self.codebooks = Codebooks(CODEBOOK_TABLE, codes_per_level, width, config.codebook_std, device)
         self.ran = Ran(len(codes_per_level), width, config.ran)
@@ -91,7 +101,8 @@ class IntRR(ItemRecommender):
 
         An item that is new has no UID row: whatever row is looked up counts as zero.
         """
-        rows_UD = look_up(self.uid, UID_TABLE, items_U)
+        ids_U = items_U if self.keys_I is None else self.keys_I[items_U]
+        rows_UD = look_up(self.uid, UID_TABLE, ids_U)
         if is_new_U is not None:
             rows_UD = rows_UD.masked_fill(is_new_U[:, None], 0)
         return self.guide(rows_UD, content_UV)

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchrec import EmbeddingCollection
 
 from intrr_rec.data.batch import Batch, Layout
 from intrr_rec.models.cache import Cache, Prompts
@@ -23,10 +22,11 @@ class Recommender(nn.Module, ABC):
     """A sequential recommender over packed histories.
 
     Attributes:
-        uid: the collection of the table with a row an item, the one worth sharding; None where there is no such table.
+        uid: the collection of the table with a row an item, or of managed rows, the one worth sharding; None where there
+            is no such table.
     """
 
-    uid: EmbeddingCollection | None
+    uid: nn.Module | None
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -40,7 +40,7 @@ class ItemRecommender(Recommender):
         token_width: D of those tokens.
     """
 
-    uid: EmbeddingCollection
+    uid: nn.Module
     token_width: int
 
     @abstractmethod

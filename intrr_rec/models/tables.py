@@ -78,23 +78,26 @@ class InitialRows:
         return rows_RD.normal_(0, self.std, generator=torch.Generator().manual_seed(seed))
 
 
-def make_collection(name: str, rows: int, width: int, std: float, device: torch.device) -> EmbeddingCollection:
-    """A collection of one table, its rows as `InitialRows` has them; on the meta device, to be filled in its shards."""
+def make_collection(
+    name: str, rows: int, width: int, std: float, device: torch.device, start: type[InitialRows] = InitialRows
+) -> EmbeddingCollection:
+    """A collection of one table, its rows as `start` has them; on the meta device, to be filled in its shards."""
     config = EmbeddingConfig(
         name=name,
         num_embeddings=rows,
         embedding_dim=width,
         feature_names=[name],
-        init_fn=InitialRows(name, width, std),
+        init_fn=start(name, width, std),
     )
     return EmbeddingCollection(tables=[config], device=device)
 
 
 def look_up(collection: nn.Module, name: str, ids_U: Tensor) -> Tensor:
-    """Rows of the table times √D, `[U]` → `[U, D]`, in the order asked for; sharded or not."""
+    """Rows of the table times √D, `[U]` → `[U, D]`, in the order asked for; sharded or not, managed or not."""
     lengths = torch.ones(len(ids_U), dtype=torch.int32, device=ids_U.device)
     features = KeyedJaggedTensor(keys=[name], values=ids_U, lengths=lengths)
-    rows_UD = collection(features)[name].values()
+    found = collection(features)
+    rows_UD = (found[0] if isinstance(found, tuple) else found)[name].values()
     return rows_UD * rows_UD.shape[-1] ** 0.5
 
 

@@ -18,7 +18,6 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchrec import EmbeddingCollection
 from torchrec.distributed import DistributedModelParallel
-from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.optim import SGD, Adagrad, Adam, PartialRowWiseAdam, RowWiseAdagrad
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
@@ -30,6 +29,7 @@ from intrr_rec.models.tables import InitialRows
 from intrr_rec.parallel.average import WeightAverage
 from intrr_rec.parallel.held import HeldTables
 from intrr_rec.parallel.machines import Machines
+from intrr_rec.parallel.managed import sharders
 from intrr_rec.parallel.plan import Plan, make_plan
 from intrr_rec.parallel.topology import World
 
@@ -96,9 +96,7 @@ def parallelize(model: Recommender, world: World, recipe: Recipe, *, training: b
     initial = _take_initial_rows(model)
     _fuse_optimizers(model, plan, config.sharding.learning_rate)
     with _Unfilled():
-        module = DistributedModelParallel(
-            model, device=world.device, plan=plan.torchrec, sharders=[EmbeddingCollectionSharder()]
-        )
+        module = DistributedModelParallel(model, device=world.device, plan=plan.torchrec, sharders=sharders())
     _fill(module, initial)
     dense = KeyedOptimizerWrapper(
         dict(in_backward_optimizer_filter(module.named_parameters())),

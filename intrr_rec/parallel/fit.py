@@ -16,6 +16,7 @@ from torchrec import EmbeddingCollection
 from intrr_rec.config import Recipe
 from intrr_rec.models.recommender import ItemRecommender, Recommender
 from intrr_rec.parallel.machines import GB, Machines
+from intrr_rec.parallel.managed import managed_rows
 
 FLOAT = 4
 # A replicated or dense parameter: itself, Adam's two moments, the gradient, and once more the gradient: the dense backward
@@ -82,15 +83,24 @@ def other_bytes(
     """
     tables = {id(p) for m in model.modules() if isinstance(m, EmbeddingCollection) for p in m.parameters()}
     dense = [p for p in model.parameters() if id(p) not in tables]
+    managed = {id(b): b for rows in managed_rows(model) for b in rows.buffers()}
+    buffers = [b for b in model.buffers() if id(b) not in managed]
     moved = not allocated or machines.device == "cuda"
     parameters = _size(dense)
     found = {
         "dense parameters": parameters * (REPLICATED // FLOAT if training else 1) - (0 if moved else parameters),
-        "Semantic IDs and other buffers": _size(list(model.buffers())) if moved else 0,
+        "Semantic IDs and other buffers": _size(buffers) if moved else 0,
     }
+    if managed:
+        found["owners of managed rows"] = _size(list(managed.values())) // machines.ranks
     if training and recipe.train.ema_decay:
         found["average of the dense parameters"] = parameters
-    items = len(cast(Tensor, model.codes_IL)) if model.uid is None else model.uid.embedding_configs()[0].num_embeddings
+    codes_IL = getattr(model, "codes_IL", None)
+    items = (
+        len(codes_IL)
+        if codes_IL is not None
+        else cast(EmbeddingCollection, model.uid).embedding_configs()[0].num_embeddings
+    )
     found["prefix trie, in evaluation"] = TRIE * items
     if isinstance(model, ItemRecommender) and recipe.keeps_catalogue(items):
         own = math.ceil(items / machines.ranks)  # is made, then gathered with the others'

@@ -15,7 +15,6 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
 from torchrec import EmbeddingCollection
-from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import PlannerError
@@ -24,10 +23,12 @@ from torchrec.distributed.types import EnumerableShardingSpec, ParameterSharding
 from intrr_rec.config import Recipe, ShardingConfig
 from intrr_rec.config.sharding import Sharding
 from intrr_rec.errors import ConfigError
+from intrr_rec.models.managed import WAYS
 from intrr_rec.models.recommender import Recommender
 from intrr_rec.models.tables import UID_TABLE
 from intrr_rec.parallel.fit import USABLE, Bytes, largest_shard, other_bytes, shard_bytes
 from intrr_rec.parallel.machines import GB, Machines
+from intrr_rec.parallel.managed import managed_rows, sharders
 
 CPU_OPTIMIZERS = ("rowwise_adagrad", "adagrad")
 ROW_STATE = ("rowwise_adagrad", "rowwise_adam")
@@ -132,6 +133,12 @@ def make_plan(
     config = recipe.train.sharding
     if training:
         _require_kernels(config, machines)
+    for rows in managed_rows(model):
+        if rows.sets % machines.ranks:
+            raise ConfigError(
+                f"model.zch.rows={rows.rows}: its sets of {WAYS} rows do not divide among {machines.ranks} ranks; make it a "
+                f"multiple of {WAYS * machines.ranks}, e.g. {-(-rows.sets // machines.ranks) * machines.ranks * WAYS}"
+            )
     kernel = config.kernel if training else "fused"
     others = other_bytes(model, machines, recipe, training=training, allocated=group is not None)
     taken = sum(others.values(), Bytes(0))
@@ -156,9 +163,8 @@ def make_plan(
         storage_reservation=FixedPercentageStorageReservation(0.0),
         debug=False,
     )
-    sharders = [EmbeddingCollectionSharder()]
     try:
-        found = planner.collective_plan(model, sharders, group) if group else planner.plan(model, sharders)
+        found = planner.collective_plan(model, sharders(), group) if group else planner.plan(model, sharders())
     except PlannerError as error:
         raise ConfigError(f"train.sharding: the planner finds no place for the tables ({error})") from None
     shardings = {name: where for module in found.plan.values() for name, where in cast(dict, module).items()}

@@ -26,7 +26,9 @@ from intrr_rec.indexing.semantic_ids import SemanticIds
 from intrr_rec.models.intrr import IntRR
 from intrr_rec.models.losses import path_nll
 from intrr_rec.parallel.apply import Parallel
+from intrr_rec.parallel.checkpoint import load_checkpoint
 from intrr_rec.parallel.grown import UidRows, load_grown
+from intrr_rec.parallel.managed import managed_rows
 from intrr_rec.parallel.topology import World
 from intrr_rec.training.checkpoints import Checkpoints
 from intrr_rec.training.inputs import Inputs
@@ -73,14 +75,17 @@ class Start:
         """
 
         def load(path: Path) -> Path:
-            load_grown(path, parallel, world, self.place_I)
+            if managed_rows(parallel.module):  # rows are the items' own wherever these stand now
+                load_checkpoint(path, parallel, world, with_optimizer=True)
+            else:
+                load_grown(path, parallel, world, self.place_I)
             return path
 
         if Checkpoints(self.run, parallel, world).first_whole(load) is None:
             raise ArtefactError(f"{self.run}: has no checkpoint to start from")
         new_N = torch.nonzero(self.place_I < 0).squeeze(1)
         figures = {"known": float(len(self.place_I) - len(new_N)), "new": float(len(new_N))}
-        if parallel.model.uid is not None and len(new_N):
+        if parallel.model.uid is not None and len(new_N) and not managed_rows(parallel.module):
             figures |= _place_newcomers(new_N, inputs, parallel, world)
         if world.is_main:
             said = ", ".join(f"{name} {value:,.4g}" for name, value in figures.items())

@@ -26,6 +26,7 @@ from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.indexing.semantic_ids import SemanticIds
 from intrr_rec.models.flattened import Flattened
 from intrr_rec.models.intrr import IntRR
+from intrr_rec.models.managed import item_keys
 from intrr_rec.models.recommender import Recommender
 from intrr_rec.models.sasrec import SASRec
 from intrr_rec.models.tables import Codebooks
@@ -51,7 +52,8 @@ class Inputs:
         torch.manual_seed(self.recipe.train.seed)
         config, ids = self.recipe.model, self.semantic_ids
         content_width = None if self.content_IV is None else self.content_IV.shape[1]
-        model = make_model(config, ids.codes_IL, ids.codes_per_level, content_width, device)
+        keys_I = None if config.zch.rows is None else item_keys(ids.item_ids.to_pylist())
+        model = make_model(config, ids.codes_IL, ids.codes_per_level, content_width, device, keys_I)
         if config.codebook_init == "stage1":
             for module in model.modules():
                 if isinstance(module, Codebooks):
@@ -102,15 +104,20 @@ def make_model(
     codes_per_level: Sequence[int],
     content_width: int | None,
     device: torch.device,
+    keys_I: Tensor | None = None,
 ) -> Recommender:
-    """The model a recipe names, for a catalogue with these Semantic IDs; `device` is that of its tables."""
+    """The model a recipe names, for a catalogue with these Semantic IDs; `device` is that of its tables.
+
+    Args:
+        keys_I: the items' keys (`models/managed.py`), where `config.zch.rows`.
+    """
     if config.kind == "sasrec":
         return SASRec(config.sasrec, config.dense, len(codes_IL), config.window, config.uid_std, device)
     if config.kind == "flattened":
         return Flattened(config, codes_IL, codes_per_level, device)
     if config.kind == "tiger":
         return Tiger(config.tiger, config.codebook_std, codes_IL, codes_per_level, device)
-    return IntRR(config, codes_IL, codes_per_level, content_width, device)
+    return IntRR(config, codes_IL, codes_per_level, content_width, device, keys_I)
 
 
 def open_inputs(recipe: Recipe, dataset: Location, semantic_ids: Path, vectors: Path | None) -> Inputs:

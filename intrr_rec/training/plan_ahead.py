@@ -66,4 +66,5 @@ def meta_model(recipe: Recipe, items: int, content_width: int) -> Recommender:
     codes = [*recipe.index.sizes, recipe.index.dedup_codes]
     with META:
         codes_IL = torch.empty(items, len(codes), dtype=torch.int64)
-        return make_model(recipe.model, codes_IL, codes, content_width if recipe.model.content else None, META)
+        keys_I = torch.empty(items, dtype=torch.int64) if recipe.model.zch.rows else None
+        return make_model(recipe.model, codes_IL, codes, content_width if recipe.model.content else None, META, keys_I)

@@ -23,6 +23,7 @@ from intrr_rec.data.loader import Loader
 from intrr_rec.errors import ArtefactError, ConfigError, DataError, Stopped
 from intrr_rec.parallel.apply import META, Parallel, parallelize
 from intrr_rec.parallel.checkpoint import cannot_write
+from intrr_rec.parallel.managed import managed_figures
 from intrr_rec.parallel.topology import World, is_lost_rank, join_world
 from intrr_rec.storage import Location
 from intrr_rec.training.checkpoints import Checkpoints
@@ -181,6 +182,7 @@ class Run:
         figures = self._averaged(progress.mean_losses()) | {
             "users_per_second": len(self.loader.windows) / progress.seconds
         }
+        figures |= managed_figures(self.parallel.module, self.world)
         if self.figures:
             self._record("train", epoch, figures)
             log.info("epoch %d: loss %.4f, %.0f users/s", epoch, figures["loss"], figures["users_per_second"])

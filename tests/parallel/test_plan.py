@@ -5,12 +5,13 @@ import json
 import pytest
 import torch
 
-from intrr_rec.config import ModelConfig, Recipe, ShardingConfig, TopologyConfig, TrainConfig
+from intrr_rec.config import ModelConfig, Recipe, ShardingConfig, TopologyConfig, TrainConfig, load_recipe
 from intrr_rec.errors import ConfigError
 from intrr_rec.parallel.fit import PROCESS, USABLE
 from intrr_rec.parallel.machines import GB, Machines
 from intrr_rec.parallel.plan import make_plan
 from intrr_rec.training.inputs import make_model
+from intrr_rec.training.plan_ahead import meta_model
 
 MILLION = 10**6
 WIDTH = 128
@@ -99,6 +100,28 @@ def test_what_only_ranks_needs_rows_alone():
 def test_what_the_cpu_kernels_do_not_know_is_refused(sharding, message):
     with pytest.raises(ConfigError, match=message):
         plan(1000, machines(), **sharding)
+
+
+def managed(items, rows, on):
+    recipe = load_recipe(overrides=[f"model.zch.rows={rows}", "train.sharding.uid=row_wise"])
+    return make_plan(meta_model(recipe, items, 0), on, recipe, training=True, group=None)
+
+
+def test_managed_rows_cost_their_own_number_and_their_owners():
+    found = managed(MILLION, 64_000, machines(ranks=4))
+    assert (uid(found).rows, uid(found).sharding) == (64_000, "row_wise")
+    assert uid(found).memory.device == 16_000 * (4 * WIDTH + 4)
+    assert found.others["owners of managed rows"].device == pytest.approx(16_000 * 20, abs=3000)
+    keys, levels = 8, 4 * 2
+    assert found.others["Semantic IDs and other buffers"].device == pytest.approx(MILLION * (keys + levels), rel=1e-3)
+
+
+def test_managed_rows_divide_among_the_ranks_or_are_refused():
+    with pytest.raises(
+        ConfigError, match=r"rows=64000: its sets of 32 rows do not divide among 3 ranks; .* 96, e\.g\. 64032"
+    ):
+        managed(1000, 64_000, machines(ranks=3))
+    assert uid(managed(1000, 64_032, machines(ranks=3))).ranks == (0, 1, 2)
 
 
 def test_columns_that_do_not_divide_are_refused():
