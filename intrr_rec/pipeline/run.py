@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,9 @@ class _Session:
             fault = stage.fault()
             if fault is None:
                 log.info("%s: up to date, %s", stage.name, stage.place)
+                # Its job may have ended while nobody waited for it.
+                if status is not None and status.state == AppState.SUCCEEDED:
+                    self._link(stage)
                 return
             self._submit(stage, fault)
         self._wait(stage)
@@ -74,7 +78,9 @@ class _Session:
 
     def show(self) -> None:
         """One line a stage: what is there, and its newest job."""
-        table = Table("stage", "state", "job", "its state", "artefact", title=str(self.pipeline.work))
+        table = Table(title=str(self.pipeline.work))
+        for name in ("stage", "state", "job", "its state", "artefact"):
+            table.add_column(name, overflow="fold")
         current = True
         for stage in self.stages:
             status = self._status(stage)
@@ -87,7 +93,8 @@ class _Session:
             )
             job = self.jobs.get(stage.name, "–")
             table.add_row(stage.name, state, job, status.state.name if status else "–", str(stage.place))
-        Console(soft_wrap=True).print(table)
+        # In a file or a pipe nothing is broken over lines.
+        Console(width=None if sys.stdout.isatty() else 1000).print(table)
 
     def _submit(self, stage: Stage, fault: str) -> None:
         logs = self.pipeline.work / LOGS

@@ -17,7 +17,7 @@ FOLDER, CONFIG = "tracker", "tracker.conf"
 
 
 def link(work: Path, job: str, name: str, place: Path, content_hash: str, before: Sequence[str]) -> None:
-    """Record what a job made, and the jobs whose artefacts it read.
+    """Record what a job made, and the jobs whose artefacts it read, unless that is known already.
 
     Args:
         work: folder of the pipeline.
@@ -25,9 +25,11 @@ def link(work: Path, job: str, name: str, place: Path, content_hash: str, before
     (work / FOLDER).mkdir(exist_ok=True)
     write_text(work / CONFIG, f"protocol=file\nroot_path={work / FOLDER}\n")
     tracker = _tracker(work)
-    tracker.add_artifact(job, name, str(place), {"sha256": content_hash})
+    if name in tracker.artifacts(job):
+        return
     for source in before:
         tracker.add_source(job, source)
+    tracker.add_artifact(job, name, str(place), {"sha256": content_hash})
 
 
 def linked(work: Path, job: str) -> dict[str, tuple[str, str]]:

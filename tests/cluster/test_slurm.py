@@ -4,6 +4,7 @@ local ranks that nobody disturbed."""
 import json
 import os
 import re
+import shutil
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -86,15 +87,17 @@ def test_a_pipeline_preempted_in_training_ends_as_two_local_ranks_do(runner, slu
     # All is there, and nothing is made twice.
     assert faults(path) == dict.fromkeys(("prepare", "index", "train", "evaluate", "export"))
     jobs = json.loads((work / "jobs.json").read_text())
-    run_pipeline(path, show=False)
-    assert json.loads((work / "jobs.json").read_text()) == jobs
     assert set(jobs) == {"prepare", "index", "train", "export"}  # training leaves the test metrics
     made = {"prepare": "dataset", "index": "semantic_ids", "train": "run", "export": "bundle"}
-    assert {name: linked(work, job)[name][0] for name, job in jobs.items()} == {
-        name: str(work / folder) for name, folder in made.items()
-    }
+    places = {name: str(work / folder) for name, folder in made.items()}
+    assert {name: linked(work, job)[name][0] for name, job in jobs.items()} == places
+    # As if nobody had been waiting when the jobs ended: the next one to ask links them.
+    shutil.rmtree(work / "tracker")
+    run_pipeline(path, show=False)
+    assert json.loads((work / "jobs.json").read_text()) == jobs
+    assert {name: linked(work, job)[name][0] for name, job in jobs.items()} == places
     shown = CliRunner().invoke(app, ["pipeline", str(path), "--status"]).output
-    assert shown.count("done") == 5 and handle in shown
+    assert shown.count("done") == 5 and handle in shown and str(work / "semantic_ids") in shown
 
     # Another beam: evaluated again, not trained again.
     write(tmp_path, settings=[*SETTINGS, *WORDS, "evaluate.beam=10"], **place)
