@@ -134,3 +134,24 @@ def test_every_verb_explains_itself(run: Run, verb: str) -> None:
     code, out, _ = run(verb, "--help")
     assert code == 0
     assert f"intrr {verb}" in out
+
+
+@pytest.mark.slow
+def test_under_torchrun_the_mistake_is_what_the_log_ends_with() -> None:
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "1",
+        "-m",
+        "intrr_rec",
+    ]
+    words = ["--", "train", "--dataset", "d", "--semantic-ids", "i", "--out", "o", "trian.epochs=1"]
+    ended = subprocess.run([*launcher, *words], capture_output=True, text=True)
+    assert ended.returncode == 1
+    *_, last, frame = ended.stderr.splitlines()
+    assert set(frame) == {"="} and last.endswith("intrr: command line: unknown key 'trian'; did you mean 'train'?"), (
+        ended
+    )

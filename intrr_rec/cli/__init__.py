@@ -5,9 +5,11 @@ Heavy imports (torch, torchrec) happen inside the verbs, so that `intrr --help` 
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Annotated, Literal
@@ -353,6 +355,10 @@ def main() -> None:
 
 def _complain(message: str, code: int) -> int:
     print(f"intrr: {message}", file=sys.stderr)
+    if reply := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        # torchrun's report, the last thing in a job's log, then ends with this line, not with advice on tracebacks.
+        said = {"message": f"intrr: {message}", "extraInfo": {"timestamp": str(int(time.time()))}}
+        Path(reply).write_text(json.dumps({"message": said}))
     return code
 
 
