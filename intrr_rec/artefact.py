@@ -26,6 +26,7 @@ from intrr_rec.storage import Folder, Location, location
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+COMPLETE = "complete.json"  # of a checkpoint: the hashes of its files, written last
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,16 @@ def test_help_names_every_verb_without_heavy_imports() -> None:
     assert [verb for verb in VERBS if verb not in done.stdout] == []
 
 
+@pytest.mark.parametrize("words", [["runs"], ["pipeline", "absent.yaml", "--status"]])
+def test_what_only_looks_at_files_does_without_torch(words: list[str], tmp_path: Path) -> None:
+    program = (
+        f"import sys\nsys.argv = ['intrr', *{words!r}]\nfrom intrr_rec.cli import main\n"
+        "try:\n    main()\nfinally:\n    print('HEAVY', sorted({'torch', 'torchrec'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert "HEAVY []" in done.stdout, done
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_itself(run: Run, verb: str) -> None:
     code, out, _ = run(verb, "--help")

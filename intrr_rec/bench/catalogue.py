@@ -33,7 +33,7 @@ from intrr_rec.data.generator import World, generate_logs
 from intrr_rec.data.prepared import ITEMS, KIND, SEQUENCES, STATISTICS, USERS
 from intrr_rec.data.writing import write_rows, write_sequences
 from intrr_rec.indexing.build import build_semantic_ids
-from intrr_rec.training.run_dir import PLAN_FIGURES, RESULTS
+from intrr_rec.training.run_files import PLAN_FIGURES, RESULTS
 from intrr_rec.training.trainer import train
 
 EVENTS = 12  # of a user, on average

@@ -11,7 +11,7 @@ from typing import Any
 from intrr_rec.experiments.cells import FIGURES, Cell, Workplace
 from intrr_rec.experiments.grid import Grid, Variant
 from intrr_rec.reporting.runs import RunResults, Spread, read_run, summarize
-from intrr_rec.training.run_dir import METRICS
+from intrr_rec.training.run_files import METRICS
 
 
 @dataclass(frozen=True)

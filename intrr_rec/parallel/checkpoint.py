@@ -24,12 +24,12 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 from torch.futures import Future
 
-from intrr_rec.artefact import file_hash, swap_into_place, sync, write_json
+from intrr_rec.artefact import COMPLETE, file_hash, swap_into_place, sync, write_json
 from intrr_rec.errors import ArtefactError
 from intrr_rec.parallel.apply import Parallel
 from intrr_rec.parallel.topology import World
 
-STATE, COMPLETE = "state.json", "complete.json"
+STATE = "state.json"
 Tree = dict[str, Any]  # of such trees, and of tensors, sharded ones among them
 STRETCH = 8 << 20  # bytes of a tensor read at once
 

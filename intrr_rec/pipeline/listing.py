@@ -16,7 +16,7 @@ from torchx.runner import Runner, get_runner
 
 from intrr_rec.errors import ArtefactError
 from intrr_rec.reporting.runs import read_results
-from intrr_rec.training.run_dir import CONFIG, INPUTS, METRICS, RESULTS
+from intrr_rec.training.run_files import CONFIG, INPUTS, METRICS, RESULTS
 
 SELECTED, SHOWN = "recall@10", ("recall@10", "ndcg@10")
 

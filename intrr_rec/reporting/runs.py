@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.reporting.page import Quality, read_record, shell_word
-from intrr_rec.training.run_dir import INPUTS, RESULTS
+from intrr_rec.training.run_files import INPUTS, RESULTS
 
 MEND = "evaluate the run again to rewrite it"
 

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from intrr_rec import artefact
-from intrr_rec.artefact import Draft, file_hash
+from intrr_rec.artefact import COMPLETE, Draft, file_hash
 from intrr_rec.config import Recipe
 from intrr_rec.errors import ConfigError
 from intrr_rec.indexing.semantic_ids import SemanticIds
@@ -30,7 +30,6 @@ from intrr_rec.models.ran import Ran
 from intrr_rec.models.ran_steps import RanSteps
 from intrr_rec.models.rows import DTYPES, Rows, Width
 from intrr_rec.parallel.apply import META, parallelize
-from intrr_rec.parallel.checkpoint import COMPLETE
 from intrr_rec.parallel.topology import World, join_world
 from intrr_rec.serving.bundle import (
     GUIDANCE,
@@ -50,7 +49,7 @@ from intrr_rec.serving.items import item_table
 from intrr_rec.serving.tensor_file import TensorFile
 from intrr_rec.training.checkpoints import Checkpoints
 from intrr_rec.training.inputs import reopen_inputs
-from intrr_rec.training.run_dir import CHECKPOINTS
+from intrr_rec.training.run_files import CHECKPOINTS
 
 log = logging.getLogger(__name__)
 

@@ -27,10 +27,9 @@ from intrr_rec.parallel.checkpoint import (
     save_checkpoint,
 )
 from intrr_rec.parallel.topology import World
-from intrr_rec.training.run_dir import CHECKPOINTS
+from intrr_rec.training.run_files import BEST, CHECKPOINTS
 
 log = logging.getLogger(__name__)
-BEST = "best"
 T = TypeVar("T")
 
 

@@ -32,7 +32,7 @@ from intrr_rec.parallel.managed import managed_rows
 from intrr_rec.parallel.topology import World
 from intrr_rec.training.checkpoints import Checkpoints
 from intrr_rec.training.inputs import Inputs
-from intrr_rec.training.run_dir import CONFIG, INPUTS
+from intrr_rec.training.run_files import CONFIG, INPUTS
 
 log = logging.getLogger(__name__)
 CHUNK = 8_192

@@ -32,7 +32,7 @@ from intrr_rec.models.sasrec import SASRec
 from intrr_rec.models.tables import Codebooks
 from intrr_rec.models.tiger import Tiger
 from intrr_rec.storage import Location, location
-from intrr_rec.training.run_dir import CONFIG, INPUTS
+from intrr_rec.training.run_files import CONFIG, INPUTS
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from intrr_rec.errors import ArtefactError
 from intrr_rec.parallel.topology import World
 from intrr_rec.training.evaluator import Split, TargetRanks
 from intrr_rec.training.parts import write_parts
-from intrr_rec.training.run_dir import RANKS
+from intrr_rec.training.run_files import RANKS
 
 
 def write_ranks(run: Path, user_ids: pa.ChunkedArray, ranks: Mapping[Split, TargetRanks], world: World) -> None:

@@ -28,7 +28,7 @@ from intrr_rec.training.evaluator import Evaluator, Ranked, TargetRanks, most_po
 from intrr_rec.training.inputs import Inputs, reopen_inputs
 from intrr_rec.training.parts import write_parts
 from intrr_rec.training.ranks import write_ranks
-from intrr_rec.training.run_dir import INPUTS, INSPECTION, RECOMMENDATIONS, RESULTS
+from intrr_rec.training.run_files import INPUTS, INSPECTION, RECOMMENDATIONS, RESULTS
 from intrr_rec.training.slices import HISTORY_FROM, POPULARITY_FROM, SLICED_BY, as_slices, band_name, slice_sums
 
 TOP = 20

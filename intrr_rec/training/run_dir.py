@@ -1,11 +1,4 @@
-"""The run folder: settings, inputs, figures and results of one training run.
-
-config.yaml      the fully resolved recipe          metrics.jsonl   one object a line, a figure a key
-run.json         inputs and their hashes            tensorboard/    the same figures
-plan.txt, .json  the sharding plan and its cost     checkpoints/    the newest (step-00001234), and best
-results.json     metrics of the best checkpoint     inspection.json, recommendations/   what it recommends
-ranks/           each user's rank of the held-out item
-"""
+"""A run folder while a job trains in it: claimed, and its figures and plan written. What lies in it is told by `run_files`."""
 
 from __future__ import annotations
 
@@ -23,11 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from intrr_rec.artefact import write_json, write_text
 from intrr_rec.errors import ArtefactError
 from intrr_rec.parallel.topology import World
-
-CONFIG, INPUTS, METRICS = "config.yaml", "run.json", "metrics.jsonl"
-PLAN, PLAN_FIGURES = "plan.txt", "plan.json"
-RESULTS, INSPECTION = "results.json", "inspection.json"
-RECOMMENDATIONS, RANKS, CHECKPOINTS = "recommendations", "ranks", "checkpoints"
+from intrr_rec.training.run_files import METRICS, PLAN, PLAN_FIGURES
 
 
 @contextmanager

@@ -32,7 +32,8 @@ from intrr_rec.training.growth import Start
 from intrr_rec.training.inputs import Inputs, open_inputs, record_inputs
 from intrr_rec.training.progress import EpochProgress
 from intrr_rec.training.results import write_results
-from intrr_rec.training.run_dir import CHECKPOINTS, CONFIG, MetricsLog, claimed, write_plan
+from intrr_rec.training.run_dir import MetricsLog, claimed, write_plan
+from intrr_rec.training.run_files import CHECKPOINTS, CONFIG
 from intrr_rec.training.schedule import Schedule
 from intrr_rec.training.step import TrainingStep
 from intrr_rec.training.stopping import EXIT_CODES, StopSignals

@@ -19,9 +19,9 @@ from intrr_rec.parallel.checkpoint import checkpoint_tensors, save_checkpoint
 from intrr_rec.parallel.topology import join_world
 from intrr_rec.serving.catalogue import Catalogue
 from intrr_rec.serving.export import write_tables
-from intrr_rec.training.checkpoints import BEST, Checkpoints
+from intrr_rec.training.checkpoints import Checkpoints
 from intrr_rec.training.inputs import make_model
-from intrr_rec.training.run_dir import CHECKPOINTS
+from intrr_rec.training.run_files import BEST, CHECKPOINTS
 from tests import tiny
 
 WIDTH, CODES = 64, (128, 128, 128)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.distributed.checkpoint import filesystem, metadata
 
-from intrr_rec.artefact import file_hash, write_json
+from intrr_rec.artefact import COMPLETE, file_hash, write_json
 from intrr_rec.errors import ArtefactError
 from intrr_rec.parallel import checkpoint
-from intrr_rec.parallel.checkpoint import COMPLETE, checkpoint_tensors, load_checkpoint, save_checkpoint
+from intrr_rec.parallel.checkpoint import checkpoint_tensors, load_checkpoint, save_checkpoint
 from intrr_rec.parallel.topology import join_world
 from intrr_rec.training.inputs import open_inputs
 from intrr_rec.training.trainer import Run

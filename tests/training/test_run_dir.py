@@ -5,7 +5,8 @@ import math
 
 import pytest
 
-from intrr_rec.training.run_dir import METRICS, MetricsLog
+from intrr_rec.training.run_dir import MetricsLog
+from intrr_rec.training.run_files import METRICS
 
 
 def lines(run):

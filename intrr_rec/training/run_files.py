@@ -1,0 +1,16 @@
+"""The run folder: settings, inputs, figures and results of one training run.
+
+config.yaml      the fully resolved recipe          metrics.jsonl   one object a line, a figure a key
+run.json         inputs and their hashes            tensorboard/    the same figures
+plan.txt, .json  the sharding plan and its cost     checkpoints/    the newest (step-00001234), and best
+results.json     metrics of the best checkpoint     inspection.json, recommendations/   what it recommends
+ranks/           each user's rank of the held-out item
+"""
+
+from __future__ import annotations
+
+CONFIG, INPUTS, METRICS = "config.yaml", "run.json", "metrics.jsonl"
+PLAN, PLAN_FIGURES = "plan.txt", "plan.json"
+RESULTS, INSPECTION = "results.json", "inspection.json"
+RECOMMENDATIONS, RANKS, CHECKPOINTS = "recommendations", "ranks", "checkpoints"
+BEST = "best"  # among the checkpoints
