@@ -93,8 +93,10 @@ def test_a_damaged_file_is_found_by_whichever_rank_reads_it(line, whole, tmp_pat
 def test_a_second_job_on_the_same_folder_is_refused_and_harms_nothing(line, whole, tmp_path, size):
     first = Job(line, tmp_path / "run", WORDS, size, Slowly())
     first.wait_for_step(2)
+    first.signal(signal.SIGSTOP, *range(size))  # so that it is still training, however long the second takes to begin
     second = Job(line, tmp_path / "run", WORDS, size)
     assert second.codes() == [2] * size
+    first.signal(signal.SIGCONT, *range(size))
     assert all("run: another job is training there; wait" in second.said(rank)[0] for rank in range(size))
     assert first.codes() == [0] * size
     assert story(tmp_path / "run") == whole(size)
