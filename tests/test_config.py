@@ -117,8 +117,10 @@ def test_a_malformed_override_is_refused(override: str, says: str) -> None:
 def test_managed_rows_are_refused_where_they_cannot_be(word: str) -> None:
     words = ["model.zch.rows=64", "train.sharding.uid=row_wise"]
     assert load_recipe(overrides=words).model.zch.rows == 64
-    with pytest.raises(ConfigError, match=r"managed rows need|multiple of 32"):
+    with pytest.raises(ConfigError, match=r"managed rows need|multiple of 32") as caught:
         load_recipe(overrides=[*words, word])
+    assert str(caught.value).startswith(("command line: model.zch.rows: ", "command line: 'model.zch.rows': "))
+    assert "{" not in str(caught.value)
 
 
 @pytest.mark.parametrize("codes", ["abc", "1", "3.5", "true", "[]", "[4, 1, 8]", "[4, 4]", "[4, 4, 4, 4]", "{4: 5}"])

@@ -179,6 +179,8 @@ def _explain(item: Any, source: str) -> str:
     if item["type"] == "extra_forbidden":
         return f"{source}: unknown key '{key}'{_nearest(location)}"
     message = item["msg"].removeprefix("Value error, ")
+    if isinstance(item["input"], dict):  # of several settings together: the message names them
+        return f"{source}: '{key}': {message}" if key else f"{source}: {message}"
     return f"{source}: '{key}': {message} (given: {item['input']!r})"
 
 
