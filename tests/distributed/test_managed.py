@@ -12,7 +12,10 @@ from intrr_rec.config import IndexConfig, PrepareConfig
 from intrr_rec.data.ingest import prepare_dataset
 from intrr_rec.errors import ArtefactError
 from intrr_rec.indexing.extend import extend_semantic_ids
-from intrr_rec.training.trainer import train
+from intrr_rec.models.managed import ManagedRows
+from intrr_rec.parallel.topology import join_world
+from intrr_rec.training.inputs import open_inputs
+from intrr_rec.training.trainer import Run, train
 from tests import tiny
 from tests.distributed.launch import train_all
 from tests.distributed.test_resharding import differing, go_on, go_on_with
@@ -85,6 +88,33 @@ def test_a_checkpoint_goes_on_with_another_number_of_ranks(line, tmp_path, size)
     for name, value in trained.items():
         torch.testing.assert_close(value, trained_by_one[name], rtol=1e-3, atol=1e-5, msg=name)
     assert any(name.endswith("uid._owner") for name in differing(trained, saved))
+
+
+@pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "adagrad"])
+def test_a_row_that_changes_hands_starts_at_zero_with_its_optimizer_state(line, tmp_path, optimizer):
+    recipe = tiny.recipe(*WORDS, f"train.sharding.optimizer={optimizer}")
+    with join_world() as world:
+        run = Run(open_inputs(recipe, **line.inputs()), tmp_path / "run", world)
+        model = run.parallel.model.train()
+        weight, state = (
+            next(value for name, value in tensors.items() if name.endswith("embeddings.uid.weight"))
+            for tensors in (run.parallel.module.state_dict(), run.parallel.optimizer.state_dict()["state"])
+        )
+        (moment,) = (value for value in state.values() if hasattr(value, "local_shards"))
+        parts = [value.local_shards()[0].tensor.detach().fill_(1.0) for value in (weight, moment)]
+        with torch.no_grad():
+            first = model.guidance(torch.arange(0, 100), None)
+            rows = next(each for each in model.modules() if isinstance(each, ManagedRows))
+            before = rows._owner.clone()
+            second = model.guidance(torch.arange(100, 200), None)
+        owned = (before >= 0) & (rows._owner >= 0)
+        changed = owned & (before != rows._owner)
+        assert int(changed.sum()) > 20 and int((owned & ~changed).sum()) > 20
+        assert (first == first[0, 0]).all() and (second == 0).all(1).sum() == changed.sum()
+        for value in parts:
+            assert (value[changed] == 0).all() and (value[~changed] == 1).all()
+        if run.figures:
+            run.figures.close()
 
 
 def test_a_grown_catalogue_needs_no_more_rows(line, tmp_path):
