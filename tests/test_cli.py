@@ -118,6 +118,19 @@ def test_an_interrupt_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
     assert err.count("\n") == 1 and "interrupted" in err
 
 
+def test_ctrl_c_within_a_query_of_duckdb_is_one_line() -> None:
+    program = (
+        "import os, signal, sys, threading, duckdb\nfrom intrr_rec import cli, doctor\n"
+        "def diagnose():\n"
+        "    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "    duckdb.sql('select sum(a.range % (b.range + 1)) from range(1000000) a, range(1000000) b').fetchall()\n"
+        "doctor.diagnose = diagnose\nsys.argv = ['intrr', 'doctor']\ncli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr.count("\n")) == (130, 1), done.stderr
+    assert "interrupted; nothing half-written" in done.stderr
+
+
 def test_help_names_every_verb_without_heavy_imports() -> None:
     program = (
         "import sys\nsys.argv = ['intrr', '--help']\nfrom intrr_rec.cli import main\n"

@@ -348,6 +348,10 @@ def main() -> None:
         sys.exit(stop.exit_code)
     except typer.TyperException as error:
         sys.exit(_complain(error.format_message(), 2))
+    except RuntimeError as error:
+        if str(error) != "Query interrupted":  # what DuckDB makes of Ctrl-C while a query runs
+            raise
+        code = 130
     if code == 130:
         _complain("interrupted; nothing half-written was left behind", code)
     sys.exit(code)
