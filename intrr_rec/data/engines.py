@@ -105,6 +105,7 @@ class DuckDBEngine(Engine):
     def __init__(self, con: duckdb.DuckDBPyConnection) -> None:
         super().__init__()
         self.con = con
+        self._reading: pa.RecordBatchReader | None = None
         # Every order that matters is asked for; what came first in a table is not kept for its own sake.
         con.execute("SET preserve_insertion_order = false")
 
@@ -114,10 +115,13 @@ class DuckDBEngine(Engine):
 
     def batches(self, frame: nw.LazyFrame[Any], rows: int) -> Iterator[pa.RecordBatch]:
         """Streamed from an external sort."""
-        yield from frame.to_native().to_arrow_reader(rows)
+        self._reading = frame.to_native().to_arrow_reader(rows)
+        yield from self._reading
 
     def close(self) -> None:
-        """Hand the connection back as it came."""
+        """Hand the connection back as it came, of a result too that nobody read to its end."""
+        if self._reading is not None:
+            self._reading.close()
         self.con.execute("SET preserve_insertion_order = true")
 
     def _store(self, frame: nw.LazyFrame[Any], table: str) -> nw.LazyFrame[Any]:

@@ -6,9 +6,11 @@ import importlib.util
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -132,6 +134,19 @@ def test_spark_without_pyspark_names_the_mend(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(ConfigError, match=r"pyspark is not installed; .*requirements/spark\.txt"):
         prepare_dataset([log], None, tmp_path / "ds", PrepareConfig(k_core=1), EngineChoice("spark"))
     assert [path.name for path in tmp_path.iterdir()] == ["x.parquet"]
+
+
+def test_what_stops_a_stream_half_way_is_what_is_told(tmp_path: Path) -> None:
+    """A Ctrl-C or a full disk while rows are written, not that the connection is in use."""
+    with duckdb.connect() as con:
+        con.execute("CREATE TABLE events AS SELECT range AS item FROM range(500000)")
+        engine = EngineChoice().open(con, tmp_path)
+        stream = engine.batches(engine.events().sort("item"), 1000)
+        with pytest.raises(KeyboardInterrupt), closing(engine):
+            assert 0 < len(next(stream)) < 500_000
+            raise KeyboardInterrupt
+        assert con.execute("SELECT count(*) FROM events").fetchone() == (500_000,)
+        assert con.execute("SELECT current_setting('preserve_insertion_order')").fetchone() == (True,)
 
 
 @pytest.mark.slow
