@@ -58,13 +58,17 @@ def _run(cells: list[Cell], place: Workplace) -> int:
 
     outcomes = run_cells(cells, place)
     if _is_main():
-        _print([(o.cell.full_name, o.what, o.why) for o in outcomes], ("cell", "outcome", "why"), Console(stderr=True))
+        _print(
+            [(o.cell.full_name, o.what, o.why) for o in outcomes],
+            ("cell", "outcome", "why"),
+            Console(stderr=True, markup=False),
+        )
     return sum(outcome.what == "failed" for outcome in outcomes)
 
 
 def _show(cells: list[Cell], place: Workplace) -> None:
     rows = [(cell.full_name, cell.label, cell.problem or place.state(cell)) for cell in cells]
-    _print(rows, ("cell", "row", "state"), Console())
+    _print(rows, ("cell", "row", "state"), Console(markup=False))
 
 
 def _print(rows: Sequence[tuple[str, ...]], columns: tuple[str, ...], console: Console) -> None:

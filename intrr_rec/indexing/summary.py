@@ -24,7 +24,7 @@ def show_quality(quality: Mapping[str, Any], out: Path) -> None:
             f"{level['gini']:.3f}",
             f"{level['relative_error']:.3f}",
         )
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     console.print(table)
     console.print(f"near neighbours share a prefix: {_levels(quality['neighbour_purity'])}")
     if quality["category_purity"]:
@@ -45,8 +45,8 @@ def _levels(purity: Sequence[Mapping[str, float]]) -> str:
 def show_growth(version: int, drift: Mapping[str, Any], retired: int) -> None:
     """Print what an extension did, and whether a re-index is due, on standard error."""
     newcomers = drift["groups"]["newcomers"]
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"version {version}: {newcomers['items'] if newcomers else 0:,} new items, {retired:,} retired in all"
     )
-    console.print(drift["verdict"], style="bold yellow" if drift["due"] else None, markup=False)
+    console.print(drift["verdict"], style="bold yellow" if drift["due"] else None)

@@ -62,7 +62,7 @@ def list_runs(folders: Sequence[Path], *, ask: bool) -> None:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.changed))
         table.add_row(str(run.path), run.state, f"{run.epoch:g}", *figures, run.job or "–", when)
     # In a file or a pipe nothing is broken over lines.
-    Console(width=None if sys.stdout.isatty() else 1000).print(table)
+    Console(width=None if sys.stdout.isatty() else 1000, markup=False).print(table)
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:

@@ -94,7 +94,7 @@ class _Session:
             job = self.jobs.get(stage.name, "–")
             table.add_row(stage.name, state, job, status.state.name if status else "–", str(stage.place))
         # In a file or a pipe nothing is broken over lines.
-        Console(width=None if sys.stdout.isatty() else 1000).print(table)
+        Console(width=None if sys.stdout.isatty() else 1000, markup=False).print(table)
 
     def _submit(self, stage: Stage, fault: str) -> None:
         logs = self.pipeline.work / LOGS

@@ -72,7 +72,7 @@ def compare_runs(runs: Sequence[Path], against: Sequence[Path], seed: int, out: 
         table.add_row(name, str(spreads["a"][name]), str(spreads["b"][name]), *shown)
     over_seeds = "; ± is the deviation over seeds" if max(map(len, sides.values())) > 1 else ""
     table.caption = f"{len(users):,} users, {RESAMPLES:,} resamples of them{over_seeds}"
-    Console().print(table)
+    Console(markup=False).print(table)
     return comparison
 
 

@@ -33,9 +33,10 @@ def validate(name: str, interactions: Sequence[Path], items: Path | None, config
         DataError: an error was found.
     """
     found = examine(name, interactions, items, config)
-    show(found, Console())
+    console = Console(markup=False)
+    show(found, console)
     write_text(out, page(found))
-    Console().print(f"[dim]with plots: {out}[/dim]")
+    console.print(f"with plots: {out}", style="dim")
     if errors := found.of("error"):
         first = errors[0]
         more = f", and {len(errors) - 1} more" if len(errors) > 1 else ""

@@ -45,7 +45,7 @@ def report_bundle(run: Path, bundle: Path, out: Path) -> dict[str, dict[str, flo
         table.add_row(name, *(f"{metrics[key]:.4f}" for key in SHOWN))
     changes = (f"{measured[key] / model[key] - 1:+.2%}" if model[key] else "-" for key in SHOWN)
     table.add_row("change", *changes)
-    Console(stderr=True).print(table)
+    Console(stderr=True, markup=False).print(table)
     return figures
 
 

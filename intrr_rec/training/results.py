@@ -108,7 +108,7 @@ def _show(results: dict[str, Any]) -> None:
     for name, value in results["test"].items():
         ratio = f"{value / baseline[name]:.1f}x" if baseline[name] else "-"
         table.add_row(name, f"{value:.4f}", f"{results['valid'][name]:.4f}", f"{baseline[name]:.4f}", ratio)
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     console.print(table)
     for kind, bands in results["slices"].items():
         table = Table(SLICED_BY[kind], "users", "share", *SHOWN)
