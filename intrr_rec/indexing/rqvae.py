@@ -101,24 +101,24 @@ class RqVae(nn.Module):
             generator=generator,
             report=epoch_reporter(self.NAME, epochs, on_progress),
         )
-        self.eval()
+        # Assignment runs where vectors are read, as it does after `load_state`: an extension finds the codes of the build.
+        self.cpu().eval()
         self.relative_error = relative_error(self, source)
 
     @torch.no_grad()
     def assign(self, x_ID: Tensor) -> tuple[Tensor, Tensor]:
         """Nearest codewords in the latent: int64 `codes_IL` and `distances_I` of the decoder's output."""
         z_IZ = self._encode(x_ID)
-        codes_IL = torch.empty(len(x_ID), 0, dtype=torch.int64, device=z_IZ.device)
+        codes_IL = torch.empty(len(x_ID), 0, dtype=torch.int64)
         for table_KZ in self.tables.tables:
             input_IZ = self.tables.level_input(z_IZ, codes_IL)
             codes_IL = torch.cat([codes_IL, assign(input_IZ, table_KZ)[0].unsqueeze(1)], 1)
-        codes_IL = codes_IL.to(x_ID.device)
         return codes_IL, self._distance(x_ID, codes_IL)
 
     @torch.no_grad()
     def level_input(self, x_ID: Tensor, codes_Il: Tensor) -> Tensor:
         """`[I, Z_l]` that level l is given once the levels before it chose `codes_Il`."""
-        return self.tables.level_input(self._encode(x_ID), codes_Il.to(self._device)).to(x_ID.device)
+        return self.tables.level_input(self._encode(x_ID), codes_Il)
 
     @torch.no_grad()
     def distances(self, x_ID: Tensor, codes_IL: Tensor) -> Tensor:
@@ -144,13 +144,13 @@ class RqVae(nn.Module):
         return self.tables.scale_L.device
 
     def _encode(self, x_ID: Tensor) -> Tensor:
-        return torch.cat([self.autoencoder.encode(x_BD.to(self._device)) for x_BD in x_ID.split(ROWS)])
+        return torch.cat([self.autoencoder.encode(x_BD) for x_BD in x_ID.split(ROWS)])
 
     def _distance(self, x_ID: Tensor, codes_Il: Tensor) -> Tensor:
         parts = []
         for x_BD, codes_Bl in zip(x_ID.split(ROWS), codes_Il.split(ROWS), strict=True):
-            rebuilt_BD = self.autoencoder.decode(self.tables.rebuild(codes_Bl.to(self._device)))
-            parts.append((normalize(x_BD, dim=1) - rebuilt_BD.to(x_BD.device)).square().sum(1))
+            rebuilt_BD = self.autoencoder.decode(self.tables.rebuild(codes_Bl))
+            parts.append((normalize(x_BD, dim=1) - rebuilt_BD).square().sum(1))
         return torch.cat(parts)
 
     def _loss(self, ids_B: Tensor, x_BD: Tensor, quantized: Quantized) -> tuple[Tensor, Tensor]:
