@@ -10,7 +10,7 @@ from intrr_rec.experiments.cells import Cell, Workplace, expand, select
 from intrr_rec.experiments.grid import SHIPPED, load_grid
 from tests.experiments.mini import GRID, lay_out, write
 
-TABLES = {"table1": 48, "table2": 4, "table3": 3, "table4": 5, "lambda": 8, "beyond": 9}
+TABLES = {"table1": 48, "table2": 4, "table3": 3, "table4": 5, "lambda": 8, "beyond": 9, "sports": 10}
 
 
 def cells_of(name: str, seeds=()) -> list[Cell]:
@@ -105,7 +105,7 @@ def test_a_wrong_grid_is_refused_in_one_line(tmp_path, changes, says):
 
 
 def test_a_grid_that_is_not_there_names_those_that_are():
-    with pytest.raises(ConfigError, match="give one of beyond, lambda, table1, table2"):
+    with pytest.raises(ConfigError, match="give one of beyond, lambda, sports, table1, table2"):
         load_grid("table9")
 
 
