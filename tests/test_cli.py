@@ -1,5 +1,6 @@
 """The door: a user's mistake is one line on stderr and exit code 2, and --help costs no heavy import."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -130,6 +131,21 @@ def test_ctrl_c_within_a_query_of_duckdb_is_one_line() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr.count("\n")) == (130, 1), done.stderr
+    assert "interrupted; nothing half-written" in done.stderr
+
+
+@pytest.mark.parametrize(("place", "out"), [("doctor", "whole\n"), ("cli", "")])
+def test_ctrl_c_within_an_import(tmp_path: Path, place: str, out: str) -> None:
+    """In the midst of the work it waits for the end of the import, before the work it ends at once."""
+    (tmp_path / "slow.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nprint('whole')\n")
+    program = (
+        "import sys, time\nfrom intrr_rec import __main__, cli, doctor\n"
+        f"code = compile('import slow; time.sleep(30)', {place}.__file__, 'exec')\n"
+        "doctor.diagnose = lambda: exec(code)\nsys.argv = ['intrr', 'doctor']\n__main__.main()"
+    )
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=env)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (130, out, 1), done.stderr
     assert "interrupted; nothing half-written" in done.stderr
 
 
