@@ -9,11 +9,12 @@ import threading
 from pathlib import Path
 from types import FrameType
 
+from intrr_rec.errors import INTERRUPTED
+
 HERE = Path(__file__).parent
 VERBS = (f"{HERE / 'cli'}{os.sep}", str(HERE / "__main__.py"))
 IMPORTING = "<frozen importlib._bootstrap>"
 AGAIN_AFTER = 0.05  # seconds
-INTERRUPTED = "intrr: interrupted; nothing half-written was left behind"
 
 
 def main() -> None:
@@ -25,7 +26,7 @@ def main() -> None:
 
         run()
     except KeyboardInterrupt:
-        print(INTERRUPTED, file=sys.stderr)
+        print(f"intrr: {INTERRUPTED}", file=sys.stderr)
         sys.exit(130)
 
 
@@ -39,7 +40,7 @@ def _interrupt(_number: int, frame: FrameType | None) -> None:
     if importer is None:
         raise KeyboardInterrupt
     if importer.f_code.co_filename.startswith(VERBS):  # a verb's own imports: it has begun nothing
-        print(INTERRUPTED, file=sys.stderr, flush=True)
+        print(f"intrr: {INTERRUPTED}", file=sys.stderr, flush=True)
         os._exit(130)
     threading.Timer(AGAIN_AFTER, os.kill, (os.getpid(), signal.SIGINT)).start()
 

@@ -6,6 +6,8 @@ prints that line and leaves with exit code 2; a traceback means a fault of ours.
 
 from __future__ import annotations
 
+INTERRUPTED = "interrupted; nothing half-written was left behind"  # what Ctrl-C ends with, and exit code 130
+
 
 class UserError(Exception):
     """A mistake in what the user gave us. The message is one line."""

@@ -37,7 +37,7 @@ from intrr_rec.cli.options import (
     recipe_of,
 )
 from intrr_rec.cli.serving import export, recommend, serve
-from intrr_rec.errors import ConfigError, Stopped, UserError
+from intrr_rec.errors import INTERRUPTED, ConfigError, Stopped, UserError
 from intrr_rec.storage import location
 
 app = typer.Typer(
@@ -353,7 +353,7 @@ def main() -> None:
             raise
         code = 130
     if code == 130:
-        _complain("interrupted; nothing half-written was left behind", code)
+        _complain(INTERRUPTED, code)
     sys.exit(code)
 
 
