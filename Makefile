@@ -65,7 +65,7 @@ check: $(READY)
 	$(BIN)/mypy
 
 bench-guard: $(READY)
-	$(BIN)/intrr bench guard
+	$(BIN)/python -m benchmarks.speed guard
 
 doctor: $(READY)
 	@$(BIN)/intrr doctor

@@ -21,7 +21,6 @@ VERBS = (
     "evaluate",
     "compare",
     "report",
-    "reproduce",
     "doctor",
 )
 Run = Callable[..., tuple[int, str, str]]

@@ -1,4 +1,4 @@
-"""Imports run downward only, and the lower floors know nothing of ranks."""
+"""Imports run downward only, and the lower layers know nothing of ranks."""
 
 import ast
 from pathlib import Path
@@ -8,27 +8,27 @@ import pytest
 import intrr_rec
 
 ROOT = Path(intrr_rec.__file__).parent
-FLOORS = [
+LAYERS = [
     {"errors"},
-    {"storage"},
-    {"artefact"},
-    {"jobs"},
+    {"io"},
     {"config"},
     {"data"},
+    {"vectors"},
     {"models"},
-    {"decoding", "parallel"},
-    {"indexing"},
+    {"distributed"},
+    {"semantic_ids"},
+    {"decoding"},
+    {"runs"},
+    {"evaluation"},
     {"training"},
     {"serving"},
     {"reporting"},
-    {"bench"},
-    {"experiments"},
     {"pipeline"},
     {"doctor"},
     {"cli"},
     {"__main__"},
 ]
-FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+LAYER_OF = {package: layer for layer, packages in enumerate(LAYERS) for package in packages}
 RANK_FREE = ("data", "models", "decoding")
 RANKS = ("torch.distributed", "torchrec.distributed")
 FILES = sorted(ROOT.rglob("*.py"))
@@ -53,14 +53,14 @@ def attributes(source: str) -> set[str]:
 
 
 def upward(source: str, module: str) -> list[str]:
-    """Imports of `module` (dotted, in intrr_rec) that do not go to a lower floor or stay in its own room."""
-    room = module.split(".")[1]
+    """Imports of `module` (dotted, in intrr_rec) that do not go to a lower layer or stay in its own package."""
+    package = module.split(".")[1]
     wrong = []
     for name in sorted(imported(source, module)):
         parts = name.split(".")
-        if parts[0] != "intrr_rec" or len(parts) == 1 or parts[1] in (room, "__version__"):
+        if parts[0] != "intrr_rec" or len(parts) == 1 or parts[1] in (package, "__version__"):
             continue
-        if FLOOR_OF[parts[1]] >= FLOOR_OF[room]:
+        if LAYER_OF[parts[1]] >= LAYER_OF[package]:
             wrong.append(name)
     return wrong
 
@@ -69,9 +69,9 @@ def dotted(path: Path) -> str:
     return ".".join(["intrr_rec", *path.relative_to(ROOT).with_suffix("").parts])
 
 
-def test_every_room_has_a_floor() -> None:
-    rooms = {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in FILES} - {"__init__"}
-    assert rooms <= set(FLOOR_OF), "give the new room a floor in this file and in docs/architecture.md"
+def test_every_package_has_a_layer() -> None:
+    packages = {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in FILES} - {"__init__"}
+    assert packages <= set(LAYER_OF), "give the new package a layer in this file and in docs/architecture.md"
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p != ROOT / "__init__.py"], ids=dotted)
@@ -80,7 +80,7 @@ def test_imports_run_downward(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.relative_to(ROOT).parts[0] in RANK_FREE], ids=dotted)
-def test_lower_rooms_know_nothing_of_ranks(path: Path) -> None:
+def test_lower_packages_know_nothing_of_ranks(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
     used = imported(source, dotted(path)) | attributes(source)
     assert [name for name in sorted(used) if f"{name}.".startswith(tuple(f"{rank}." for rank in RANKS))] == []
@@ -89,9 +89,13 @@ def test_lower_rooms_know_nothing_of_ranks(path: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "source", "expected"),
     [
-        ("intrr_rec.data.loader", "from intrr_rec.models.hstu import Hstu", ["intrr_rec.models.hstu.Hstu"]),
-        ("intrr_rec.data.loader", "def f():\n    import intrr_rec.training", ["intrr_rec.training"]),
-        ("intrr_rec.parallel.plan", "from intrr_rec import decoding", ["intrr_rec.decoding"]),
+        (
+            "intrr_rec.data.loading.loader",
+            "from intrr_rec.models.backbones.hstu import Hstu",
+            ["intrr_rec.models.backbones.hstu.Hstu"],
+        ),
+        ("intrr_rec.data.loading.loader", "def f():\n    import intrr_rec.training", ["intrr_rec.training"]),
+        ("intrr_rec.distributed.planner.plan", "from intrr_rec import decoding", ["intrr_rec.decoding"]),
         ("intrr_rec.models.intrr", "from ..cli import app", ["intrr_rec.cli.app"]),
         ("intrr_rec.models.intrr", "from intrr_rec.models import ran\nfrom intrr_rec.data import batch", []),
     ],

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from intrr_rec.config import IndexConfig, PrepareConfig, Recipe, load_recipe
-from intrr_rec.data.ingest import prepare_dataset
-from intrr_rec.indexing.build import build_semantic_ids
+from intrr_rec.data.prepare.prepare import prepare_dataset
+from intrr_rec.semantic_ids.build import build_semantic_ids
 
 N_ITEMS = 30
 INDEX = IndexConfig(levels=2, codes=5, dedup_codes=8, iterations=5)

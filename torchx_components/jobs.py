@@ -190,46 +190,6 @@ def evaluate(
     return job.ranks(j, 0, rdzv_port)
 
 
-def reproduce(
-    *,
-    grid: str,
-    data: str,
-    work: str,
-    docs: str,
-    only: list[str] | None = None,
-    seeds: str | None = None,
-    j: str = "1x1",
-    h: str = "cpu_small",
-    image: str = IMAGE,
-    env: dict[str, str] | None = None,
-    mounts: list[str] | None = None,
-    metadata: dict[str, str] | None = None,
-    max_retries: int = 3,
-    rdzv_port: int = PORT,
-) -> specs.AppDef:
-    """A table of the paper, cell by cell; started again, it skips what is finished and resumes what is not.
-
-    Args:
-        grid: table1 … table4, lambda, or a grid file (YAML)
-        data: folder of the raw files
-        work: folder of all that is made, on storage that all nodes share
-        docs: folder of the pages
-        only: cells, with commas between them
-        seeds: such as 0,1,2; instead of the grid's
-        j: NODESxRANKS, ranks of each node, which run each cell together
-        h: named resource of a node
-        image: container image, where the scheduler runs containers
-        env: environment variables, as A=1,B=2
-        mounts: as type=bind,src=/host,dst=/job; or type=volume or device
-        metadata: of the job, as key=value
-        max_retries: times the scheduler starts the job again after a failure
-        rdzv_port: port of the first node where ranks of several nodes meet
-    """
-    words = [grid, *given(data=data, work=work, docs=docs, seeds=seeds)]
-    words += [word for cell in only or [] for word in ("--only", cell)]
-    return Job("reproduce", words, h, image, env, mounts, metadata, max_retries).ranks(j, 0, rdzv_port)
-
-
 def export(
     *,
     run: str,

@@ -17,7 +17,6 @@ from typing import Annotated, Literal
 import typer
 
 from intrr_rec import __version__
-from intrr_rec.cli.bench import bench
 from intrr_rec.cli.cluster import pipeline, runs
 from intrr_rec.cli.options import (
     Config,
@@ -38,7 +37,7 @@ from intrr_rec.cli.options import (
 )
 from intrr_rec.cli.serving import export, recommend, serve
 from intrr_rec.errors import INTERRUPTED, ConfigError, Stopped, UserError
-from intrr_rec.storage import location
+from intrr_rec.io.storage import location
 
 app = typer.Typer(
     help="Generative recommendation with IntRR: raw logs → Semantic IDs → sharded training → trie-constrained decoding.",
@@ -47,7 +46,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-app.add_typer(bench, name="bench")
 app.command()(pipeline)
 app.command()(runs)
 
@@ -62,7 +60,7 @@ def generate(
     seed: int = 0,
 ) -> None:
     """Write a synthetic catalogue, its vectors and its logs: streamed, so any size up to 10⁸ items fits in memory."""
-    from intrr_rec.data.generator import generate_logs
+    from intrr_rec.data.synthetic.generator import generate_logs
 
     generate_logs(out, n_users=users, n_items=items, seed=seed, events_per_user=events_per_user, dimension=dimension)
 
@@ -73,8 +71,8 @@ def fetch(
     data: Data = Path("data"),
 ) -> None:
     """Bring the files a descriptor names: resumed, checked against their checksums, official formats made into tables."""
-    from intrr_rec.data.descriptors import load_descriptor
-    from intrr_rec.data.fetch import fetch as run
+    from intrr_rec.data.raw.descriptors import load_descriptor
+    from intrr_rec.data.raw.download import fetch as run
 
     for path in run(load_descriptor(descriptor), data):
         typer.echo(path)
@@ -97,8 +95,8 @@ def prepare(
 ) -> None:
     """Interaction logs → dataset artefact: validate, filter, stable time order, split, dense ids; on DuckDB or Spark."""
     from intrr_rec.cli.logs import given_logs
-    from intrr_rec.data.engines import EngineChoice
-    from intrr_rec.data.ingest import prepare_dataset
+    from intrr_rec.data.prepare.engines import EngineChoice
+    from intrr_rec.data.prepare.prepare import prepare_dataset
 
     logs = given_logs(words or (), interactions or (), items, data, config)
     choice = EngineChoice(engine, master, memory_gb)
@@ -139,8 +137,8 @@ def embed(
     storage: Annotated[Literal["float16", "float32"], typer.Option(help="Type of the vectors on disk.")] = "float16",
 ) -> None:
     """Item texts → vectors artefact, by a sentence encoder; goes on where a killed run of the same job stopped."""
-    from intrr_rec.indexing.embed import EmbedSettings, embed_dataset
-    from intrr_rec.indexing.encoder import DEFAULT_MODEL, SentenceEncoder
+    from intrr_rec.vectors.embed import EmbedSettings, embed_dataset
+    from intrr_rec.vectors.encoder import DEFAULT_MODEL, SentenceEncoder
 
     encoder = SentenceEncoder(model or DEFAULT_MODEL, precision)
     embed_dataset(dataset, out, encoder, EmbedSettings(text_column, batch, shard_rows, storage))
@@ -160,8 +158,8 @@ def concat_vectors(
     storage: Annotated[Literal["float16", "float32"], typer.Option(help="Type of the vectors on disk.")] = "float16",
 ) -> None:
     """Several vectors an item (text, image, behaviour) → one vectors artefact: each L2-normalised, weighed, concatenated."""
-    from intrr_rec.indexing.concat import concat_vectors as run
-    from intrr_rec.indexing.concat import parse_parts
+    from intrr_rec.vectors.concat import concat_vectors as run
+    from intrr_rec.vectors.concat import parse_parts
 
     run(dataset, out, parse_parts(vectors, weight or ()), storage)
 
@@ -181,11 +179,11 @@ def index(
     """Item vectors → semantic ids artefact: codebooks, de-duplication digit, prefix trie, quality figures (Stage 1)."""
     settings = recipe_of(config, overrides).index
     if extend:
-        from intrr_rec.indexing.extend import extend_semantic_ids
+        from intrr_rec.semantic_ids.extend import extend_semantic_ids
 
         extend_semantic_ids(extend, dataset, vectors, out, settings)
         return
-    from intrr_rec.indexing.build import build_semantic_ids
+    from intrr_rec.semantic_ids.build import build_semantic_ids
 
     build_semantic_ids(dataset, vectors, out, settings)
 
@@ -201,7 +199,7 @@ def inspect_ids(
     show: Annotated[int, typer.Option(min=0, help="Titles shown in one place.")] = 5,
 ) -> None:
     """Show the titles that share an item's prefixes, level by level, or those below a prefix."""
-    from intrr_rec.indexing.inspect import print_ids
+    from intrr_rec.semantic_ids.inspect import print_ids
 
     print_ids(semantic_ids, dataset, item=item, prefix=prefix, show=show)
 
@@ -238,7 +236,7 @@ def plan(
     overrides: Overrides = None,
 ) -> None:
     """Where the tables of a catalogue would lie on a cluster, and whether they fit: nothing is allocated or started."""
-    from intrr_rec.training.plan_ahead import plan_ahead
+    from intrr_rec.distributed.planner.dry_run import plan_ahead
 
     plan_ahead(
         recipe_of(config, overrides),
@@ -255,7 +253,7 @@ def plan(
 @app.command()
 def evaluate(run: RunDir, overrides: Overrides = None) -> None:
     """Rank the whole catalogue for every test user with the best checkpoint; write metrics and recommendations."""
-    from intrr_rec.training.results import evaluate_run
+    from intrr_rec.evaluation.results import evaluate_run
 
     evaluate_run(run, overrides or ())
 
@@ -293,31 +291,9 @@ def compare(
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
 ) -> None:
     """Compare test metrics of two runs, or two groups of seeds, by a paired bootstrap over users."""
-    from intrr_rec.reporting.compare import compare_runs
+    from intrr_rec.evaluation.compare import compare_runs
 
     compare_runs(run, against or (), seed, out)
-
-
-@app.command()
-def reproduce(
-    grid: Annotated[str, typer.Argument(metavar="GRID", help="table1 … table4, lambda, or a grid file (YAML).")],
-    only: Annotated[
-        list[str] | None, typer.Option("--only", help="Cells: a name, a part of names, or a glob; repeatable.")
-    ] = None,
-    data: Annotated[Path, typer.Option("--data", help="Folder of the raw files that datasets/*.yaml name.")] = Path(
-        "data"
-    ),
-    work: Annotated[Path, typer.Option("--work", help="Folder of all that is made.")] = Path("work"),
-    docs: Annotated[Path, typer.Option("--docs", help="Folder of the pages.")] = Path("docs/results"),
-    seeds: Annotated[str | None, typer.Option("--seeds", help="Such as 0,1,2; instead of the grid's.")] = None,
-    show: Annotated[bool, typer.Option("--list", help="Show the cells and how far they are; run nothing.")] = False,
-    write_only: Annotated[bool, typer.Option("--write-only", help="Write the page of what is there.")] = False,
-) -> None:
-    """Run a table of the paper, cell by cell, and write its page; finished cells are skipped, interrupted ones resumed."""
-    from intrr_rec.experiments.reproduce import Wish
-    from intrr_rec.experiments.reproduce import reproduce as run
-
-    raise typer.Exit(run(Wish(grid, tuple(only or ()), data, work, docs, seeds, show, write_only)))
 
 
 @app.command()
@@ -329,7 +305,12 @@ def doctor() -> None:
 
 
 def main() -> None:
-    """Run the command line; a UserError becomes one line on stderr and exit code 2, a Stopped one line and its own."""
+    """Run the command line `intrr`."""
+    run_app(app, "intrr")
+
+
+def run_app(verbs: typer.Typer, program: str) -> None:
+    """Run the verbs of `verbs`; a UserError becomes one line on stderr and exit code 2, a Stopped one line and its own."""
     logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("intrr_rec").setLevel(os.environ.get("INTRR_LOG", "INFO"))
     # torchrec and torch announce deprecations of their own doing on every start; none of them is the user's to mend.
@@ -339,7 +320,7 @@ def main() -> None:
         warnings.filterwarnings("ignore", category=category, module=r"torch")
     try:
         # Typer hands back the code of a typer.Exit, and 130 for an interrupt, instead of raising them.
-        code = app(prog_name="intrr", standalone_mode=False) or 0
+        code = verbs(prog_name=program, standalone_mode=False) or 0
     except UserError as error:
         sys.exit(_complain(str(error), error.exit_code))
     except Stopped as stop:
@@ -366,4 +347,4 @@ def _complain(message: str, code: int) -> int:
     return code
 
 
-__all__ = ["__version__", "app", "main"]
+__all__ = ["__version__", "app", "main", "run_app"]

@@ -37,7 +37,7 @@ def given_logs(
         raise ConfigError("give either one descriptor (datasets/*.yaml) or --interactions FILE")
     if interactions:
         return Logs(interactions[0].name, tuple(interactions), items, load_recipe(config, overrides).prepare)
-    from intrr_rec.data.descriptors import find_tables, load_descriptor
+    from intrr_rec.data.raw.descriptors import find_tables, load_descriptor
 
     path = Path(descriptors[0])
     descriptor = load_descriptor(path)

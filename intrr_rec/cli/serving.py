@@ -30,8 +30,8 @@ def export(
     ] = None,
 ) -> None:
     """The best checkpoint of a run → a bundle: all that recommending needs, and nothing that training does."""
-    from intrr_rec.serving.export import Grown, write_bundle
-    from intrr_rec.serving.report import report_bundle
+    from intrr_rec.serving.bundle.export import Grown, write_bundle
+    from intrr_rec.serving.bundle.report import report_bundle
 
     if (semantic_ids is None) != (dataset is None) or (report and dataset):
         raise ConfigError("export: --semantic-ids and --dataset go together, and without --report")
@@ -59,10 +59,10 @@ def recommend(
     overrides: Overrides = None,
 ) -> None:
     """Bundle and histories → Parquet of ranked items; sharded over ranks, goes on where it was killed."""
-    from intrr_rec.serving.batch import Wish, recommend_all
-    from intrr_rec.serving.bundle import Bundle, this_device
-    from intrr_rec.serving.histories import DatasetSource, EventSource
-    from intrr_rec.serving.wishes import read_filters
+    from intrr_rec.serving.batch.filter_options import read_filters
+    from intrr_rec.serving.batch.histories import DatasetSource, EventSource
+    from intrr_rec.serving.batch.recommend import Wish, recommend_all
+    from intrr_rec.serving.bundle.bundle import Bundle, this_device
 
     if (dataset is None) == (events is None):
         raise ConfigError("recommend: give either --dataset DIR or --events FILE")
@@ -87,6 +87,6 @@ def serve(
     overrides: Overrides = None,
 ) -> None:
     """Answer requests from a bundle, with a page to look at; SIGHUP reads the bundle anew, SIGTERM ends in good order."""
-    from intrr_rec.serving.server import serve as run
+    from intrr_rec.serving.http.server import serve as run
 
     run(bundle, host=host, port=port, settings=recipe_of(config, overrides).serve)

@@ -15,7 +15,6 @@ from typing import Any, get_args
 import yaml
 from pydantic import ValidationError, model_validator
 
-from intrr_rec.artefact import write_text
 from intrr_rec.config.indexing import IndexConfig
 from intrr_rec.config.model import ModelConfig
 from intrr_rec.config.preparation import PrepareConfig
@@ -23,6 +22,7 @@ from intrr_rec.config.section import Section
 from intrr_rec.config.serving import ServeConfig
 from intrr_rec.config.training import EvaluateConfig, TrainConfig
 from intrr_rec.errors import ConfigError
+from intrr_rec.io.artefact import write_text
 
 # Keys of run folders written earlier, and what they are now; so those folders still open.
 RENAMED = {

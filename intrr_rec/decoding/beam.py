@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from intrr_rec.decoding.allowed import Allowed
-from intrr_rec.decoding.trie import PrefixTrie
-from intrr_rec.models.ran_steps import Steps
+from intrr_rec.decoding.filters import Allowed
+from intrr_rec.models.ran_decoder import Steps
+from intrr_rec.semantic_ids.trie import PrefixTrie
 
 Normalize = Literal["trie", "global"]
 

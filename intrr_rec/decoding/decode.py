@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from intrr_rec.config import EvaluateConfig
-from intrr_rec.data.batch import Batch
-from intrr_rec.decoding.cached import cached_beam_search
+from intrr_rec.data.loading.batch import Batch
+from intrr_rec.decoding.beam_cached import cached_beam_search
 from intrr_rec.decoding.ranker import Ranker
-from intrr_rec.decoding.trie import PrefixTrie
+from intrr_rec.models.base import CodeRecommender, ItemRecommender, Recommender
+from intrr_rec.models.embeddings.item_embeddings import Rows
 from intrr_rec.models.intrr import IntRR
-from intrr_rec.models.ran_steps import RanSteps
-from intrr_rec.models.recommender import CodeRecommender, ItemRecommender, Recommender
-from intrr_rec.models.rows import Rows
+from intrr_rec.models.ran_decoder import RanSteps
 from intrr_rec.models.sasrec import SASRec
+from intrr_rec.semantic_ids.trie import PrefixTrie
 
 
 @singledispatch

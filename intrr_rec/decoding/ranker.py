@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from intrr_rec.config import EvaluateConfig
-from intrr_rec.data.batch import Batch
-from intrr_rec.decoding.allowed import Allowed
+from intrr_rec.data.loading.batch import Batch
 from intrr_rec.decoding.beam import beam_search
-from intrr_rec.decoding.trie import PrefixTrie
-from intrr_rec.models.dense import DenseHead
-from intrr_rec.models.ran_steps import Steps
-from intrr_rec.models.rows import Rows
+from intrr_rec.decoding.filters import Allowed
+from intrr_rec.models.dense_head import DenseHead
+from intrr_rec.models.embeddings.item_embeddings import Rows
+from intrr_rec.models.ran_decoder import Steps
+from intrr_rec.semantic_ids.trie import PrefixTrie
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from intrr_rec.config import ModelConfig
-from intrr_rec.data.batch import Batch
-from intrr_rec.models.backbone import make_backbone
-from intrr_rec.models.cache import Cache, Prompts
+from intrr_rec.data.loading.batch import Batch
+from intrr_rec.models.backbones.kv_cache import Cache, Prompts
+from intrr_rec.models.base import CodeRecommender
 from intrr_rec.models.dropout import dropout
 from intrr_rec.models.losses import level_nll
-from intrr_rec.models.recommender import CodeRecommender
+from intrr_rec.models.registry import make_backbone
 
 
 class Flattened(CodeRecommender):

@@ -18,15 +18,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from intrr_rec.config import ModelConfig
-from intrr_rec.data.batch import Batch, Layout
-from intrr_rec.models.backbone import make_backbone
-from intrr_rec.models.dense import DenseHead
+from intrr_rec.data.loading.batch import Batch, Layout
+from intrr_rec.models.base import ItemRecommender
+from intrr_rec.models.dense_head import DenseHead
 from intrr_rec.models.dropout import dropout
+from intrr_rec.models.embeddings.tables import (
+    CODEBOOK_TABLE,
+    ITEM_CODEBOOK_TABLE,
+    UID_TABLE,
+    Codebooks,
+    look_up,
+    make_collection,
+)
+from intrr_rec.models.embeddings.zch import make_managed_collection
 from intrr_rec.models.losses import level_nll, path_nll
-from intrr_rec.models.managed import make_managed_collection
 from intrr_rec.models.ran import Ran
-from intrr_rec.models.recommender import ItemRecommender
-from intrr_rec.models.tables import CODEBOOK_TABLE, ITEM_CODEBOOK_TABLE, UID_TABLE, Codebooks, look_up, make_collection
+from intrr_rec.models.registry import make_backbone
 
 
 @dataclass

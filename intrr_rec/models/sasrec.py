@@ -1,7 +1,7 @@
 """SASRec (Kang & McAuley 2018) trained by sampled softmax: the dense baseline to stand beside every table.
 
 A pre-norm causal Transformer over item embeddings with learned positions. Loss and ranking are the dense head's
-(`models/dense.py`), the very one of the `best` recipe: what differs between the two is Semantic IDs and content.
+(`models/dense_head.py`), the very one of the `best` recipe: what differs between the two is Semantic IDs and content.
 
 Shape suffixes: U items, T token slots, S scored slots, C blocks, N slots of a block, H heads, D width.
 """
@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from intrr_rec.config import DenseConfig, SasrecConfig
-from intrr_rec.data.batch import Batch, Layout
-from intrr_rec.models.dense import DenseHead
-from intrr_rec.models.recommender import ItemRecommender
-from intrr_rec.models.tables import UID_TABLE, look_up, make_collection
+from intrr_rec.data.loading.batch import Batch, Layout
+from intrr_rec.models.base import ItemRecommender
+from intrr_rec.models.dense_head import DenseHead
+from intrr_rec.models.embeddings.tables import UID_TABLE, look_up, make_collection
 
 
 class SASRec(ItemRecommender):

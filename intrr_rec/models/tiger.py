@@ -1,7 +1,7 @@
 """TIGER (Rajput et al. 2023): a T5 encoder reads the history's codes, a decoder spells the next item's.
 
 The encoder looks in both directions, so a pass serves one target only: each training position is a sample of its own
-(`data/windows.py`: `prefix_windows`). The decoder's L tokens are a start token and the target's codes before the last;
+(`data/loading/windows.py`: `prefix_windows`). The decoder's L tokens are a start token and the target's codes before the last;
 they look at one another causally and, by cross-attention without a bias, at the encoded history. Left out of the paper's
 model: the token of the hashed user id.
 
@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from intrr_rec.config import TigerConfig
-from intrr_rec.data.batch import Batch, Layout
-from intrr_rec.models.cache import Cache, KeysValues, LayerCache, Prompts, scores_with_bias
+from intrr_rec.data.loading.batch import Batch, Layout
+from intrr_rec.models.backbones.kv_cache import Cache, KeysValues, LayerCache, Prompts, scores_with_bias
+from intrr_rec.models.backbones.t5 import BUCKETS, T5Layer, distance_bucket, two_sided_bucket
+from intrr_rec.models.base import CodeRecommender
 from intrr_rec.models.dropout import dropout
 from intrr_rec.models.losses import level_nll
-from intrr_rec.models.recommender import CodeRecommender
-from intrr_rec.models.t5 import BUCKETS, T5Layer, distance_bucket, two_sided_bucket
 
 
 class DecoderLayer(nn.Module):

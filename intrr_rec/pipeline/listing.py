@@ -15,8 +15,8 @@ from rich.table import Table
 from torchx.runner import Runner, get_runner
 
 from intrr_rec.errors import ArtefactError
-from intrr_rec.reporting.runs import read_results
-from intrr_rec.training.run_files import CONFIG, INPUTS, METRICS, RESULTS
+from intrr_rec.runs.records import read_results
+from intrr_rec.runs.run_files import CONFIG, INPUTS, METRICS, RESULTS
 
 SELECTED, SHOWN = "recall@10", ("recall@10", "ndcg@10")
 

@@ -14,14 +14,14 @@ from typing import Any
 
 from torchx.specs import AppDef
 
-from intrr_rec import artefact
-from intrr_rec.artefact import COMPLETE, file_hash
 from intrr_rec.config import Recipe, Section, load_recipe, same_run
-from intrr_rec.data.schema import table_files
-from intrr_rec.data.vectors import vectors_hash
+from intrr_rec.data.raw.files import table_files
 from intrr_rec.errors import ArtefactError, ConfigError
+from intrr_rec.io import artefact
+from intrr_rec.io.artefact import COMPLETE, file_hash
 from intrr_rec.pipeline.description import Pipeline, StageName
-from intrr_rec.training.run_files import BEST, CHECKPOINTS, CONFIG, INPUTS, RESULTS
+from intrr_rec.runs.run_files import BEST, CHECKPOINTS, CONFIG, INPUTS, RESULTS
+from intrr_rec.vectors.table import vectors_hash
 from torchx_components import jobs
 from torchx_components.launch import IMAGE
 

@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from intrr_rec.artefact import write_text
-from intrr_rec.data.prepared import Dataset
-from intrr_rec.indexing.categories import read_categories
-from intrr_rec.indexing.inspect import open_pair
-from intrr_rec.indexing.semantic_ids import SemanticIds
-from intrr_rec.reporting.page import Figure, Quality, render, usage_figures
+from intrr_rec.data.dataset import Dataset
+from intrr_rec.io.artefact import write_text
+from intrr_rec.reporting.page import Figure, render, usage_figures
 from intrr_rec.reporting.plots import SERIES
 from intrr_rec.reporting.sunburst import Sector, draw, sectors
+from intrr_rec.semantic_ids.artefact import SemanticIds
+from intrr_rec.semantic_ids.inspect import open_pair
+from intrr_rec.semantic_ids.quality.categories import read_categories
+from intrr_rec.semantic_ids.quality.records import Quality
 
 _ZOOMED = 3
 _LISTED = 12

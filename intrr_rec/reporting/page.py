@@ -2,57 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from pydantic import BaseModel, ValidationError
 
-from intrr_rec.errors import ArtefactError
 from intrr_rec.reporting import plots
-
-
-class Level(BaseModel):
-    """How one residual level uses its codes; fields as in `indexing.quality.level_quality`."""
-
-    codes: int
-    used: int | None = None
-    dead: int | None = None
-    entropy_ratio: float | None = None
-    perplexity: float | None = None
-    gini: float | None = None
-    relative_error: float | None = None
-    counts: list[int] = []
-
-
-class Collisions(BaseModel):
-    """Items on one path before the de-duplication digit; fields as in `indexing.quality.collision_quality`."""
-
-    distinct_paths: int | None = None
-    distinct_rate: float | None = None
-    rate: float | None = None
-    largest: int | None = None
-    histogram: dict[int, int] = {}
-
-
-class Purity(BaseModel):
-    """A share of items or pairs that go together, and what chance alone would give."""
-
-    share: float
-    chance: float
-
-
-class Quality(BaseModel):
-    """quality.json of the semantic-ids artefact, as far as the page shows it."""
-
-    levels: list[Level] = []
-    collisions: Collisions = Collisions()
-    neighbour_purity: list[Purity] = []
-    category_purity: list[Purity] | None = None
+from intrr_rec.semantic_ids.quality.records import Quality
 
 
 @dataclass(frozen=True)
@@ -90,43 +48,6 @@ def usage_figures(quality: Quality | None) -> list[Figure]:
     if histogram := quality.collisions.histogram:
         figures.append(Figure(plots.collisions(histogram), "Paths by the number of items they hold"))
     return figures
-
-
-Record = TypeVar("Record", bound=BaseModel)
-
-
-def read_record(path: Path, kind: type[Record], mend: str) -> Record | None:
-    """A JSON file as `kind`; None where there is none. `mend` ends the line of an error."""
-    text = read_text(path)
-    if text is None:
-        return None
-    try:
-        return kind.model_validate(json.loads(text))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "top level"
-        raise ArtefactError(f"{path}: '{where}': {first['msg']}; {mend}") from None
-    except ValueError as error:
-        raise ArtefactError(f"{path}: is not JSON ({error}); {mend}") from None
-
-
-def read_text(path: Path) -> str | None:
-    """A text file; None where there is none.
-
-    Raises:
-        ArtefactError: it cannot be read.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArtefactError(f"{path}: cannot be read ({error}); mend or remove it") from None
-
-
-def shell_word(path: Path) -> str:
-    """The path as one word of a command to copy."""
-    return shlex.quote(str(path))
 
 
 def _number(value: float | None, digits: int = 4) -> str:

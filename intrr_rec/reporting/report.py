@@ -19,12 +19,13 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from intrr_rec.artefact import write_text
 from intrr_rec.errors import ArtefactError
+from intrr_rec.evaluation.slices import SLICED_BY, band_name
+from intrr_rec.io.artefact import write_text
+from intrr_rec.io.records import read_record, read_text, shell_word
 from intrr_rec.reporting import plots
-from intrr_rec.reporting.page import Figure, read_record, read_text, render, shell_word, usage_figures
-from intrr_rec.reporting.runs import MEND, Results, read_results
-from intrr_rec.training.slices import SLICED_BY, band_name
+from intrr_rec.reporting.page import Figure, render, usage_figures
+from intrr_rec.runs.records import MEND, Results, read_results
 
 _MAX_EXAMPLES = 12
 _MAX_SHARING = 6

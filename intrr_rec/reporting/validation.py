@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from intrr_rec.artefact import write_text
 from intrr_rec.config import PrepareConfig
-from intrr_rec.data.examine import examine
-from intrr_rec.data.findings import Examination, Extent, Severity
+from intrr_rec.data.validate.findings import Examination, Extent, Severity
+from intrr_rec.data.validate.validate import examine
 from intrr_rec.errors import DataError
+from intrr_rec.io.artefact import write_text
 from intrr_rec.reporting import plots
 from intrr_rec.reporting.page import Figure, render
 

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from intrr_rec.data.batch import Batch, Collator
-from intrr_rec.data.windows import Windows
-from intrr_rec.decoding.allowed import Allowed
+from intrr_rec.data.loading.batch import Batch, Collator
+from intrr_rec.data.loading.windows import Windows
 from intrr_rec.decoding.beam import beam_search
+from intrr_rec.decoding.filters import Allowed
 from intrr_rec.errors import ConfigError, DataError
-from intrr_rec.serving.bundle import Bundle
+from intrr_rec.serving.bundle.bundle import Bundle
 
 KEPT_MASKS = 16
 FEW_DENIED = 256

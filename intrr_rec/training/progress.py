@@ -14,7 +14,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from intrr_rec.parallel.topology import World
+from intrr_rec.distributed.world import World
 
 
 class EpochProgress:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from intrr_rec.config import TrainConfig
-from intrr_rec.data.batch import Batch
-from intrr_rec.indexing.encoder import computes_bf16
-from intrr_rec.parallel.apply import Parallel
-from intrr_rec.parallel.topology import World
+from intrr_rec.data.loading.batch import Batch
+from intrr_rec.distributed.parallelize import Parallel
+from intrr_rec.distributed.world import World
+from intrr_rec.vectors.encoder import computes_bf16
 
 log = logging.getLogger(__name__)
 

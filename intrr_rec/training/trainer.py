@@ -18,25 +18,25 @@ import torch
 from torch import Tensor
 
 from intrr_rec.config import Recipe, load_recipe, same_run, save_recipe
-from intrr_rec.data.batch import Batch
-from intrr_rec.data.loader import Loader
+from intrr_rec.data.loading.batch import Batch
+from intrr_rec.data.loading.loader import Loader
+from intrr_rec.distributed.checkpoint.storage import cannot_write
+from intrr_rec.distributed.parallelize import META, Parallel, parallelize
+from intrr_rec.distributed.world import World, is_lost_rank, join_world
+from intrr_rec.distributed.zch import managed_figures
 from intrr_rec.errors import ArtefactError, ConfigError, DataError, Stopped
-from intrr_rec.parallel.apply import META, Parallel, parallelize
-from intrr_rec.parallel.checkpoint import cannot_write
-from intrr_rec.parallel.managed import managed_figures
-from intrr_rec.parallel.topology import World, is_lost_rank, join_world
-from intrr_rec.storage import Location
-from intrr_rec.training.checkpoints import Checkpoints
-from intrr_rec.training.evaluator import Evaluator
-from intrr_rec.training.growth import Start
-from intrr_rec.training.inputs import Inputs, open_inputs, record_inputs
+from intrr_rec.evaluation.evaluator import Evaluator
+from intrr_rec.evaluation.results import write_results
+from intrr_rec.io.storage import Location
+from intrr_rec.runs.checkpoints import Checkpoints
+from intrr_rec.runs.folder import MetricsLog, claimed, write_plan
+from intrr_rec.runs.inputs import Inputs, open_inputs, record_inputs
+from intrr_rec.runs.run_files import CHECKPOINTS, CONFIG
 from intrr_rec.training.progress import EpochProgress
-from intrr_rec.training.results import write_results
-from intrr_rec.training.run_dir import MetricsLog, claimed, write_plan
-from intrr_rec.training.run_files import CHECKPOINTS, CONFIG
 from intrr_rec.training.schedule import Schedule
+from intrr_rec.training.signals import EXIT_CODES, StopSignals
 from intrr_rec.training.step import TrainingStep
-from intrr_rec.training.stopping import EXIT_CODES, StopSignals
+from intrr_rec.training.warm_start import Start
 
 log = logging.getLogger(__name__)
 SELECT_BY = "recall@10"

@@ -61,9 +61,6 @@ def examples() -> dict[str, AppDef]:
             j="4x8",
             **PLACE,
         ),
-        "reproduce": jobs.reproduce(
-            grid="table1", data="/data/raw", work="/data/work", docs="/data/pages", only=["beauty/*", "toys/*"], j="1x2"
-        ),
         "serve": jobs.serve("serve.max_batch=32", bundle="/data/bundle", port=8000, h="cpu_medium"),
     }
 

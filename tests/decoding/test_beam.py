@@ -6,9 +6,9 @@ import torch
 from intrr_rec.config import RanConfig
 from intrr_rec.decoding.beam import beam_search
 from intrr_rec.decoding.exhaustive import exhaustive_scores
-from intrr_rec.decoding.trie import PrefixTrie
 from intrr_rec.models.ran import Ran
-from intrr_rec.models.ran_steps import RanSteps
+from intrr_rec.models.ran_decoder import RanSteps
+from intrr_rec.semantic_ids.trie import PrefixTrie
 
 CODES, WIDTH, USERS, N_ITEMS = (6, 5, 4), 8, 7, 40
 

@@ -12,16 +12,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from intrr_rec import artefact
+from intrr_rec.distributed.checkpoint.storage import checkpoint_tensors, save_checkpoint
+from intrr_rec.distributed.parallelize import META, parallelize
+from intrr_rec.distributed.world import join_world
+from intrr_rec.io import artefact
+from intrr_rec.models.factory import make_model
 from intrr_rec.models.intrr import IntRR
-from intrr_rec.parallel.apply import META, parallelize
-from intrr_rec.parallel.checkpoint import checkpoint_tensors, save_checkpoint
-from intrr_rec.parallel.topology import join_world
-from intrr_rec.serving.catalogue import Catalogue
-from intrr_rec.serving.export import write_tables
-from intrr_rec.training.checkpoints import Checkpoints
-from intrr_rec.training.inputs import make_model
-from intrr_rec.training.run_files import BEST, CHECKPOINTS
+from intrr_rec.runs.checkpoints import Checkpoints
+from intrr_rec.runs.run_files import BEST, CHECKPOINTS
+from intrr_rec.serving.bundle.catalogue import Catalogue
+from intrr_rec.serving.bundle.export import write_tables
 from tests import tiny
 
 WIDTH, CODES = 64, (128, 128, 128)

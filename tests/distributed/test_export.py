@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from intrr_rec import artefact
-from intrr_rec.serving.bundle import GUIDANCE, KIND, REPRESENTATIONS, VALUES, Bundle
-from intrr_rec.serving.export import write_bundle
+from intrr_rec.io import artefact
+from intrr_rec.serving.bundle.bundle import GUIDANCE, KIND, REPRESENTATIONS, VALUES, Bundle
+from intrr_rec.serving.bundle.export import write_bundle
 from intrr_rec.training.trainer import train
 from tests import tiny
 from tests.distributed.launch import ROOT, environment, free_port

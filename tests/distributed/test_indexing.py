@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from intrr_rec.config import PrepareConfig
-from intrr_rec.data.ingest import prepare_dataset
+from intrr_rec.data.prepare.prepare import prepare_dataset
 from tests.distributed.launch import ROOT, environment, free_port
 
 N_ITEMS, WIDTH = 1500, 24

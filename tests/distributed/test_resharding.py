@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from intrr_rec.parallel.topology import join_world
-from intrr_rec.training.inputs import open_inputs
+from intrr_rec.distributed.world import join_world
+from intrr_rec.runs.inputs import open_inputs
 from intrr_rec.training.trainer import Run
 from tests import tiny
 from tests.distributed.launch import free_port

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from intrr_rec.data.prepared import Dataset
-from intrr_rec.data.windows import training_windows
-from intrr_rec.training.ranks import read_ranks
-from intrr_rec.training.results import evaluate_run
+from intrr_rec.data.dataset import Dataset
+from intrr_rec.data.loading.windows import training_windows
+from intrr_rec.evaluation.results import evaluate_run
+from intrr_rec.evaluation.target_ranks import read_ranks
 from intrr_rec.training.trainer import train
 from tests import tiny
 from tests.distributed.launch import ROOT, environment, free_port, train_all

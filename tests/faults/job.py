@@ -21,7 +21,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from intrr_rec import cli
-from intrr_rec.parallel import topology
+from intrr_rec.distributed import world as topology
 from intrr_rec.training.trainer import Run
 from tests import tiny
 from tests.distributed.launch import free_port

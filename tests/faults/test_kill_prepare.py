@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from intrr_rec.artefact import read
-from intrr_rec.data.prepared import KIND
+from intrr_rec.data.dataset import KIND
+from intrr_rec.io.artefact import read
 
 WATCHED = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "ctypes.dlsym/handle", "ctypes.dlsym")
 POINTS = 8  # spread over the whole run, and as many again over its end, where the dataset takes its place
@@ -46,7 +46,9 @@ def run_prepare(words: list[str], kill_at: int | None, count: Path) -> None:
 
 def forkserver() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["intrr_rec.data.ingest", "intrr_rec.cli", "tests.faults.test_kill_prepare"])
+    context.set_forkserver_preload(
+        ["intrr_rec.data.prepare.prepare", "intrr_rec.cli", "tests.faults.test_kill_prepare"]
+    )
     return context
 
 

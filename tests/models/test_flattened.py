@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 
 from intrr_rec.config import ModelConfig
-from intrr_rec.data.batch import Collator, Layout
-from intrr_rec.data.windows import evaluation_windows, training_windows
-from intrr_rec.decoding.cached import cached_beam_search
-from intrr_rec.decoding.trie import PrefixTrie
+from intrr_rec.data.loading.batch import Collator, Layout
+from intrr_rec.data.loading.windows import evaluation_windows, training_windows
+from intrr_rec.decoding.beam_cached import cached_beam_search
 from intrr_rec.models.flattened import Flattened
+from intrr_rec.semantic_ids.trie import PrefixTrie
 from tests.models.siblings import not_siblings
 
 CODES, N_ITEMS, WINDOW = (4, 5, 3), 22, 6

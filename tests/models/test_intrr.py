@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from intrr_rec.config import ModelConfig
-from intrr_rec.data.batch import Collator, Layout
-from intrr_rec.data.windows import prefix_windows, training_windows
+from intrr_rec.data.loading.batch import Collator, Layout
+from intrr_rec.data.loading.windows import prefix_windows, training_windows
+from intrr_rec.models.embeddings.tables import UID_TABLE, look_up
 from intrr_rec.models.intrr import IntRR
 from intrr_rec.models.losses import level_nll
-from intrr_rec.models.tables import UID_TABLE, look_up
 
 N_ITEMS, CODES, WINDOW, CONTENT = 20, (4, 3, 5), 12, 3
 LENGTHS = (3, 4, 14, 9, 5, 5, 12, 7)  # the first has nothing to learn from, the third fills the window

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from intrr_rec.config import TigerConfig
-from intrr_rec.data.batch import Collator
-from intrr_rec.data.windows import evaluation_windows, prefix_windows
-from intrr_rec.decoding.cached import cached_beam_search
-from intrr_rec.decoding.trie import PrefixTrie
-from intrr_rec.models.t5 import distance_bucket, two_sided_bucket
+from intrr_rec.data.loading.batch import Collator
+from intrr_rec.data.loading.windows import evaluation_windows, prefix_windows
+from intrr_rec.decoding.beam_cached import cached_beam_search
+from intrr_rec.models.backbones.t5 import distance_bucket, two_sided_bucket
 from intrr_rec.models.tiger import Tiger
+from intrr_rec.semantic_ids.trie import PrefixTrie
 from tests.models.siblings import not_siblings
 from tests.models.test_flattened import CODES, LENGTHS, N_ITEMS, WINDOW, make_events
 

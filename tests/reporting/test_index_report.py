@@ -11,14 +11,14 @@ import pytest
 from intrr_rec.cli import app
 from intrr_rec.config import IndexConfig
 from intrr_rec.errors import ArtefactError, ConfigError
-from intrr_rec.indexing.build import build_semantic_ids
-from intrr_rec.indexing.extend import extend_semantic_ids
-from intrr_rec.indexing.semantic_ids import SemanticIds
 from intrr_rec.reporting import index_report
 from intrr_rec.reporting.index_report import write_index_report
 from intrr_rec.reporting.sunburst import draw, sectors
-from tests.indexing.catalogue import make_catalogue
+from intrr_rec.semantic_ids.artefact import SemanticIds
+from intrr_rec.semantic_ids.build import build_semantic_ids
+from intrr_rec.semantic_ids.extend import extend_semantic_ids
 from tests.reporting.test_report import NASTY, Page
+from tests.semantic_ids.catalogue import make_catalogue
 
 N_ITEMS = 120
 

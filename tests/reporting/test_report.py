@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from intrr_rec.artefact import write_json, write_text
 from intrr_rec.config import Recipe, save_recipe
 from intrr_rec.errors import ArtefactError
-from intrr_rec.indexing.quality import measure_quality
+from intrr_rec.evaluation.slices import HISTORY_FROM, POPULARITY_FROM, as_slices, slice_sums
+from intrr_rec.io.artefact import write_json, write_text
 from intrr_rec.reporting import plots
 from intrr_rec.reporting.report import write_report
-from intrr_rec.training.slices import HISTORY_FROM, POPULARITY_FROM, as_slices, slice_sums
+from intrr_rec.semantic_ids.quality.metrics import measure_quality
 
 LEVELS, CODES = 4, 128
 NASTY = 'Shampoo <script>alert("x")</script> & $5 off $10_{a}'
@@ -384,7 +384,7 @@ def test_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("intrr_rec.artefact.os.replace", fail)
+    monkeypatch.setattr("intrr_rec.io.artefact.os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         write_report(tmp_path)
     assert (tmp_path / "report.html").read_text() == "old"

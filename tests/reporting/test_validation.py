@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from intrr_rec import cli
-from intrr_rec.data.findings import Examination, Extent, Finding
+from intrr_rec.data.validate.findings import Examination, Extent, Finding
 from intrr_rec.reporting.validation import page, show
 
 FOUND = Examination(

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import pytest
 
-from intrr_rec.serving.bundle import Bundle
-from intrr_rec.serving.export import write_bundle
+from intrr_rec.serving.bundle.bundle import Bundle
+from intrr_rec.serving.bundle.export import write_bundle
 from intrr_rec.training.trainer import train
 from tests.tiny import Line, make_line, recipe
 

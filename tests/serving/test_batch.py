@@ -9,15 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from intrr_rec import artefact
 from intrr_rec.config import PrepareConfig
-from intrr_rec.data.prepared import Dataset
+from intrr_rec.data.dataset import Dataset
 from intrr_rec.errors import ArtefactError, ConfigError, DataError
-from intrr_rec.serving.batch import KIND, PARTS, Wish, recommend_all
-from intrr_rec.serving.histories import DatasetSource, EventSource
+from intrr_rec.evaluation.results import evaluate_run
+from intrr_rec.io import artefact
+from intrr_rec.serving.batch.filter_options import read_filters
+from intrr_rec.serving.batch.histories import DatasetSource, EventSource
+from intrr_rec.serving.batch.recommend import KIND, PARTS, Wish, recommend_all
 from intrr_rec.serving.recommender import Filters, Recommender
-from intrr_rec.serving.wishes import read_filters
-from intrr_rec.training.results import evaluate_run
 
 
 def lists(out):
@@ -109,10 +109,10 @@ def test_a_killed_job_goes_on(bundles, line, tmp_path):
     code = (
         "import sys, os, signal\n"
         "from pathlib import Path\n"
-        "from intrr_rec import jobs\n"
-        "from intrr_rec.serving import batch\n"
-        "from intrr_rec.serving.bundle import Bundle\n"
-        "from intrr_rec.serving.histories import DatasetSource\n"
+        "from intrr_rec.io import shards as jobs\n"
+        "from intrr_rec.serving.batch import recommend as batch\n"
+        "from intrr_rec.serving.bundle.bundle import Bundle\n"
+        "from intrr_rec.serving.batch.histories import DatasetSource\n"
         "write, written = jobs.write_shard, []\n"
         "def write_and_die(path, table, **options):\n"
         "    write(path, table, **options)\n"

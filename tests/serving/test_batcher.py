@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from intrr_rec.config import ServeConfig
-from intrr_rec.serving.batcher import Batcher, Overloaded
+from intrr_rec.serving.http.batcher import Batcher, Overloaded
 
 
 class Gate:

@@ -12,21 +12,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from intrr_rec import artefact
-from intrr_rec.data.prepared import Dataset
+from intrr_rec.data.dataset import Dataset
+from intrr_rec.distributed.parallelize import META, parallelize
+from intrr_rec.distributed.world import join_world
 from intrr_rec.errors import ArtefactError, ConfigError, DataError
-from intrr_rec.models.rows import Rows
-from intrr_rec.parallel.apply import META, parallelize
-from intrr_rec.parallel.topology import join_world
-from intrr_rec.serving.bundle import KIND, SETTINGS, Bundle
-from intrr_rec.serving.export import write_bundle
+from intrr_rec.evaluation.evaluator import Evaluator
+from intrr_rec.evaluation.results import evaluate_run
+from intrr_rec.io import artefact
+from intrr_rec.models.embeddings.item_embeddings import Rows
+from intrr_rec.runs.checkpoints import Checkpoints
+from intrr_rec.runs.inputs import reopen_inputs
+from intrr_rec.serving.bundle.bundle import KIND, SETTINGS, Bundle
+from intrr_rec.serving.bundle.export import write_bundle
+from intrr_rec.serving.bundle.report import report_bundle
+from intrr_rec.serving.bundle.tensor_file import TensorFile
 from intrr_rec.serving.recommender import Filters, Recommender
-from intrr_rec.serving.report import report_bundle
-from intrr_rec.serving.tensor_file import TensorFile
-from intrr_rec.training.checkpoints import Checkpoints
-from intrr_rec.training.evaluator import Evaluator
-from intrr_rec.training.inputs import reopen_inputs
-from intrr_rec.training.results import evaluate_run
 from intrr_rec.training.trainer import train
 from tests.serving.conftest import KINDS
 from tests.tiny import N_ITEMS, recipe
@@ -65,11 +65,11 @@ def test_a_bundle_gives_the_lists_of_evaluate(kind, runs, bundles, line):
 def test_opening_and_recommending_needs_neither_torchrec_nor_training(bundles):
     code = (
         "import sys, torch\n"
-        "from intrr_rec.serving.bundle import Bundle\n"
+        "from intrr_rec.serving.bundle.bundle import Bundle\n"
         "from intrr_rec.serving.recommender import Recommender\n"
         f"print(len(Recommender(Bundle.load({str(bundles['dense'].path)!r})).recommend([[1, 2]], 5)[0].items))\n"
         "assert not torch.distributed.is_initialized()\n"
-        "heavy = ('torchrec', 'intrr_rec.training', 'intrr_rec.parallel', 'intrr_rec.indexing', 'fbgemm_gpu')\n"
+        "heavy = ('torchrec', 'intrr_rec.training', 'intrr_rec.distributed', 'intrr_rec.semantic_ids.build', 'fbgemm_gpu')\n"
         "print([name for name in sys.modules if name.startswith(heavy)])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -134,7 +134,7 @@ def test_category_masks(bundles, tmp_path):
         table.append_column("kind", [kinds]).append_column("parity", [[str(i % 2) for i in range(len(table))]]),
         tmp_path / "items.parquet",
     )
-    from intrr_rec.serving.items import ItemTable
+    from intrr_rec.serving.bundle.items import ItemTable
 
     items = ItemTable(tmp_path / "items.parquet")
     assert items.columns == ["kind", "parity"]

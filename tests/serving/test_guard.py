@@ -6,9 +6,9 @@ import asyncio
 from typing import Any
 
 from intrr_rec.config import ServeConfig
-from intrr_rec.serving.batcher import Batcher
-from intrr_rec.serving.guard import Guard
-from intrr_rec.serving.metrics import Metrics
+from intrr_rec.serving.http.batcher import Batcher
+from intrr_rec.serving.http.guard import Guard
+from intrr_rec.serving.http.metrics import Metrics
 
 
 def test_what_is_more_than_may_be_worked_on_is_refused_until_there_is_room():

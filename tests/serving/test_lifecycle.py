@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from intrr_rec.errors import ArtefactError
-from intrr_rec.serving.backend import Backend
-from intrr_rec.serving.bundle import GUIDANCE, MODEL, REPRESENTATIONS, Bundle
-from intrr_rec.serving.export import write_bundle
+from intrr_rec.serving.bundle.bundle import GUIDANCE, MODEL, REPRESENTATIONS, Bundle
+from intrr_rec.serving.bundle.export import write_bundle
+from intrr_rec.serving.http.backend import Backend
 from tests.serving.process import Answer, Server, read_answer, serving
 
 # Requests gather for so long that a test can act while they wait.

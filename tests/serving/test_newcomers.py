@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from intrr_rec.config import IndexConfig, PrepareConfig
-from intrr_rec.data.ingest import prepare_dataset
+from intrr_rec.data.prepare.prepare import prepare_dataset
 from intrr_rec.errors import ArtefactError, ConfigError
-from intrr_rec.indexing.extend import extend_semantic_ids
-from intrr_rec.indexing.semantic_ids import SemanticIds
-from intrr_rec.serving.bundle import Bundle
-from intrr_rec.serving.export import Grown, write_bundle
+from intrr_rec.semantic_ids.artefact import SemanticIds
+from intrr_rec.semantic_ids.extend import extend_semantic_ids
+from intrr_rec.serving.bundle.bundle import Bundle
+from intrr_rec.serving.bundle.export import Grown, write_bundle
 from intrr_rec.serving.recommender import Recommender
 from tests.tiny import N_ITEMS
 

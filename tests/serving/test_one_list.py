@@ -3,10 +3,10 @@
 import pyarrow.parquet as pq
 import pytest
 
-from intrr_rec.data.prepared import Dataset
-from intrr_rec.serving.batch import PARTS, Wish, recommend_all
-from intrr_rec.serving.histories import DatasetSource
-from intrr_rec.training.results import evaluate_run
+from intrr_rec.data.dataset import Dataset
+from intrr_rec.evaluation.results import evaluate_run
+from intrr_rec.serving.batch.histories import DatasetSource
+from intrr_rec.serving.batch.recommend import PARTS, Wish, recommend_all
 from tests.serving.process import serving
 from tests.serving.test_bundle import test_histories
 

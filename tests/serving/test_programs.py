@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from intrr_rec.errors import ArtefactError
-from intrr_rec.serving.bundle import Bundle
-from intrr_rec.serving.export import write_bundle
-from intrr_rec.serving.programs import FOLDER, require_plain
+from intrr_rec.serving.bundle.bundle import Bundle
+from intrr_rec.serving.bundle.export import write_bundle
+from intrr_rec.serving.bundle.programs import FOLDER, require_plain
 from intrr_rec.serving.recommender import Filters, Recommender
 
 HISTORIES = [[1, 2, 3], [4], list(range(12))]

@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from intrr_rec import artefact
 from intrr_rec.config import ServeConfig
 from intrr_rec.errors import ArtefactError, ConfigError
-from intrr_rec.serving.backend import Backend
-from intrr_rec.serving.bundle import ITEM_TABLE, KIND, Bundle, this_device
-from intrr_rec.serving.schemas import Filters, RecommendRequest
-from intrr_rec.serving.server import serve
+from intrr_rec.io import artefact
+from intrr_rec.serving.bundle.bundle import ITEM_TABLE, KIND, Bundle, this_device
+from intrr_rec.serving.http.backend import Backend
+from intrr_rec.serving.http.schemas import Filters, RecommendRequest
+from intrr_rec.serving.http.server import serve
 from tests.serving.process import Server, serving
 
 TOKEN = "a secret of the tests"

@@ -7,9 +7,9 @@ import signal
 import pytest
 
 from intrr_rec.errors import ArtefactError, ConfigError, Stopped
+from intrr_rec.evaluation.results import evaluate_run
 from intrr_rec.training import trainer
-from intrr_rec.training.results import evaluate_run
-from intrr_rec.training.stopping import StopSignals
+from intrr_rec.training.signals import StopSignals
 from intrr_rec.training.trainer import Run, train
 from tests import tiny
 from tests.training.figures import lines, story

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from intrr_rec.data.prepared import Dataset
-from intrr_rec.serving.bundle import Bundle
-from intrr_rec.serving.export import write_bundle
-from intrr_rec.serving.report import bundle_metrics
-from intrr_rec.training.inputs import open_inputs
-from intrr_rec.training.metrics import as_means, metrics_by_user
-from intrr_rec.training.ranks import read_ranks
+from intrr_rec.data.dataset import Dataset
+from intrr_rec.evaluation.metrics import as_means, metrics_by_user
+from intrr_rec.evaluation.target_ranks import read_ranks
+from intrr_rec.runs.inputs import open_inputs
+from intrr_rec.serving.bundle.bundle import Bundle
+from intrr_rec.serving.bundle.export import write_bundle
+from intrr_rec.serving.bundle.report import bundle_metrics
 from intrr_rec.training.trainer import train
 from tests import tiny
 from tests.training.figures import results

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from intrr_rec.parallel.topology import join_world
-from intrr_rec.training.inputs import open_inputs
+from intrr_rec.distributed.world import join_world
+from intrr_rec.runs.inputs import open_inputs
 from intrr_rec.training.trainer import Run, train
 from tests import tiny
 from tests.training.figures import lines, story

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from intrr_rec.config import recipe as recipe_module
-from intrr_rec.data.prepared import Dataset
+from intrr_rec.data.dataset import Dataset
 from intrr_rec.decoding.decode import decode
+from intrr_rec.distributed.world import join_world
 from intrr_rec.errors import ArtefactError, ConfigError, DataError
-from intrr_rec.parallel.topology import join_world
-from intrr_rec.training.inputs import open_inputs
-from intrr_rec.training.metrics import as_means, metrics_by_user
-from intrr_rec.training.ranks import read_ranks
-from intrr_rec.training.results import evaluate_run
+from intrr_rec.evaluation.metrics import as_means, metrics_by_user
+from intrr_rec.evaluation.results import evaluate_run
+from intrr_rec.evaluation.target_ranks import read_ranks
+from intrr_rec.runs.inputs import open_inputs
 from intrr_rec.training.trainer import Run, train
 from tests import tiny
 from tests.training.figures import lines, recommendations, results

@@ -1,0 +1,196 @@
+"""`python -m benchmarks.speed guard`: has a training step or a decode become slower, told on a machine that others use too.
+
+Each case is set against a reference kernel (an MLP's forward and backward pass by plain torch) that runs right before and
+right after it, on one thread, in seconds of the processor; the figure is the median of their ratios, and a case that seems
+slow is measured again before it is called so. Kept ratios hold for one kind of processor.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from benchmarks.speed.machine import describe
+from intrr_rec.config import Recipe, load_recipe
+from intrr_rec.data.loading.batch import Batch, Collator
+from intrr_rec.data.loading.windows import Windows
+from intrr_rec.decoding.decode import decode
+from intrr_rec.distributed.parallelize import META, parallelize
+from intrr_rec.distributed.world import World, join_world
+from intrr_rec.errors import ArtefactError
+from intrr_rec.io.artefact import write_json
+from intrr_rec.models.base import ItemRecommender
+from intrr_rec.models.factory import make_model
+from intrr_rec.semantic_ids.trie import PrefixTrie
+
+ITEMS, USERS = 3_000, 64
+WARM_UP, ROUNDS, ATTEMPTS = 2, 9, 3
+TOLERANCE = 1.25
+CASES = {
+    "training step, hstu": (),
+    "training step, t5": ("model.backbone=t5", "model.t5.layers=2"),
+    "training step, flattened hstu": ("model.kind=flattened", "model.hstu.layers=2"),
+    "decode, hstu": (),
+}
+log = logging.getLogger(__name__)
+
+
+def bench_guard(baseline: Path, *, record: bool, rounds: int = ROUNDS) -> bool:
+    """Measure all cases; compare with `baseline` (JSON), or write it. True where nothing is slower than it may be.
+
+    Where the baseline is of another kind of processor nothing can be said: a loud line, and True.
+
+    Raises:
+        ArtefactError: no baseline, or one of other cases.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with join_world() as world:
+            works = {name: _work(name, world) for name in CASES}
+            found = measure(works, rounds)
+            if record:
+                kept = {"machine": describe(world.device), "processor": _processor(), "ratios": found}
+                write_json(baseline, kept | {"tolerance": TOLERANCE})
+                return True
+            kept = read_baseline(baseline)
+            if kept["processor"] != _processor():
+                log.warning(
+                    "%s is of %s, this is %s: NOTHING IS GUARDED; record one here with --record",
+                    baseline, kept["processor"], _processor(),
+                )  # fmt: skip
+                return True
+            for _ in range(ATTEMPTS - 1):
+                slow = slower(found, kept)
+                if not slow:
+                    break
+                again = measure({name: works[name] for name in slow}, rounds)
+                found |= {name: min(found[name], ratio) for name, ratio in again.items()}
+    finally:
+        torch.set_num_threads(threads)
+    _print(found, kept)
+    return not slower(found, kept)
+
+
+def measure(works: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Median ratio of each work's time to the reference kernel's around it."""
+    reference = _reference()
+    ratios: dict[str, list[float]] = {name: [] for name in works}
+    for step in range(WARM_UP + rounds):
+        before = _seconds(reference)
+        for name, work in works.items():
+            spent, after = _seconds(work), _seconds(reference)
+            if step >= WARM_UP:
+                ratios[name].append(2 * spent / (before + after))
+            before = after
+    return {name: statistics.median(values) for name, values in ratios.items()}
+
+
+def slower(found: dict[str, float], kept: dict[str, Any]) -> list[str]:
+    """The cases that take more than the tolerance times what is kept."""
+    return [name for name, ratio in found.items() if ratio > kept["tolerance"] * kept["ratios"][name]]
+
+
+def read_baseline(path: Path) -> dict[str, Any]:
+    """The kept figures.
+
+    Raises:
+        ArtefactError: there are none, or of other cases.
+    """
+    if not path.is_file():
+        raise ArtefactError(f"{path}: is not there; `python -m benchmarks.speed guard --record` writes it")
+    kept = json.loads(path.read_text())
+    if set(kept.get("ratios", ())) != set(CASES):
+        raise ArtefactError(f"{path}: is of other cases; `python -m benchmarks.speed guard --record` writes it anew")
+    return kept
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    """Of the processor: what others take of it does not count."""
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+def _reference() -> Callable[[], Any]:
+    """Matrix products and elementwise passes of a step's sizes, forward and backward, by plain torch."""
+    torch.manual_seed(0)
+    kernel = nn.Sequential(nn.Linear(128, 512), nn.SiLU(), nn.LayerNorm(512), nn.Linear(512, 128))
+    x_TD = torch.randn(1024, 128)
+
+    def work() -> None:
+        kernel.zero_grad()
+        kernel(x_TD).square().sum().backward()
+
+    return work
+
+
+def _work(name: str, world: World) -> Callable[[], Any]:
+    recipe = load_recipe(None, [*CASES[name], f"train.batch_users={USERS}", "evaluate.beam=20"])
+    codes = [*recipe.index.sizes, recipe.index.dedup_codes]
+    codes_IL = _paths(codes)
+    torch.manual_seed(0)
+    parallel = parallelize(make_model(recipe.model, codes_IL, codes, None, META), world, recipe)
+    model, trains = parallel.model, name.startswith("training")
+    batch = _batch(recipe, trains, recipe.model.kind == "flattened").to(world.device)
+    if not trains:
+        assert isinstance(model, ItemRecommender)
+        model.eval()
+        trie = PrefixTrie.build(codes_IL, codes).to(world.device)
+        with torch.no_grad():
+            catalogue_ID = model.represent(torch.arange(ITEMS, device=world.device), None)
+        return torch.no_grad()(lambda: decode(model, batch, catalogue_ID, trie, recipe.evaluate))
+
+    def step() -> None:
+        loss = parallel.module(batch)["loss"]
+        parallel.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        parallel.optimizer.step()
+
+    parallel.module.train()
+    return step
+
+
+def _paths(codes: list[int]) -> Tensor:
+    """A Semantic ID for each item, all different."""
+    rest, digits = np.random.default_rng(0).permutation(int(np.prod(codes[:-1])))[:ITEMS], []
+    for k in codes[:-1]:
+        digits.append(rest % k)
+        rest = rest // k
+    return torch.from_numpy(np.stack([*digits, np.zeros_like(rest)], axis=1))
+
+
+def _batch(recipe: Recipe, trains: bool, with_targets: bool) -> Batch:
+    """Histories of 2 to N items at random, the shorter the more."""
+    rng = np.random.default_rng(1)
+    length = np.clip(rng.geometric(0.12, USERS) + 1, 2, recipe.model.window)
+    start = np.cumsum(length + 1) - (length + 1)
+    items_E = rng.integers(ITEMS, size=int(start[-1] + length[-1] + 1))
+    collate = Collator(items_E, recipe.model.window, None, recipe.model.align_average, with_targets=with_targets)
+    first = np.zeros_like(length) if trains else length - 1
+    return collate(Windows(np.arange(USERS), start, length, first))
+
+
+def _processor() -> str:
+    """What decides how matrix products and elementwise passes compare."""
+    return f"{describe(torch.device('cpu'))['device']}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _print(found: dict[str, float], kept: dict[str, Any]) -> None:
+    table = Table("case", "× the reference", "kept", "of it", title=f"tolerance {kept['tolerance']:.2f}")
+    slow = slower(found, kept)
+    for name, ratio in found.items():
+        mark = "SLOWER" if name in slow else ""
+        table.add_row(name, f"{ratio:.2f}", f"{kept['ratios'][name]:.2f}", f"{ratio / kept['ratios'][name]:.2f} {mark}")
+    Console().print(table)

@@ -1,0 +1,153 @@
+"""The prepared dataset: every user's events in order, as flat arrays over dense ids.
+
+Leave-one-out: a user's last event is the test target, the last but one the validation target, all before are the training
+part. Validation may see the training part as history, test may see the validation target too. The other split, at moments that
+are the same for all users, is that of `split.py`.
+
+Shape suffixes: E events, U users, I items.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from intrr_rec.data.event_store import EventStore
+from intrr_rec.data.loading.windows import IntArray
+from intrr_rec.io import artefact
+from intrr_rec.io.artefact import Manifest
+from intrr_rec.io.storage import Folder, Location, location
+
+KIND = "dataset"
+SEQUENCES = "sequences"
+ITEMS = "items.parquet"
+USERS = "users.parquet"
+STATISTICS = "statistics.json"
+
+SEQUENCE_SCHEMA = pa.schema(
+    [("user", pa.int64()), ("items", pa.list_(pa.int64())), ("timestamps", pa.list_(pa.int64()))]
+)
+
+
+Part = Literal["train", "valid", "test"]
+_LAST_ONES: dict[Part, int] = {"train": 2, "valid": 2, "test": 1}
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A dataset artefact, opened.
+
+    Attributes:
+        path: a folder, or the URL of one.
+        events: its row groups, for who reads them one at a time.
+        offsets: [U+1]; the events of user `u` are `items_E[offsets[u]:offsets[u+1]]`, at least three.
+        moments: seconds since 1970 from which on events are for validation and for testing; None: leave-one-out.
+    """
+
+    path: Location
+    manifest: Manifest
+    n_users: int
+    n_items: int
+    events: EventStore
+    offsets: np.ndarray
+    moments: tuple[int, int] | None = None
+
+    @classmethod
+    def open(cls, path: Location) -> Dataset:
+        """Verify the artefact's hashes and look through its sequences.
+
+        Raises:
+            ArtefactError: `path` is not a whole, unaltered dataset artefact.
+        """
+        path = location(path)
+        manifest = artefact.read(path, KIND)
+        parts = sorted(name for name in manifest.files if name.startswith(f"{SEQUENCES}/"))
+        folder = Folder.at(path)
+        events = EventStore(folder, parts, manifest.counts["interactions"])
+        split = json.loads(folder.read(STATISTICS)).get("split")
+        moments = (split["valid_from"], split["test_from"]) if split else None
+        return cls(path, manifest, manifest.counts["users"], manifest.counts["items"], events, events.offsets, moments)
+
+    @cached_property
+    def items_E(self) -> np.ndarray:
+        """Dense item id of every event, users one after another, each in time order (equal or no times: file order)."""
+        return self.events.whole("items")
+
+    @cached_property
+    def timestamps_E(self) -> np.ndarray | None:
+        """Seconds since 1970, as long as `items_E`; None where the logs have no time column."""
+        return self.events.whole("timestamps") if self.events.has_times else None
+
+    @property
+    def has_times(self) -> bool:
+        """Whether the logs had a time column."""
+        return self.events.has_times
+
+    def held_out(self, part: Part) -> IntArray:
+        """How many events at the end of each user's history this part may not see, int64 [U].
+
+        Training reads none of them. For "valid" and "test" the first of them is the target, all before it its history, and 0
+        says that the user has no target.
+        """
+        if self.moments is None:
+            return np.broadcast_to(np.int64(_LAST_ONES[part]), self.n_users)
+        after_U, until_U = self._from_moments
+        if part == "valid":
+            return np.where(after_U > until_U, after_U, 0)
+        return after_U if part == "train" else until_U
+
+    @cached_property
+    def _from_moments(self) -> tuple[IntArray, IntArray]:
+        """Events of each user from either moment on."""
+        assert self.moments is not None
+        return self.events.count_from(self.moments[0]), self.events.count_from(self.moments[1])
+
+    def targets(self, part: Literal["valid", "test"]) -> tuple[IntArray, IntArray]:
+        """Users [T] who have a target and a history before it, rising; and the number of the target's event, [T]."""
+        held_out_U = self.held_out(part)
+        event_U = self.offsets[1:] - held_out_U
+        users = np.flatnonzero((held_out_U > 0) & (event_U > self.offsets[:-1]))
+        return users, event_U[users]
+
+    def popularity(self) -> np.ndarray:
+        """Events of each item in the training part, int64 [I]."""
+        counts_I = np.bincount(self.items_E, minlength=self.n_items)
+        held_out_U = self.held_out("train")
+        ends_U = np.cumsum(held_out_U)
+        held_out = np.repeat(self.offsets[1:] - ends_U, held_out_U) + np.arange(ends_U[-1])
+        return counts_I - np.bincount(self.items_E[held_out], minlength=self.n_items)
+
+    def item_ids(self) -> pa.ChunkedArray:
+        """The user's own item ids (int64 or string), at the position of their dense id; sorted, but for those added later."""
+        return self.table(ITEMS, ["item_id"])["item_id"]
+
+    def user_ids(self) -> pa.ChunkedArray:
+        """The user's own user ids (int64 or string), at the position of their dense id; sorted, but for those added later."""
+        return self.table(USERS, ["user_id"])["user_id"]
+
+    @property
+    def item_columns(self) -> list[str]:
+        """Columns of the item table."""
+        with self.events.folder.open(ITEMS) as handle:
+            return pq.read_schema(handle).names
+
+    def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """A Parquet file of the dataset, or some of its columns; those it does not have are left out."""
+        with self.events.folder.open(name) as handle:
+            file = pq.ParquetFile(handle)
+            present = None if columns is None else [each for each in columns if each in file.schema_arrow.names]
+            return file.read(present)
+
+    def titles(self, items: Sequence[int] | None = None) -> list[str]:
+        """What to call each item, or each of `items` (dense ids): its `title`, else its `text`, else its own id."""
+        table = self.table(ITEMS, ["title", "text", "item_id"])
+        if items is not None:
+            table = table.take(pa.array(items, pa.int64()))
+        return [str(next(v for v in row if v is not None)) for row in zip(*(c.to_pylist() for c in table), strict=True)]

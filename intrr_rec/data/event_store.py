@@ -1,0 +1,119 @@
+"""The events of a dataset where they lie: Parquet row groups, read one at a time through Arrow, from disk or object store.
+
+Shape suffixes: E events, U users, G row groups.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from intrr_rec.data.loading.windows import IntArray
+from intrr_rec.errors import ArtefactError
+from intrr_rec.io.storage import Folder
+
+Column = Literal["items", "timestamps"]
+# Up to as many events, half a gigabyte a column, are held in memory; above, they are spooled to a local file that is mapped.
+RESIDENT_EVENTS = 1 << 26
+
+
+@dataclass(frozen=True)
+class Group:
+    """One Parquet row group: whole users."""
+
+    file: str
+    number: int
+    first_user: int
+    end_user: int
+
+
+class EventStore:
+    """Row groups of whole histories, in the order of users.
+
+    Args:
+        folder: of the dataset.
+        files: names in it, in order.
+        events: E, of all of them.
+
+    Attributes:
+        groups: in the order of users.
+        offsets: `[U+1]`; the events of user `u` are numbers `offsets[u] … offsets[u+1]-1`.
+        has_times: whether the events have times.
+    """
+
+    def __init__(self, folder: Folder, files: Sequence[str], events: int) -> None:
+        self.folder = folder
+        self.groups: list[Group] = []
+        self.has_times = True
+        self._items_E = np.empty(events, np.int64) if events <= RESIDENT_EVENTS else None
+        lengths: list[IntArray] = []
+        users = seen = 0
+        for file in files:
+            with folder.open(file) as handle:
+                parquet = pq.ParquetFile(handle)
+                for number in range(parquet.num_row_groups):
+                    lists = _only_chunk(parquet, number, "items")
+                    items = lists.flatten().to_numpy()
+                    lengths.append(np.diff(lists.offsets.to_numpy()).astype(np.int64))
+                    self.groups.append(Group(file, number, users, users + len(lists)))
+                    if self._items_E is not None:
+                        self._items_E[seen : seen + len(items)] = items
+                    users, seen = users + len(lists), seen + len(items)
+                if parquet.num_row_groups and self.has_times:
+                    self.has_times = not _only_chunk(parquet, 0, "timestamps").null_count
+        self.offsets: IntArray = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(lengths))])
+
+    def __len__(self) -> int:
+        return int(self.offsets[-1])
+
+    def events_of(self, group: int) -> tuple[int, int]:
+        """First and end event number of a row group."""
+        found = self.groups[group]
+        return int(self.offsets[found.first_user]), int(self.offsets[found.end_user])
+
+    def read(self, group: int, column: Column) -> IntArray:
+        """A column of one row group, int64.
+
+        Raises:
+            ArtefactError: the file has gone or changed since the dataset was opened.
+        """
+        found = self.groups[group]
+        try:
+            with self.folder.open(found.file) as handle:
+                return _only_chunk(pq.ParquetFile(handle, pre_buffer=True), found.number, column).flatten().to_numpy()
+        except (OSError, pa.ArrowException) as error:
+            where = f"{self.folder.place}/{found.file}: row group {found.number}"
+            raise ArtefactError(f"{where} cannot be read any more ({error}); was it changed?") from None
+
+    def count_from(self, moment: int) -> IntArray:
+        """How many events of each user lie at or after a moment (seconds since 1970), int64 [U]; one row group at a time."""
+        counts = [
+            np.add.reduceat(self.read(number, "timestamps") >= moment, starts, dtype=np.int64)
+            for number, found in enumerate(self.groups)
+            for starts in [self.offsets[found.first_user : found.end_user] - self.offsets[found.first_user]]
+        ]
+        return np.concatenate(counts)
+
+    def whole(self, column: Column) -> IntArray:
+        """A column of all events, int64 [E]: in memory, or mapped from a local file without a name."""
+        if column == "items" and self._items_E is not None:
+            return self._items_E
+        if len(self) <= RESIDENT_EVENTS:
+            values_E: IntArray = np.empty(len(self), np.int64)
+        else:
+            with tempfile.TemporaryFile(prefix="intrr-events-") as spool:
+                values_E = np.memmap(spool, np.int64, "w+", shape=(len(self),))
+        for group in range(len(self.groups)):
+            first, end = self.events_of(group)
+            values_E[first:end] = self.read(group, column)
+        return values_E
+
+
+def _only_chunk(parquet: Any, number: int, column: Column) -> pa.ListArray:
+    return parquet.read_row_group(number, columns=[column])[column].combine_chunks()

@@ -1,0 +1,45 @@
+"""What a target competes with in a sampled softmax: uniformly drawn negatives, shared by the targets of a step.
+
+Shape suffixes: M drawn negatives, S scored slots.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from intrr_rec.data.loading.windows import IntArray
+
+
+@dataclass
+class Candidates:
+    """Places in a batch's `items_U`: of each scored slot's target, and of the negatives."""
+
+    target_S: Tensor
+    negative_M: Tensor
+
+    def to(self, device: torch.device) -> Candidates:
+        """The same on a device."""
+        return Candidates(self.target_S.to(device, non_blocking=True), self.negative_M.to(device, non_blocking=True))
+
+
+class CandidateSampler:
+    """Draws the negatives of a step.
+
+    Args:
+        n_items: of the catalogue.
+        negatives: M, drawn with replacement.
+        seed: of the draws.
+    """
+
+    def __init__(self, n_items: int, negatives: int, seed: int) -> None:
+        self.n_items = n_items
+        self.negatives = negatives
+        self.seed = seed
+
+    def draw(self, step: int, rank: int) -> IntArray:
+        """Dense item ids `[M]`: other ones for another step or rank, the same when asked again."""
+        return np.random.default_rng([self.seed, step, rank]).integers(0, self.n_items, self.negatives)

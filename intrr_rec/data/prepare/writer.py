@@ -1,0 +1,74 @@
+"""Sorted rows → the Parquet files of a dataset, in row groups that do not hang on the engine's batches.
+
+Shape suffixes: E events, U users.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.progress import Progress
+
+from intrr_rec.data.dataset import SEQUENCE_SCHEMA
+
+ROW_GROUP_EVENTS = 1 << 20
+ROW_GROUP_ROWS = 1 << 16
+NO_TIME = -1  # real times are not negative
+
+
+def write_sequences(batches: Iterable[pa.RecordBatch], path: Path, total: int) -> None:
+    """One row a user, from `total` rows (user, item, time) in the order of users and of their events."""
+    path.parent.mkdir()
+    pending_3E = np.empty((3, 0), np.int64)
+    progress = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    with pq.ParquetWriter(path, SEQUENCE_SCHEMA, compression="zstd") as writer, progress:
+        task = progress.add_task("writing sequences", total=total)
+        for batch in batches:
+            new_3E = np.stack([column.fill_null(NO_TIME).to_numpy() for column in batch.columns])
+            pending_3E = np.concatenate([pending_3E, new_3E], axis=1)
+            while cut := _row_group_end(pending_3E[0]):
+                _write_group(writer, pending_3E[:, :cut])
+                pending_3E = pending_3E[:, cut:]
+            progress.advance(task, batch.num_rows)
+        _write_group(writer, pending_3E)
+
+
+def write_rows(batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path) -> None:
+    """The rows as they come, as columns of `schema`."""
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for table in _rebatch(batches, schema):
+            writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+
+
+def _row_group_end(users_E: np.ndarray) -> int:
+    """The first change of user at or after ROW_GROUP_EVENTS; 0 while it is not in sight."""
+    if len(users_E) <= ROW_GROUP_EVENTS:
+        return 0
+    end = int(np.searchsorted(users_E, users_E[ROW_GROUP_EVENTS - 1], side="right"))
+    return end if end < len(users_E) else 0
+
+
+def _write_group(writer: pq.ParquetWriter, events_3E: np.ndarray) -> None:
+    users_U, starts_U = np.unique(events_3E[0], return_index=True)
+    offsets = pa.array(np.append(starts_U, events_3E.shape[1]), pa.int32())
+    items_U, times_U = (pa.ListArray.from_arrays(offsets, pa.array(values_E)) for values_E in events_3E[1:])
+    if events_3E[2, 0] == NO_TIME:
+        times_U = pa.nulls(len(users_U), times_U.type)
+    writer.write_batch(pa.record_batch([pa.array(users_U), items_U, times_U], schema=SEQUENCE_SCHEMA))
+
+
+def _rebatch(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Tables of exactly ROW_GROUP_ROWS rows (the last: fewer), so that the bytes do not hang on the engine's batches."""
+    pending = schema.empty_table()
+    for batch in batches:
+        pending = pa.concat_tables([pending, pa.Table.from_batches([batch]).cast(schema)])
+        while pending.num_rows > ROW_GROUP_ROWS:
+            yield pending.slice(0, ROW_GROUP_ROWS)
+            pending = pending.slice(ROW_GROUP_ROWS)
+    yield pending

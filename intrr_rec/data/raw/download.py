@@ -1,0 +1,178 @@
+"""`intrr fetch`: brings the files that a descriptor names, checks them, and makes tables of official formats.
+
+A download that was cut off goes on where it stopped; a file takes its name only when it is whole and its checksum right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import requests
+
+from intrr_rec.data.raw.descriptors import WILD, Descriptor, Download
+from intrr_rec.data.raw.formats import read_official
+from intrr_rec.errors import DataError
+from intrr_rec.io.artefact import sync
+
+log = logging.getLogger(__name__)
+BLOCK = 1 << 16  # what a broken connection may lose
+TIMEOUT = 60  # seconds without a byte
+ATTEMPTS = 5
+
+
+def fetch(descriptor: Descriptor, data: Path) -> list[Path]:
+    """Bring what is not there yet below `data`; returns all files of the descriptor's downloads and their tables.
+
+    Raises:
+        DataError: a URL that cannot be read, a wrong checksum, a file that is not of its official format.
+    """
+    made = []
+    for wanted in descriptor.download:
+        files = _copy_pattern(wanted, data) if _is_pattern(wanted.url) else [_bring(wanted, data / wanted.name)]
+        made += files
+        for name, format_ in wanted.tables.items():
+            table = data / name
+            if not table.exists() or table.stat().st_mtime < files[0].stat().st_mtime:
+                _convert(format_, files[0], table)
+            made.append(table)
+    return made
+
+
+def _bring(wanted: Download, target: Path) -> Path:
+    if target.exists():
+        _check(wanted, target, f"{target}: is there already, and")
+        log.info("%s: is there already", target)
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    if wanted.url.startswith(("http://", "https://")):
+        _resume(wanted.url, partial)
+    else:
+        _copy(wanted.url, partial)
+    try:
+        _check(wanted, partial, f"{wanted.url}: what came")
+    except DataError:
+        partial.unlink()
+        raise
+    _take_name(partial, target)
+    log.info("%s: %d bytes from %s", target, target.stat().st_size, wanted.url)
+    return target
+
+
+def _resume(url: str, partial: Path) -> None:
+    """Append what `partial` lacks; a server that cannot send a part sends the whole."""
+    for attempt in range(ATTEMPTS):
+        have = partial.stat().st_size if partial.exists() else 0
+        try:
+            # Compressed on the way, a part would be one of other bytes.
+            headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+            with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+                if have and answer.status_code == requests.codes.requested_range_not_satisfiable:
+                    total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+                    if total == str(have):
+                        return
+                    partial.unlink()
+                    continue
+                if not answer.ok:
+                    raise DataError(f"{url}: the server answers {answer.status_code} {answer.reason}; mend the URL")
+                goes_on = answer.status_code == requests.codes.partial_content
+                expected = answer.headers.get("Content-Length")
+                with open(partial, "ab" if goes_on else "wb") as handle:
+                    start = handle.tell()
+                    for block in answer.iter_content(BLOCK):
+                        handle.write(block)
+                    if expected is None or handle.tell() - start == int(expected):
+                        return
+        except requests.RequestException as error:
+            reason = str(error)
+        else:
+            reason = "the connection closed early"
+        log.warning("%s: %s; attempt %d of %d", url, reason, attempt + 1, ATTEMPTS)
+    raise DataError(f"{url}: cannot be downloaded ({reason}); what came is kept, the same command goes on")
+
+
+def _copy(url: str, target: Path) -> None:
+    with _said(url):
+        from fsspec.core import url_to_fs
+
+        files, path = url_to_fs(url)
+        files.get_file(path, str(target))
+
+
+def _copy_pattern(wanted: Download, data: Path) -> list[Path]:
+    """The files of a pattern, below one folder by their paths from the first wildcard on."""
+    if wanted.to is None or wanted.tables or wanted.checksum:
+        raise DataError(f"{wanted.url}: a pattern needs `to`, a folder below --data, and takes no checksum or tables")
+    with _said(wanted.url):
+        from fsspec.core import url_to_fs
+
+        files, path = url_to_fs(wanted.url)
+        found = sorted(files.glob(path))
+        fixed = path[: min(path.index(sign) for sign in WILD if sign in path)].rpartition("/")[0]
+    if not found:
+        raise DataError(f"{wanted.url}: names no files; mend the pattern")
+    scheme = wanted.url.partition("://")[0]
+    names = [name[len(fixed) :].lstrip("/") for name in found]
+    return [
+        _bring(Download(url=f"{scheme}://{full}"), data / wanted.to / name)
+        for full, name in zip(found, names, strict=True)
+    ]
+
+
+class _said:
+    """Turn what a file system complains of into one line."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, (OSError, ImportError, ValueError)):
+            raise DataError(
+                f"{self.url}: cannot be read ({error}); mend the URL, or install what fsspec asks for"
+            ) from None
+
+
+def _check(wanted: Download, file: Path, who: str) -> None:
+    if wanted.checksum is None:
+        return
+    kind, _, expected = wanted.checksum.partition(":")
+    digest = hashlib.new(kind, usedforsecurity=False)
+    with open(file, "rb") as handle:
+        while block := handle.read(BLOCK):
+            digest.update(block)
+    if digest.hexdigest() != expected:
+        raise DataError(
+            f"{who} has {kind} {digest.hexdigest()}, not {expected}; remove it and fetch again, or mend the checksum"
+        )
+
+
+def _convert(format_: str, source: Path, table: Path) -> None:
+    staging = table.with_name(f".{table.name}.partial")
+    table.parent.mkdir(parents=True, exist_ok=True)
+    schema, batches = read_official(format_, source)
+    try:
+        with pq.ParquetWriter(staging, schema, compression="zstd") as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+        _take_name(staging, table)
+    finally:
+        staging.unlink(missing_ok=True)
+    log.info("%s: made from %s", table, source)
+
+
+def _take_name(staging: Path, target: Path) -> None:
+    sync(staging)
+    os.replace(staging, target)
+    sync(target.parent)
+
+
+def _is_pattern(url: str) -> bool:
+    return not url.startswith(("http://", "https://")) and any(sign in url for sign in WILD)

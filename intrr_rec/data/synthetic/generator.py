@@ -1,0 +1,398 @@
+"""Synthetic catalogue, vectors and logs of any size, for demos, tests and scaling runs.
+
+Everything is arithmetic over a counter-based hash: item i and user u are functions of (seed, i) and (seed, u), so no table
+as long as the catalogue is ever held, and the rows do not depend on how they are cut into files. Three signals:
+
+* semantics: a tree department > category > style > series; a vector is the sum of the node vectors on the item's path
+  plus its brand, its colour and noise; titles are made of the same words. Sessions stay near in the tree;
+* collaboration: every item has four hidden successors in styles that the tree does not relate, and users have home styles
+  among which they drift. Nothing of this shows in vectors or texts;
+* popularity: Zipf-like over styles and over the items of a style.
+
+Shape suffixes: B rows of a block (items or users), T steps of a user's history, D width of a vector, S styles, H home
+styles.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from rich.progress import Progress
+
+from intrr_rec.data.synthetic.words import BRANDS, COLOURS, SERIES, TREE
+from intrr_rec.errors import ConfigError
+from intrr_rec.io import artefact
+
+log = logging.getLogger(__name__)
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Keys = NDArray[np.uint64]
+
+_CATEGORIES = 6
+_LEAVES = len(TREE) * _CATEGORIES  # (department, category) pairs
+_MAX_STYLES = _LEAVES * 8
+_SERIES_SIZE = 8  # items a series, about: the size of an item's close neighbourhood at any catalogue size
+
+_SCALES = {
+    "department": 1.0,
+    "category": 0.8,
+    "style": 0.6,
+    "series": 0.4,
+    "brand": 0.25,
+    "colour": 0.25,
+    "noise": 0.35,
+}
+
+_SUCCESSORS = 4
+_HOMES = 3
+_ATTEMPTS = 4  # redraws of a step that would repeat an item of the user's history
+_P_NEW_SESSION = 0.25
+# what happens inside a session; the rest of the probability is a draw from the popularity of the whole catalogue
+_P_SUCCESSOR, _P_SERIES, _P_CATEGORY = 0.40, 0.30, 0.20
+_STYLE_SHIFT, _ITEM_SHIFT = 60.0, 4.0  # of the Zipf laws: larger is flatter at the head
+
+_EPOCH = 1_600_000_000
+_DAY = 86_400
+_MAX_ITEMS = 1 << 31  # keeps the id permutation's products inside int64
+_BLOCK = 1 << 15  # rows computed at a time, one Parquet row group
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def generate_logs(
+    out: Path,
+    *,
+    n_users: int,
+    n_items: int,
+    seed: int,
+    events_per_user: int = 12,
+    dimension: int = 64,
+    shard: int = 1 << 20,
+) -> None:
+    """Write the artefact "logs": `interactions/`, `items/` and `vectors/`, each a folder of `part-*.parquet`.
+
+    * interactions: user_id int64, item_id int64, timestamp int64 (seconds, rising within a user); grouped by user.
+    * items: item_id int64, title, categories ("A > B > C"), brand, text.
+    * vectors: item_id int64, embedding fixed_size_list<float16>[dimension], L2-normalised.
+
+    Ids are integers: at 10⁸ items strings would be the larger part of the interactions. Equal arguments give equal bytes;
+    `shard` changes how rows are cut into files, not the rows.
+
+    Args:
+        out: folder to write; an artefact of kind "logs" there is replaced.
+        n_users: users, each with at least min(5, events_per_user) events.
+        n_items: items in the catalogue, all of them written.
+        seed: of everything random.
+        events_per_user: mean length of a history; lengths are uniform around it.
+        dimension: width D of a vector.
+        shard: users or items a file.
+
+    Raises:
+        ConfigError: an argument out of range.
+        ArtefactError: `out` holds something that is not a "logs" artefact.
+    """
+    for name, value in (("users", n_users), ("shard", shard)):
+        if value < 1:
+            raise ConfigError(f"generate: {name} is {value}; give 1 or more")
+    world = World(n_items=n_items, seed=seed, events_per_user=events_per_user, dimension=dimension)
+    settings = {"users": n_users, "items": n_items, "seed": seed, "events_per_user": events_per_user}
+    user_block = min(_BLOCK, max(1, 16 * _BLOCK // world.longest))
+    with (
+        artefact.writing(out, "logs", settings | {"dimension": dimension}) as draft,
+        _progress(n_users + 2 * n_items) as advance,
+    ):
+        rows = _write_parts(draft.path / "interactions", n_users, shard, user_block, world.interactions, advance)
+        _write_parts(draft.path / "items", n_items, shard, _BLOCK, world.items, advance)
+        _write_parts(draft.path / "vectors", n_items, shard, _BLOCK, world.vectors, advance)
+        draft.counts.update(users=n_users, items=n_items, interactions=rows)
+    log.info("%s: %d users, %d items, %d interactions", out, n_users, n_items, rows)
+
+
+class World:
+    """Items and users as functions of (seed, id); holds only the tree's tables, at most 384 styles.
+
+    An item's place is `position = rank · styles + style`: its style in the tree and its popularity rank inside it. Ids are
+    an affine permutation of positions, so neither the tree's order nor popularity runs along them. A style's items are dealt
+    to its series in turn, so that every series has popular and rare ones.
+
+    Raises:
+        ConfigError: an argument out of range.
+    """
+
+    def __init__(self, *, n_items: int, seed: int, events_per_user: int = 12, dimension: int = 64) -> None:
+        if not 1 <= n_items <= _MAX_ITEMS:
+            raise ConfigError(f"generate: items is {n_items}; give 1 to {_MAX_ITEMS}")
+        for name, value in (("events_per_user", events_per_user), ("dimension", dimension)):
+            if value < 1:
+                raise ConfigError(f"generate: {name} is {value}; give 1 or more")
+        self.n_items, self.dimension = n_items, dimension
+        self.shortest = min(5, events_per_user)
+        self.longest = 2 * events_per_user - self.shortest
+        self.n_styles = max(1, min(_MAX_STYLES, n_items // _SERIES_SIZE))
+        self.n_series = max(1, n_items // self.n_styles // _SERIES_SIZE)
+
+        root = np.array([seed % (1 << 64)], dtype=np.uint64)
+        streams = ("users", "popularity", "links", "successors", "tints", "shift", *_SCALES)
+        self._keys = {name: _hash(root, number) for number, name in enumerate(streams)}
+        self._style_by_rank_S: Ints = np.argsort(
+            _hash(self._keys["popularity"], np.arange(self.n_styles)), kind="stable"
+        )
+
+        self._stride = max(1, round(n_items * (math.sqrt(5) - 1) / 2))
+        while math.gcd(self._stride, n_items) != 1:
+            self._stride += 1
+        self._unstride = pow(self._stride, -1, n_items)
+        self._offset = int(_hash(self._keys["shift"], 0)[0] % np.uint64(n_items))
+
+        styles = np.arange(self.n_styles)
+        departments, categories = styles % len(TREE), styles % _LEAVES
+        self._style_vectors_SD = (
+            self._nodes("department", departments) + self._nodes("category", categories) + self._nodes("style", styles)
+        )
+        self._brand_vectors = self._nodes("brand", np.arange(len(BRANDS)))
+        self._colour_vectors = self._nodes("colour", np.arange(len(COLOURS)))
+        paths = [
+            (department, TREE[department][0][leaf // len(TREE)], TREE[department][1][style // _LEAVES])
+            for style, leaf, department in zip(styles, categories, np.array(list(TREE))[departments], strict=True)
+        ]
+        self._names = pa.array([f"{look} {kind}" for _, kind, look in paths])
+        self._paths = pa.array([" > ".join(path) for path in paths])
+
+    def style(self, ids_B: Ints) -> Ints:
+        """Style [B] of each item; styles equal modulo 48 share a category, modulo 8 a department."""
+        return self._position(ids_B) % self.n_styles
+
+    def items(self, ids_B: Ints) -> pa.Table:
+        """Item table of the given ids: item_id, title, categories, brand, text."""
+        position_B = self._position(ids_B)
+        style_B, series_B, brand_B, colour_B = self._attributes(position_B)
+        number = pc.cast(pa.array(position_B // self.n_styles + 1), pa.string())
+        names = self._names.take(pa.array(style_B))
+        paths = self._paths.take(pa.array(style_B))
+        brands = pa.array(BRANDS).take(pa.array(brand_B))
+        numbered = _join(names, " No. ", number)
+        titles = _join(pa.array(COLOURS).take(pa.array(colour_B)), " ", numbered)
+        series_name_B = _hash(self._series_keys(style_B, series_B), 1) % np.uint64(len(SERIES))
+        series = pa.array(SERIES).take(pa.array(series_name_B))
+        texts = _join(titles, " by ", brands, ", from the ", series, " series. ", paths)
+        columns = {"item_id": pa.array(ids_B), "title": titles, "categories": paths, "brand": brands, "text": texts}
+        return pa.table(columns)
+
+    def vectors(self, ids_B: Ints) -> pa.Table:
+        """Vector table of the given ids: item_id, embedding [D] float16 of unit length."""
+        position_B = self._position(ids_B)
+        style_B, series_B, brand_B, colour_B = self._attributes(position_B)
+        x_BD = self._style_vectors_SD[style_B]
+        x_BD += _directions(_hash(self._series_keys(style_B, series_B), 2), self.dimension, _SCALES["series"])
+        x_BD += self._brand_vectors[brand_B]
+        x_BD += self._colour_vectors[colour_B]
+        x_BD += self._nodes("noise", position_B)
+        x_BD /= np.sqrt(np.einsum("bd,bd->b", x_BD, x_BD))[:, None]
+        flat = pa.array(x_BD.astype(np.float16).reshape(-1))
+        embedding = pa.FixedSizeListArray.from_arrays(flat, self.dimension)
+        return pa.table({"item_id": pa.array(ids_B), "embedding": embedding})
+
+    def interactions(self, users_B: Ints) -> pa.Table:
+        """Events of the given users, grouped by user and rising in time: user_id, item_id, timestamp."""
+        key_B = _hash(self._keys["users"], users_B)
+        spread = self.longest - self.shortest + 1
+        length_B = self.shortest + (_uniform(_hash(key_B, 0)) * spread).astype(np.int64)
+        by_length = np.argsort(-length_B, kind="stable")  # so that the users still active at a step are a prefix
+        position_BT = np.full((len(users_B), self.longest), -1, dtype=np.int64)
+        position_BT[by_length] = self._walk(key_B[by_length], length_B[by_length])
+
+        step_T = np.arange(self.longest)
+        new_BT = _starts_session(key_B[:, None], step_T)
+        wait_BT = -np.log1p(-_uniform(_hash(key_B[:, None], _counter(step_T, 0, 1))))
+        gap_BT = np.where(new_BT, _DAY / 4 + 9 * _DAY * wait_BT, 20 + 240 * wait_BT).astype(np.int64)
+        start_B = _EPOCH + (_uniform(_hash(key_B, 1)) * 730 * _DAY).astype(np.int64)
+        time_BT = start_B[:, None] + np.cumsum(gap_BT, axis=1)
+
+        held_BT = step_T < length_B[:, None]
+        columns = {
+            "user_id": np.repeat(users_B, length_B),
+            "item_id": self._ids(position_BT[held_BT]),
+            "timestamp": time_BT[held_BT],
+        }
+        return pa.table({name: pa.array(column) for name, column in columns.items()})
+
+    def _walk(self, key_B: Keys, length_B: Ints) -> Ints:
+        """Positions [B, T] of the histories of users sorted by falling length; -1 after the end."""
+        position_BT = np.full((len(key_B), self.longest), -1, dtype=np.int64)
+        home_BH = np.stack([self._popular_style(_uniform(_hash(key_B, 2 + home))) for home in range(_HOMES)], axis=1)
+        for step in range(int(length_B[0])):
+            rows = np.arange(np.count_nonzero(length_B > step))
+            for attempt in range(_ATTEMPTS):
+                phase = (step * _HOMES) // length_B[rows]
+                last = position_BT[rows, step - 1]
+                drawn = self._next(key_B[rows], step, attempt, last, home_BH[rows], phase)
+                position_BT[rows, step] = drawn
+                rows = rows[(position_BT[rows, :step] == drawn[:, None]).any(axis=1)]
+                if not rows.size:
+                    break
+        return position_BT
+
+    def _next(self, key_B: Keys, step: int, attempt: int, last_B: Ints, home_BH: Ints, phase_B: Ints) -> Ints:
+        """Position [B] of each user's next item after `last_B`; tastes drift from home to home with `phase_B`."""
+        act_B, aux_B, where_B, rank_B = (
+            _uniform(_hash(key_B, _counter(step, attempt, purpose))) for purpose in (2, 3, 4, 5)
+        )
+        new_B = _starts_session(key_B, step)
+        style_B, last_rank_B = last_B % self.n_styles, last_B // self.n_styles
+
+        # a new session begins at a home: mostly the one of the user's present phase, sometimes any
+        home_B = np.where(act_B < 0.7, phase_B, (aux_B * _HOMES).astype(np.int64))
+        start_B = home_BH[np.arange(len(key_B)), home_B]
+        chosen_B = np.where(new_B, start_B, self._popular_style(where_B))
+
+        near_B = np.where(new_B, where_B < 0.5, act_B >= _P_SUCCESSOR + _P_SERIES)
+        near_B &= new_B | (act_B < _P_SUCCESSOR + _P_SERIES + _P_CATEGORY)
+        leaf_B = np.where(new_B, start_B, style_B) % _LEAVES
+        looks_B = (self.n_styles - leaf_B + _LEAVES - 1) // _LEAVES
+        chosen_B = np.where(near_B, leaf_B + _LEAVES * (aux_B * looks_B).astype(np.int64), chosen_B)
+
+        follow_B = ~new_B & (act_B < _P_SUCCESSOR)
+        link_B = (_SUCCESSORS * aux_B * aux_B).astype(np.int64)
+        linked_style_B = _hash(self._keys["links"], style_B * _SUCCESSORS + link_B) % np.uint64(self.n_styles)
+        chosen_B = np.where(follow_B, linked_style_B.astype(np.int64), chosen_B)
+        linked_B = _uniform(_hash(self._keys["successors"], last_B * _SUCCESSORS + link_B))
+        size_B = self._size(chosen_B)
+        next_rank_B = _zipf(size_B, np.where(follow_B, linked_B, rank_B), _ITEM_SHIFT)
+
+        stay_B = ~new_B & ~follow_B & ~near_B & (act_B < _P_SUCCESSOR + _P_SERIES)
+        series_B = last_rank_B % self.n_series
+        members_B = (self._size(style_B) - series_B + self.n_series - 1) // self.n_series
+        sibling_B = series_B + self.n_series * (rank_B * members_B).astype(np.int64)
+        return np.where(stay_B, sibling_B * self.n_styles + style_B, next_rank_B * self.n_styles + chosen_B)
+
+    def _popular_style(self, uniform_B: Floats) -> Ints:
+        return self._style_by_rank_S[_zipf(np.int64(self.n_styles), uniform_B, _STYLE_SHIFT)]
+
+    def _size(self, style_B: Ints) -> Ints:
+        return (self.n_items - style_B + self.n_styles - 1) // self.n_styles
+
+    def _ids(self, position_B: Ints) -> Ints:
+        return (position_B * self._stride + self._offset) % self.n_items
+
+    def _position(self, ids_B: Ints) -> Ints:
+        return (ids_B - self._offset) % self.n_items * self._unstride % self.n_items
+
+    def _attributes(self, position_B: Ints) -> tuple[Ints, Ints, Ints, Ints]:
+        """(style, series, brand, colour), each [B]. A series has one brand, of the department's six."""
+        style_B = position_B % self.n_styles
+        series_B = position_B // self.n_styles % self.n_series
+        own_brands = len(BRANDS) // len(TREE)
+        draw_B = _hash(self._series_keys(style_B, series_B), 0) % np.uint64(own_brands)
+        brand_B = style_B % len(TREE) * own_brands + draw_B.astype(np.int64)
+        colour_B = _hash(self._keys["tints"], position_B) % np.uint64(len(COLOURS))
+        return style_B, series_B, brand_B, colour_B.astype(np.int64)
+
+    def _series_keys(self, style_B: Ints, series_B: Ints) -> Keys:
+        return _hash(self._keys["series"], style_B * self.n_series + series_B)
+
+    def _nodes(self, level: str, numbers_B: Ints) -> NDArray[np.float32]:
+        return _directions(_hash(self._keys[level], numbers_B), self.dimension, _SCALES[level])
+
+
+def _hash(key: Keys, counter: Ints | int) -> Keys:
+    """SplitMix64's output function at `key + counter · golden`; broadcasts. Good both as a hash and as a stream."""
+    x = np.atleast_1d(np.asarray(counter)).astype(np.uint64) * _GOLDEN + key + _GOLDEN
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _uniform(bits: Keys) -> Floats:
+    """Uniform numbers in [0, 1) from the upper 53 bits."""
+    return (bits >> np.uint64(11)) * 2.0**-53
+
+
+def _directions(key_B: Keys, dimension: int, scale: float) -> NDArray[np.float32]:
+    """Random vectors [B, D], uniform in a cube centred on 0, of expected squared length scale²."""
+    words = _hash(key_B[:, None], np.arange(-(-dimension // 4)))
+    halves = words.astype("<u8", copy=False).view("<u2")[:, :dimension].astype(np.float32)
+    return (halves - np.float32(32767.5)) * np.float32(scale * math.sqrt(3 / dimension) / 32767.5)
+
+
+def _zipf(size: Ints | np.int64, uniform_B: Floats, shift: float) -> Ints:
+    """Ranks [B] in [0, size) with density ∝ (rank + shift)^(-3/4), by inverse CDF (the exponent makes it two squares)."""
+    low, high = math.sqrt(math.sqrt(shift)), np.sqrt(np.sqrt(size + shift))
+    root_B = low + uniform_B * (high - low)
+    return np.minimum((np.square(np.square(root_B)) - shift).astype(np.int64), size - 1)
+
+
+def _counter(step: Ints | int, attempt: int, purpose: int) -> Ints | int:
+    """Counters of a user's stream; those below 64 are left for draws made once a user."""
+    return 64 + (step * _ATTEMPTS + attempt) * 8 + purpose
+
+
+def _starts_session(key: Keys, step: Ints | int) -> NDArray[np.bool_]:
+    return (_uniform(_hash(key, _counter(step, 0, 0))) < _P_NEW_SESSION) | (np.asarray(step) == 0)
+
+
+def _join(*parts: pa.Array | str) -> pa.Array:
+    return pc.binary_join_element_wise(*parts, "")
+
+
+def _write_parts(
+    folder: Path,
+    total: int,
+    shard: int,
+    block: int,
+    table_of: Callable[[Ints], pa.Table],
+    advance: Callable[[int], None],
+) -> int:
+    """Write rows of ids [0, total) as `part-*.parquet`, `shard` ids a file, `block` ids a row group; returns the rows."""
+    folder.mkdir()
+    rows = 0
+    for part, first in enumerate(range(0, total, shard)):
+        end = min(first + shard, total)
+        with ExitStack() as stack:
+            writer = None
+            for start in range(first, end, block):
+                ids_B = np.arange(start, min(start + block, end))
+                table = table_of(ids_B)
+                if writer is None:
+                    writer = stack.enter_context(_writer(folder / f"part-{part:05d}.parquet", table.schema))
+                writer.write_table(table)
+                rows += table.num_rows
+                advance(len(ids_B))
+    return rows
+
+
+def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    # dictionaries pay only for columns that repeat
+    repeated = [name for name in ("user_id", "categories", "brand") if name in schema.names]
+    return pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=repeated)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, a log line every ten seconds elsewhere; yields what counts the work done."""
+    if sys.stderr.isatty():
+        with Progress() as bar:
+            task = bar.add_task("generate", total=total)
+            yield lambda amount: bar.advance(task, amount)
+        return
+    done, spoke = 0, time.monotonic()
+
+    def count(amount: int) -> None:
+        nonlocal done, spoke
+        done += amount
+        if time.monotonic() - spoke > 10:
+            spoke = time.monotonic()
+            log.info("generate: %d %%", 100 * done // total)
+
+    yield count

@@ -1,0 +1,205 @@
+"""Raw logs → what is wrong with them, before anything is built (`intrr validate`).
+
+It goes the way of `intrr prepare`, but notes what that would stop at and goes on as far as it can.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import duckdb
+
+from intrr_rec.config import PrepareConfig
+from intrr_rec.data.prepare import prepare as ingest
+from intrr_rec.data.raw.files import IdKind, RawFile, quoted, table_files
+from intrr_rec.data.validate import log_checks as checks
+from intrr_rec.data.validate import split_checks
+from intrr_rec.data.validate.findings import Examination, Finding
+from intrr_rec.errors import DataError
+
+T = TypeVar("T")
+
+
+def examine(name: str, interactions: Sequence[Path], items: Path | None, config: PrepareConfig) -> Examination:
+    """Look at raw logs as `intrr prepare` would read them.
+
+    Args:
+        name: of the logs, for the report.
+        interactions: files or folders of shards, in order.
+        items: optional item table.
+        config: column names and filter.
+    """
+    found = Examination(name)
+    with (
+        tempfile.TemporaryDirectory(prefix="intrr-validate-") as scratch,
+        closing(ingest._connect(Path(scratch))) as con,
+    ):
+        try:
+            for finding in _examine(con, found, interactions, items, config):
+                found.findings.append(finding)
+        except DataError as error:
+            found.findings.append(Finding("prepare", "error", str(error)))
+    return found
+
+
+def _examine(
+    con: duckdb.DuckDBPyConnection,
+    found: Examination,
+    interactions: Sequence[Path],
+    items: Path | None,
+    config: PrepareConfig,
+) -> Iterator[Finding]:
+    has_time = config.time_column is not None
+    logs: list[RawFile] = []
+    yield from _open(con, interactions, config, logs)
+    found.files = len(logs)
+    if not logs:
+        return
+    yield from _columns(logs)
+    kinds = {column: ingest._common_kind(con, logs, column) for column in (config.user_column, config.item_column)}
+    yield from _values(con, logs, kinds, config)
+    found.raw = raw = checks.extent(con)
+    if not raw.interactions:
+        return
+    names = {"user_id": config.user_column, "item_id": config.item_column}
+    yield from checks.check_ids(con, {ours: name for ours, name in names.items() if kinds[name] == "string"})
+    yield from checks.check_duplicates(con, ingest.counted_events(con, config), config)
+    if has_time:
+        yield from checks.check_clock(con)
+        yield from checks.check_row_order(con)
+    _distributions(con, found)
+    dropped = ingest.filter_events(con, config)
+    found.kept = kept = checks.extent(con)
+    _distributions(con, found)
+    yield from checks.check_minimum(raw, kept, dropped, con, config)
+    split = None
+    if config.split == "global_time":
+        try:
+            split = ingest.split_events(con, config)
+        except DataError as error:
+            yield Finding("split", "error", str(error))
+    split_checks.order_events(con, split)
+    yield from checks.check_item_order(con)
+    if config.split == "leave_one_out" or split:
+        if has_time:
+            yield from split_checks.check_ties(con, split)
+        yield from split_checks.check_leakage(con, has_time, split)
+    if split:
+        yield from split_checks.check_split(con, split)
+    if items is not None:
+        yield from _items(con, items, kinds[config.item_column], config)
+
+
+def _open(
+    con: duckdb.DuckDBPyConnection, interactions: Sequence[Path], config: PrepareConfig, logs: list[RawFile]
+) -> Iterator[Finding]:
+    """Put the files that can be opened and have the columns into `logs`; one error for each that cannot."""
+    errors: list[DataError] = []
+    for path in interactions:
+        files = _attempt(partial(table_files, path), errors)
+        for file in files:
+            logs += _attempt(partial(ingest._open_logs, con, [file], config), errors)
+    yield from (Finding("files", "error", str(error)) for error in errors)
+    paths = [raw.path.resolve() for raw in logs]
+    for path in sorted({path for path in paths if paths.count(path) > 1}):
+        yield Finding("files", "error", f"{path}: given twice; its interactions would count double, name it once")
+
+
+def _attempt(work: Callable[[], list[T]], errors: list[DataError]) -> list[T]:
+    try:
+        return work()
+    except DataError as error:
+        errors.append(error)
+        return []
+
+
+def _columns(logs: Sequence[RawFile]) -> Iterator[Finding]:
+    """Files of other columns or types than the first."""
+    first = logs[0]
+    for raw in logs[1:]:
+        extra, lacking = sorted(set(raw.columns) - set(first.columns)), sorted(set(first.columns) - set(raw.columns))
+        retyped = [name for name, kind in raw.columns.items() if first.columns.get(name, kind) != kind]
+        if extra or lacking or retyped:
+            parts = [
+                f"{word} {', '.join(columns)}"
+                for word, columns in (("has", extra), ("lacks", lacking), ("has another type of", retyped))
+                if columns
+            ]
+            yield Finding(
+                "schema",
+                "warning",
+                f"{raw.path}: {'; '.join(parts)}, beside {first.path.name}",
+                "The columns of user, item and time are read alike; the change says that the source changed: look at what it "
+                "means now.",
+            )
+            return
+    columns = ", ".join(f"{name} {kind}" for name, kind in first.columns.items())
+    yield Finding("schema", "fine", f"{len(logs)} file{'s' * (len(logs) > 1)} with columns {columns}")
+
+
+def _values(
+    con: duckdb.DuckDBPyConnection, logs: Sequence[RawFile], kinds: dict[str, IdKind], config: PrepareConfig
+) -> Iterator[Finding]:
+    """Read `events` without the rows that cannot be used, and say which those are."""
+    columns = {"user_id": config.user_column, "item_id": config.item_column, "time": config.time_column}
+    named = {ours: name for ours, name in columns.items() if name is not None}
+    ingest.create_events(con, kinds, config)
+    broken = False
+    for n, raw in enumerate(logs):
+        try:
+            ingest.read_events(con, n, raw, kinds, config)
+        except DataError as error:
+            yield Finding("files", "error", str(error))
+            broken = True
+            continue
+        for ours, name in named.items():
+            unusable = f"{ours} IS NULL" + (" OR time < 0" if ours == "time" else "")
+            count, row = con.execute(
+                f'SELECT count(*), min("row") FROM events WHERE file = {n} AND ({unusable})'
+            ).fetchall()[0]
+            if count:
+                example = ingest._bad_value(con, raw, row, name, kinds.get(name))
+                yield Finding("values", "error", str(example), f"{count:,} rows of this file are like it.")
+                broken = True
+                con.execute(f"DELETE FROM events WHERE file = {n} AND ({unusable})")
+    if not broken:
+        yield Finding("values", "fine", f"every row has {', '.join(named.values())}, and each can be read")
+
+
+def _items(con: duckdb.DuckDBPyConnection, table: Path, kind: IdKind, config: PrepareConfig) -> Iterator[Finding]:
+    """Items of the logs without content, and content without interactions."""
+    free = ingest._load_items(con, table, kind, config)
+    orphans, unused, items = con.execute(
+        "SELECT (SELECT count(*) FROM items ANTI JOIN item_table USING (item_id)), "
+        "(SELECT count(*) FROM item_table ANTI JOIN items USING (item_id)), (SELECT count(*) FROM items)"
+    ).fetchall()[0]
+    says = f"{orphans:,} of {items:,} items with interactions are not in {table.name}"
+    if orphans:
+        yield Finding(
+            "orphan items",
+            "warning",
+            says,
+            "They get no title and no text, so neither an embedding of it: their vectors must come from elsewhere.",
+        )
+    else:
+        yield Finding("orphan items", "fine", says)
+    yield Finding("unused items", "fine", f"{unused:,} items of {table.name} have no interactions left: dropped")
+    for column in ("title", "text"):
+        if column in free:
+            empty = con.execute(
+                f"SELECT count(*) FROM items JOIN item_table USING (item_id) WHERE coalesce(CAST({quoted(column)} AS VARCHAR), '') = ''"
+            ).fetchall()[0][0]
+            if empty:
+                yield Finding("item content", "warning", f"{empty:,} of {items:,} items have an empty {column}")
+            else:
+                yield Finding("item content", "fine", f"every item has a {column}")
+
+
+def _distributions(con: duckdb.DuckDBPyConnection, found: Examination) -> None:
+    found.lengths, found.popularity = checks.counts_of(con, "user_id"), checks.counts_of(con, "item_id")
+    found.periods = checks.periods_of(con)

@@ -1,0 +1,110 @@
+"""Filters at decode time: a prefix is followed only while an item that the user may get lies below it.
+
+Leaves lie in the trie's order, so the items below a node are a stretch of leaves, and counting those allowed in it is a
+difference of two sums. A beam that keeps only prefixes with such an item never dies out: it returns min(W, allowed items).
+
+Shape legend: I items, L levels, N nodes of a depth, B users, W beams, C children, M items denied to a user.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from intrr_rec.semantic_ids.trie import PrefixTrie
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """Who may get what.
+
+    Attributes:
+        leaves: of the trie.
+        before_I1: how many leaves that all users may get lie before each place; None where they may get every item.
+        denied_BM: places of the leaves that one user may not get beyond that, rising, without repetition, padded with I;
+            None where there are none.
+    """
+
+    leaves: Leaves
+    before_I1: Tensor | None
+    denied_BM: Tensor | None
+
+    def lives(self, depth: int, node_BWC: Tensor) -> Tensor:
+        """Whether an allowed item lies below each node of this depth, for the user of its row."""
+        start_BWC, end_BWC = self.leaves.below(depth, node_BWC)
+        if self.before_I1 is None:
+            count_BWC = end_BWC - start_BWC
+        else:
+            count_BWC = self.before_I1[end_BWC] - self.before_I1[start_BWC]
+        if self.denied_BM is not None:
+            edges_B2 = torch.stack([start_BWC, end_BWC], dim=1)
+            counted_B2 = torch.searchsorted(self.denied_BM, edges_B2.flatten(1)).view(edges_B2.shape)
+            count_BWC = count_BWC - (counted_B2[:, 1] - counted_B2[:, 0])
+        return count_BWC > 0
+
+    def items(self, users: int) -> Tensor:
+        """Whether each of the users may get each item, `[B, I]`."""
+        place_I = self.leaves.place_I
+        allowed_BI = torch.ones(users, len(place_I) + 1, dtype=torch.bool, device=place_I.device)
+        if self.before_I1 is not None:
+            allowed_BI[:, :-1] = self.before_I1.diff() > 0
+        if self.denied_BM is not None:
+            allowed_BI.scatter_(1, self.denied_BM, False)
+        return allowed_BI[:, place_I]
+
+
+@dataclass(frozen=True)
+class Leaves:
+    """Where the items of a trie lie among its leaves.
+
+    Attributes:
+        place_I: the leaf of each item.
+        first: for depths 0 … L-1, the first leaf below each node, `[N + 1]`: the last entry is I.
+    """
+
+    place_I: Tensor
+    first: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, trie: PrefixTrie) -> Leaves:
+        """Those of a trie, on its device."""
+        place_I = torch.empty(len(trie.leaf_items), dtype=torch.int64, device=trie.leaf_items.device)
+        place_I[trie.leaf_items.long()] = torch.arange(len(place_I), device=place_I.device)
+        first = [trie.child_offsets[-1]]
+        for offset_N in reversed(trie.child_offsets[:-1]):
+            first.append(first[-1][offset_N.long()])
+        return cls(place_I, tuple(reversed(first)))
+
+    def below(self, depth: int, node: Tensor) -> tuple[Tensor, Tensor]:
+        """The first leaf below each node and the one after its last, int64."""
+        if depth == len(self.first):
+            return node, node + 1
+        return self.first[depth][node].long(), self.first[depth][node + 1].long()
+
+    def before(self, allowed_I: Tensor) -> Tensor:
+        """`Allowed.before_I1` of a mask over items."""
+        allowed_in_order_I = torch.empty_like(allowed_I)
+        allowed_in_order_I[self.place_I] = allowed_I
+        before_I = allowed_in_order_I.cumsum(0, dtype=torch.int32)
+        return torch.cat([before_I.new_zeros(1), before_I])
+
+    def allow(self, before_I1: Tensor | None, denied_BM: Tensor | None) -> Allowed:
+        """Filters of a batch.
+
+        Args:
+            before_I1: what `before` gave for the items that everyone may get.
+            denied_BM: dense ids that one user may not get, in any order; -1 is padding.
+        """
+        if denied_BM is None or not denied_BM.shape[1]:
+            return Allowed(self, before_I1, None)
+        end = len(self.place_I)
+        place_BM = self.place_I[denied_BM.clamp(min=0)].masked_fill(denied_BM < 0, end)
+        if before_I1 is not None:  # what nobody may get must not be counted twice
+            open_BM = before_I1[(place_BM + 1).clamp(max=end)] > before_I1[place_BM]
+            place_BM = place_BM.masked_fill(~open_BM, end)
+        place_BM = place_BM.sort(dim=1).values
+        repeated_BM = torch.zeros_like(place_BM, dtype=torch.bool)
+        repeated_BM[:, 1:] = place_BM[:, 1:] == place_BM[:, :-1]
+        return Allowed(self, before_I1, place_BM.masked_fill(repeated_BM, end).sort(dim=1).values)

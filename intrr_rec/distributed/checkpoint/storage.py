@@ -1,0 +1,243 @@
+"""Checkpoints: torch.distributed.checkpoint for tensors, JSON for the rest, published whole or not at all.
+
+The tensors are keyed by parameter name, so a checkpoint written by one number of ranks loads on another. A checkpoint is a
+folder with a file of hashes, written last: one that lacks it or does not match it is refused. Nothing is ever unpickled
+freely: the one pickled file of the format, its metadata, is read by an unpickler that knows only its classes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import shutil
+import uuid
+from dataclasses import replace
+from pathlib import Path, PosixPath
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
+from torch.futures import Future
+
+from intrr_rec.distributed.parallelize import Parallel
+from intrr_rec.distributed.world import World
+from intrr_rec.errors import ArtefactError
+from intrr_rec.io.artefact import COMPLETE, file_hash, swap_into_place, sync, write_json
+
+STATE = "state.json"
+Tree = dict[str, Any]  # of such trees, and of tensors, sharded ones among them
+STRETCH = 8 << 20  # bytes of a tensor read at once
+
+
+def save_checkpoint(path: Path, tensors: Tree, world: World, state: dict[str, Any]) -> None:
+    """Write `checkpoint_tensors`, or a copy or a part of them, and the main rank's `state`; every rank calls this.
+
+    All is written and synced in a folder beside `path`, the hashes of its files last; then that folder is renamed to `path`.
+
+    Raises:
+        ArtefactError: the disk is full or cannot be written, on every rank; what was at `path` is still there.
+    """
+    staging = path.with_name(f".{path.name}.tmp-{world.told(uuid.uuid4().hex[:8])}")
+    if world.is_main:
+        remove_unfinished(path.parent)
+    world.barrier()
+
+    def write_tensors() -> None:
+        try:
+            writer = dcp.FileSystemWriter(staging, sync_files=True)
+            dcp.save(dict(tensors), storage_writer=writer, process_group=world.group)
+        except (dcp.CheckpointException, OSError) as error:
+            raise ArtefactError(cannot_write(path, error)) from None
+
+    def publish() -> None:
+        if not world.is_main:
+            return
+        try:
+            write_json(staging / STATE, state)
+            sums[STATE] = file_hash(staging / STATE)
+            write_json(staging / COMPLETE, {"files": sums})
+            sync(staging)
+            swap_into_place(staging, path)
+        except OSError as error:
+            raise ArtefactError(cannot_write(path, error)) from None
+
+    try:
+        world.together(write_tensors)
+        own = [*staging.glob(f"__{world.rank}_*"), *([staging / ".metadata"] if world.is_main else [])]
+        sums = {
+            name: digest for part in world.gather({f.name: file_hash(f) for f in own}) for name, digest in part.items()
+        }
+        world.together(publish)
+    finally:
+        if world.is_main:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def load_checkpoint(
+    path: Path, parallel: Parallel, world: World, *, with_optimizer: bool, averaged: bool = False
+) -> dict[str, Any]:
+    """Load tensors in place, on any number of ranks, and return the saved state.
+
+    Args:
+        averaged: load the average of the weights into the model where the checkpoint holds one.
+
+    Raises:
+        ArtefactError: no complete checkpoint there, a damaged one, or one of another model; on every rank. The model may
+            then hold a part of it.
+    """
+    world.together(lambda: verify(path, world))
+    if with_optimizer:
+        parallel.optimizer.optimizers[-1][1].init_state()  # moments exist only after a step; they are overwritten here
+    tensors = checkpoint_tensors(parallel, with_optimizer)
+    model = tensors["model"]
+    try:
+        reader = WeightsOnlyReader(path)
+        if averaged and any(key.startswith("average.") for key in reader.read_metadata().state_dict_metadata):
+            tensors["average"] = tensors.pop("model")
+        dcp.load(tensors, storage_reader=reader)
+    except (dcp.CheckpointException, pickle.UnpicklingError, RuntimeError, ValueError) as error:
+        first = str(error).strip().splitlines()[-1][:200]
+        raise ArtefactError(f"{path}: does not fit this model ({first})") from None
+    parallel.module.load_state_dict(model)
+    return json.loads((path / STATE).read_text())
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint so that a kill in between leaves none that looks like one."""
+    dying = path.with_name(f".{path.name}.tmp-removed")
+    path.rename(dying)
+    shutil.rmtree(dying, ignore_errors=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed job left of checkpoints that it was writing or removing in `folder`."""
+    for stale in folder.glob(".*.tmp-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+
+
+def verify(path: Path, world: World) -> None:
+    """Compare this rank's share of the files with their recorded hashes."""
+    try:
+        sums = sorted(json.loads((path / COMPLETE).read_text())["files"].items())
+    except (FileNotFoundError, NotADirectoryError):
+        raise ArtefactError(f"{path}: holds no complete checkpoint; train first or mend the path") from None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise ArtefactError(f"{path}: is damaged ({COMPLETE} cannot be read)") from None
+    for name, expected in sums[world.rank :: world.size]:
+        if not (path / name).is_file():
+            raise ArtefactError(f"{path}: is damaged ({name} is missing)")
+        if file_hash(path / name) != expected:
+            raise ArtefactError(f"{path}: is damaged ({name} is not what was written)")
+
+
+def cannot_write(path: Path, error: BaseException) -> str:
+    """One line for what went wrong on the disk while a run was writing there.
+
+    torch.save hides the system's error behind its own; the number of free bytes tells the commonest cause all the same.
+    """
+    causes = [cause for cause, _ in error.failures.values()] if isinstance(error, dcp.CheckpointException) else [error]
+    cause = causes[0]
+    while not isinstance(cause, OSError) and (deeper := cause.__cause__ or cause.__context__):
+        cause = deeper
+    reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause).splitlines()[0]
+    free = shutil.disk_usage(next(folder for folder in path.parents if folder.exists())).free / 2**20
+    return (
+        f"{path}: cannot be written ({reason}; {free:,.0f} MB free); the checkpoints before it are whole: make room, "
+        "then give the same command again"
+    )
+
+
+def checkpoint_tensors(parallel: Parallel, with_optimizer: bool) -> Tree:
+    """What a checkpoint holds, as a tree of tensors that share memory with the model's."""
+    tensors: Tree = {"model": dict(parallel.module.state_dict())}
+    if with_optimizer:
+        tensors["optimizer"] = parallel.optimizer.state_dict()["state"]
+        if parallel.average:
+            tensors["average"] = parallel.average.tensors
+    return tensors
+
+
+class WeightsOnlyReader(FileSystemReader):
+    """Reads the metadata with an unpickler limited to the classes a metadata file is made of, and tensors a stretch at a time."""
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        """As its base class, but a large tensor never lies in memory whole beside its place in the model."""
+        left = []
+        for item in plan.items:
+            stored = self.storage_data[item.storage_index]
+            if stored.length <= STRETCH or not self._stream(item, stored, planner):
+                left.append(item)
+        return super().read_data(replace(plan, items=left), planner)
+
+    def _stream(self, item: ReadItem, stored: Any, planner: LoadPlanner) -> bool:
+        """Copy a tensor from its file into its place; False where it does not lie there row after row."""
+        with open(Path(self.path) / stored.relative_path, "rb") as file:
+            with FakeTensorMode():  # its shape, and where its bytes begin
+                shape = torch.load(self._slice_file(file, stored), map_location="cpu", weights_only=True)
+            begin = getattr(shape.untyped_storage(), "_checkpoint_offset", None)
+            if begin is None or not shape.is_contiguous() or shape.storage_offset() or not shape.dim():
+                return False
+            row_shape, row_bytes = shape.shape[1:], shape[:1].nbytes
+            first, rows = item.storage_offsets[0], item.lengths[0]
+            target, together = planner.resolve_tensor(item).detach(), max(1, STRETCH // row_bytes)
+            file.seek(stored.offset + begin + first * row_bytes)
+            for done in range(0, rows, together):
+                count = min(together, rows - done)
+                data = bytearray(file.read(count * row_bytes))
+                if len(data) != count * row_bytes:
+                    raise ValueError(f"{stored.relative_path} ends too early")
+                read = torch.frombuffer(data, dtype=shape.dtype).view(count, *row_shape)
+                for dim in range(1, read.dim()):
+                    read = read.narrow(dim, item.storage_offsets[dim], item.lengths[dim])
+                target[done : done + count].copy_(read)
+            planner.commit_tensor(item, target)
+        return True
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """As its base class, with that unpickler."""
+        path = Path(self._get_metadata_path(kwargs.get("rank")))
+        metadata = _MetadataUnpickler(io.BytesIO(path.read_bytes())).load()
+        if getattr(metadata, "storage_meta", None) is None:
+            metadata.storage_meta = StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+class _MetadataUnpickler(pickle.Unpickler):
+    """Knows the classes a metadata file of tensors is made of, by their exact names.
+
+    A looser rule is no rule: "torch.distributed.checkpoint.filesystem" also has an `os.system`, and an entry that is not a
+    tensor (`BytesStorageMetadata`) makes the loader unpickle freely.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name == "PosixPath" and module.partition(".")[0] == "pathlib":
+            return PosixPath  # its module's name differs between versions of Python
+        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if not is_dtype and (module, name) not in _METADATA_CLASSES:
+            raise pickle.UnpicklingError(f"{module}.{name} has no place in checkpoint metadata")
+        return super().find_class(module, name)
+
+
+_METADATA_CLASSES = {
+    ("torch", "Size"),
+    ("torch.serialization", "_get_layout"),
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+    *(
+        ("torch.distributed.checkpoint.metadata", name)
+        for name in (
+            "ChunkStorageMetadata",
+            "Metadata",
+            "MetadataIndex",
+            "StorageMeta",
+            "TensorProperties",
+            "TensorStorageMetadata",
+            "_MEM_FORMAT_ENCODING",
+        )
+    ),
+}

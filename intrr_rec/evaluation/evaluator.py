@@ -1,0 +1,130 @@
+"""Full-ranking evaluation by the one decode: states from the backbone, items from the trie-constrained beam search.
+
+Shape suffixes: B users, W beams, I items, D width, S scored slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from intrr_rec.data.loading.loader import Loader
+from intrr_rec.data.loading.windows import evaluation_windows
+from intrr_rec.decoding.decode import decode
+from intrr_rec.distributed.world import World
+from intrr_rec.evaluation.metrics import RECALL_AT, as_means, metrics_by_user, target_rank
+from intrr_rec.models.base import ItemRecommender, Recommender
+from intrr_rec.runs.inputs import Inputs
+
+Split = Literal["valid", "test"]
+CATALOGUE_CHUNK = 8192
+
+
+@dataclass
+class Ranked:
+    """The best items of some users, best first."""
+
+    users: NDArray[np.int64]
+    items_BW: Tensor
+    scores_BW: Tensor
+    target_B: Tensor
+
+
+@dataclass
+class TargetRanks:
+    """Where this rank's users have their held-out item: its place, from 1, or 0 where it is not within the beam."""
+
+    users: NDArray[np.int64]
+    target_B: Tensor
+    rank_B: Tensor
+
+    @classmethod
+    def of(cls, parts: Iterable[Ranked]) -> TargetRanks:
+        """The places in ranked lists, on the CPU."""
+        found = [(p.users, p.target_B, target_rank(p.items_BW, p.target_B)) for p in parts]
+        users, targets, ranks = zip(*found, strict=True)
+        return cls(np.concatenate(users), torch.cat(targets).cpu(), torch.cat(ranks).cpu())
+
+
+class Evaluator:
+    """Ranks the catalogue for every user who has a target in a split; each rank takes its share of users.
+
+    Args:
+        model: the model inside its parallel wrapper.
+        inputs: of the run.
+        world: this rank among its peers.
+        between: called before each batch, as often on every rank; it may raise.
+    """
+
+    def __init__(
+        self, model: Recommender, inputs: Inputs, world: World, between: Callable[[], None] = lambda: None
+    ) -> None:
+        self.model = model
+        self.inputs = inputs
+        self.world = world
+        self.between = between
+        self.trie = inputs.semantic_ids.trie.to(world.device)
+        self.collate = inputs.collator(training=False)
+
+    def evaluate(self, split: Split, beam: int | None = None) -> dict[str, float]:
+        """Recall@K and NDCG@K over all users of the split, the same on every rank; `beam` in place of the recipe's."""
+        return self.means(TargetRanks.of(self.rank_users(split, beam)))
+
+    def means(self, ranks: TargetRanks) -> dict[str, float]:
+        """Recall@K and NDCG@K over the users of all ranks, the same on every rank."""
+        sums = metrics_by_user(ranks.rank_B).sum(0)
+        *totals, users = self.world.sum(torch.cat([sums, sums.new_tensor([len(ranks.users)])])).tolist()
+        return as_means(totals, int(users))
+
+    @torch.no_grad()
+    def rank_users(self, split: Split, beam: int | None = None) -> Iterator[Ranked]:
+        """Decode this rank's users, batch by batch."""
+        settings = self.inputs.recipe.evaluate
+        if beam is not None:
+            settings = settings.model_copy(update={"beam": beam})
+        was_training = self.model.training
+        self.model.eval()
+        dataset = self.inputs.dataset
+        kept = self.inputs.recipe.keeps_catalogue(dataset.n_items, len(dataset.events))
+        catalogue_ID = self.catalogue() if kept else None
+        dataset = self.inputs.dataset
+        windows = evaluation_windows(dataset.offsets, self.inputs.recipe.model.window, dataset.held_out(split))
+        loader = Loader(
+            windows, self.collate, settings.batch_users, seed=None, rank=self.world.rank, replicas=self.world.size
+        )
+        for batch in loader.epoch():
+            self.between()
+            moved = batch.to(self.world.device)
+            items_BW, scores_BW = decode(self.model, moved, catalogue_ID, self.trie, settings)
+            yield Ranked(batch.user_S, items_BW, scores_BW, moved.target_S)
+        self.model.train(was_training)
+
+    def catalogue(self) -> Tensor | None:
+        """The token of every item, `[I, D]`: each rank makes its share, then all are gathered; None for other models."""
+        if not isinstance(self.model, ItemRecommender):
+            return None
+        n_items = self.inputs.dataset.n_items
+        share = -(-n_items // self.world.size)
+        own = torch.arange(self.world.rank * share, (self.world.rank + 1) * share).clamp(max=n_items - 1)
+        content_IV = self.inputs.content_IV
+        parts = []
+        for ids_U in own.split(CATALOGUE_CHUNK):
+            content_UV = None if content_IV is None else torch.from_numpy(content_IV[ids_U]).to(self.world.device)
+            parts.append(self.model.represent(ids_U.to(self.world.device), content_UV))
+        return self.world.gather_rows(torch.cat(parts))[:n_items]
+
+
+def most_popular(inputs: Inputs, split: Split) -> dict[str, float]:
+    """Metrics of recommending everyone the items most frequent in the training part."""
+    dataset = inputs.dataset
+    order = np.argsort(-dataset.popularity(), kind="stable")[: max(RECALL_AT)]
+    windows = evaluation_windows(dataset.offsets, inputs.recipe.model.window, dataset.held_out(split))
+    target_B = torch.from_numpy(dataset.items_E[windows.start_M + windows.length_M])
+    top_BW = torch.from_numpy(order.copy()).expand(len(target_B), -1)
+    return as_means(metrics_by_user(target_rank(top_BW, target_B)).sum(0), len(target_B))

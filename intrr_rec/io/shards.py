@@ -1,0 +1,129 @@
+"""Long jobs made of shards: finished ones are kept beside the target until the whole is published, so a killed job goes on.
+
+The folder of the finished shards is named after the job, what it reads and its settings: another job's shards are never taken
+for this one's. An interrupted job gives the same bytes as one that was not.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import hashlib
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from intrr_rec.errors import ArtefactError
+from intrr_rec.io.artefact import sync, write_json
+
+log = logging.getLogger(__name__)
+JOB = "job.json"
+Advance = Callable[[int, bool], None]
+
+
+def identity(job: Mapping[str, Any]) -> str:
+    """SHA-256 of what a job reads and how it is set."""
+    return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def staging(out: Path, verb: str, job: Mapping[str, Any], rank: int = 0) -> Iterator[Path]:
+    """The folder of this job's finished shards, held by one process a rank, removed by rank 0 once its block ends well.
+
+    Raises:
+        ArtefactError: it cannot be written, or another process is at the same job.
+    """
+    out = out.absolute()
+    folder = out.with_name(f".{out.name}.{verb}-{identity(job)[:16]}")
+    others = [path.name for path in out.parent.glob(f".{glob.escape(out.name)}.{verb}-*") if path != folder]
+    if others:
+        log.warning("%s: unfinished work of other settings lies in %s; remove it if not wanted", out.parent, others[0])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / f".lock-{rank}", "w")  # noqa: SIM115  (held to the end of the block, freed by the system if killed)
+    except OSError as error:
+        raise ArtefactError(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ArtefactError(f"{out}: another process is at the same job; wait for it or stop it") from None
+        if finished := len(list(folder.glob("part-*.parquet"))):
+            log.info("%s: going on after %d finished shards", out, finished)
+        elif not rank:
+            write_json(folder / JOB, job)
+        ended = False
+        try:
+            yield folder
+            ended = True
+        finally:
+            if not rank and (ended or not any(folder.glob("part-*.parquet"))):
+                shutil.rmtree(folder, ignore_errors=not ended)
+
+
+def shard_name(number: int) -> str:
+    """File name of a shard."""
+    return f"part-{number:05d}.parquet"
+
+
+def write_shard(path: Path, table: pa.Table, **options: Any) -> None:
+    """Write a shard under a temporary name, sync, rename: a name that is there is a whole shard."""
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "wb") as handle:
+        pq.write_table(table, handle, **options)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(partial, path)
+    sync(path.parent)
+
+
+def shard_rows(shard: Path) -> int | None:
+    """Rows of a finished shard; None where there is none that can be read."""
+    try:
+        return int(pq.read_metadata(shard).num_rows)
+    except (OSError, pa.ArrowException):
+        return None
+
+
+def link(shard: Path, target: Path) -> None:
+    """Hard link, so that the shard stays resumable until the artefact is published; copy where links are not to be had."""
+    try:
+        os.link(shard, target)
+    except OSError:
+        shutil.copy2(shard, target)
+
+
+@contextmanager
+def progress(verb: str, what: str, total: int | None) -> Iterator[Advance]:
+    """A bar on a terminal, a log line every ten seconds elsewhere; yields what is told (how many done, newly or not)."""
+    if sys.stderr.isatty():
+        columns = [*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn()]
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(verb, total=total)
+            yield lambda count, new: bar.advance(task, count)
+        return
+    started = spoke = time.monotonic()
+    done = made = 0
+
+    def advance(count: int, new: bool) -> None:
+        nonlocal done, made, spoke
+        done, made = done + count, made + count * new
+        if made and time.monotonic() - spoke > 10:
+            spoke = time.monotonic()
+            rate = made / (spoke - started)
+            of, left = ("", "") if total is None else (f" of {total}", f", {(total - done) / rate:.0f} s left")
+            log.info("%s: %d%s %s, %.0f a second%s", verb, done, of, what, rate, left)
+
+    yield advance

@@ -1,0 +1,148 @@
+"""What a run is made of: dataset, Semantic IDs and vectors, checked against one another, and the model they define."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from intrr_rec.config import Recipe, load_recipe
+from intrr_rec.data.dataset import Dataset
+from intrr_rec.data.loading.batch import Collator
+from intrr_rec.data.loading.negatives import CandidateSampler
+from intrr_rec.data.loading.streaming import StreamedWindows
+from intrr_rec.data.loading.windows import Windows, prefix_windows, training_windows
+from intrr_rec.errors import ArtefactError, ConfigError
+from intrr_rec.io.artefact import require_parent, write_json
+from intrr_rec.io.storage import Location, location
+from intrr_rec.models.base import Recommender
+from intrr_rec.models.embeddings.tables import Codebooks
+from intrr_rec.models.embeddings.zch import item_keys
+from intrr_rec.models.factory import make_model
+from intrr_rec.runs.run_files import CONFIG, INPUTS
+from intrr_rec.semantic_ids.artefact import SemanticIds
+from intrr_rec.vectors.table import read_vectors, vectors_hash
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything a run reads, aligned by dense item id. `content_IV` is None unless the recipe uses content."""
+
+    recipe: Recipe
+    dataset: Dataset
+    semantic_ids: SemanticIds
+    content_IV: NDArray[np.float32] | None
+
+    def model(self, device: torch.device) -> Recommender:
+        """A freshly initialised model; equal seeds give equal models on every rank.
+
+        On the meta device only its tables lie there, to be filled in their shards, and the rest on the CPU.
+        """
+        torch.manual_seed(self.recipe.train.seed)
+        config, ids = self.recipe.model, self.semantic_ids
+        content_width = None if self.content_IV is None else self.content_IV.shape[1]
+        keys_I = None if config.zch.rows is None else item_keys(ids.item_ids.to_pylist())
+        model = make_model(config, ids.codes_IL, ids.codes_per_level, content_width, device, keys_I)
+        if config.codebook_init == "stage1":
+            for module in model.modules():
+                if isinstance(module, Codebooks):
+                    module.start_from(ids.codebooks)
+        return model if device.type == "meta" else model.to(device)
+
+    def training_windows(self) -> Windows | StreamedWindows:
+        """What this run learns from: a causal model learns from every position of a window, TIGER from its last alone."""
+        model = self.recipe.model
+        cut = partial(prefix_windows if model.kind == "tiger" else training_windows, window=model.window)
+        if not self.streams:
+            return cut(self.dataset.offsets, held_out=self.dataset.held_out("train"))
+        loader, held_out_U = self.recipe.train.loader, self.dataset.held_out("train")
+        return StreamedWindows(
+            self.dataset.events, held_out_U, cut, loader.pool_events, times=model.reads_times, readers=loader.workers
+        )
+
+    @property
+    def streams(self) -> bool:
+        """Whether training reads the events as it goes, since they are more than are shuffled together."""
+        return len(self.dataset.events) > self.recipe.train.loader.pool_events
+
+    def collator(self, *, training: bool) -> Collator:
+        """Builds this run's batches; negatives are drawn for training only."""
+        model = self.recipe.model
+        candidates = None
+        if training and (model.dense.weight or model.kind == "sasrec"):
+            seed = self.recipe.train.seed
+            candidates = CandidateSampler(self.dataset.n_items, model.dense.negatives, seed)
+        if training and self.streams:  # the loader hands the events of each step over with its windows
+            items_E, times_E = np.empty(0, np.int64), None
+        else:
+            items_E, times_E = self.dataset.items_E, self.dataset.timestamps_E if model.reads_times else None
+        return Collator(
+            items_E,
+            model.window,
+            self.content_IV,
+            model.align_average,
+            times_E,
+            candidates,
+            with_targets=training and model.kind == "flattened",
+        )
+
+
+def open_inputs(recipe: Recipe, dataset: Location, semantic_ids: Path, vectors: Path | None) -> Inputs:
+    """Open and cross-check the artefacts of a run.
+
+    Raises:
+        ArtefactError: the Semantic IDs were built from another dataset, or no user has enough events.
+        ConfigError: `model.content` without vectors, or `model.hstu.time_bias` without timestamps.
+    """
+    data, ids = Dataset.open(dataset), SemanticIds.open(semantic_ids)
+    require_parent(semantic_ids, ids.manifest, "dataset", dataset, data.manifest)
+    if recipe.model.reads_times and not data.has_times:
+        raise ConfigError(
+            f"model.hstu.time_bias is on, but {dataset} has no timestamps: turn it off, or prepare the logs with a "
+            "prepare.time_column"
+        )
+    content = None
+    if recipe.model.content:
+        if vectors is None:
+            raise ConfigError("model.content is on, so the item vectors are needed: give --vectors FILE")
+        if (built_from := ids.manifest.parents.get("vectors")) != vectors_hash(vectors):
+            raise ArtefactError(f"{vectors}: is not what {semantic_ids} was indexed from ({str(built_from)[:12]})")
+        content = read_vectors(vectors, data)
+    return Inputs(recipe, data, ids, content)
+
+
+def record_inputs(run: Path, inputs: Inputs, paths: dict[str, Location | None], command: str) -> None:
+    """Write `run.json`: where the inputs lie and what they hash to, and the TorchX job that trains, if one does."""
+    hashes = {
+        "dataset": inputs.dataset.manifest.content_hash,
+        "semantic_ids": inputs.semantic_ids.manifest.content_hash,
+    }
+    located = {role: str(path.absolute()) if isinstance(path, Path) else path for role, path in paths.items()}
+    job = os.environ.get("TORCHX_JOB_ID")
+    write_json(run / INPUTS, {"paths": located, "hashes": hashes, "command": command, "job": job})
+
+
+def reopen_inputs(run: Path, overrides: Sequence[str]) -> Inputs:
+    """The inputs a run was trained on, under its recipe with `overrides`.
+
+    Raises:
+        ArtefactError: `run` is not a run folder, or an input has changed since.
+        ConfigError: an override that is unknown or out of range.
+    """
+    if not (run / CONFIG).is_file() or not (run / INPUTS).is_file():
+        raise ArtefactError(f"{run}: is not a run folder (no {CONFIG} or {INPUTS}); give the --out of `intrr train`")
+    record = json.loads((run / INPUTS).read_text())
+    paths = record["paths"]
+    recipe, vectors = load_recipe(run / CONFIG, overrides), paths["vectors"] and Path(paths["vectors"])
+    inputs = open_inputs(recipe, location(paths["dataset"]), Path(paths["semantic_ids"]), vectors)
+    for role, manifest in (("dataset", inputs.dataset.manifest), ("semantic_ids", inputs.semantic_ids.manifest)):
+        if manifest.content_hash != record["hashes"][role]:
+            raise ArtefactError(f"{paths[role]}: was rebuilt after {run} was trained on it; train again")
+    return inputs

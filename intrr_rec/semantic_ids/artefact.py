@@ -1,0 +1,242 @@
+"""The semantic ids artefact: every item's code path, the codebooks they come from, the prefix trie and its quality.
+
+Files: `codes.parquet` (item: dense id, item_id: the user's own id, codes: fixed-size list of int32), `codebooks.safetensors`
+(residual levels only), `quantizer.safetensors` (all that codes for further items need), `settings.json` (how they were made:
+method, seed, order rule), `trie.safetensors`, `quality.json`, `manifest.json`. An extended artefact (version 2 and later) has
+in `codes.parquet` the version each item came with (`since`), and beside it `retired.parquet` (item_id, codes, since: items
+that left; their paths stay taken) and `drift.json`.
+
+Shape legend: I items, R retired items, L levels (the de-duplication level is the last), D vector width, K codes of a level.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from intrr_rec.errors import ArtefactError
+from intrr_rec.io import artefact
+from intrr_rec.io.artefact import Manifest
+from intrr_rec.semantic_ids.trie import PrefixTrie
+
+KIND = "semantic ids"
+SETTINGS, QUANTIZER = "settings.json", "quantizer.safetensors"
+CODES, CODEBOOKS, TRIE, QUALITY = "codes.parquet", "codebooks.safetensors", "trie.safetensors", "quality.json"
+RETIRED, DRIFT = "retired.parquet", "drift.json"
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Published ids.
+
+    Attributes:
+        item_ids: the user's own ids, int64 or string.
+        codes_IL: int64 paths, the de-duplication digit last.
+        since_I: int64, the version that published each.
+    """
+
+    item_ids: pa.Array
+    codes_IL: Tensor
+    since_I: Tensor
+
+    def __len__(self) -> int:
+        return len(self.codes_IL)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What an extended artefact has beyond a fresh one.
+
+    Attributes:
+        version: 2 for the first extension.
+        since_I: the version each live item's id was published in.
+        retired: items no longer in the catalogue, whose paths are never given to another.
+        drift: what `measure_drift` found.
+    """
+
+    version: int
+    since_I: Tensor
+    retired: Paths
+    drift: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class SemanticIds:
+    """An opened artefact.
+
+    Attributes:
+        codes_IL: int64; row i is the path of dense item i.
+        item_ids: the user's own id of every dense item.
+        codes_per_level: L sizes, the de-duplication level's last.
+        codebooks: L - 1 tables `[K, D]`, one a residual level.
+        trie: the prefix trie over `codes_IL`.
+        quality: what `measure_quality` found.
+        since_I: the version each item's id was published in.
+        retired: items that left the catalogue; not in the trie.
+        drift: what `measure_drift` found when this version was made; None in a fresh artefact.
+    """
+
+    path: Path
+    manifest: Manifest
+    codes_IL: Tensor
+    item_ids: pa.ChunkedArray
+    codes_per_level: tuple[int, ...]
+    codebooks: tuple[Tensor, ...]
+    trie: PrefixTrie
+    quality: dict[str, Any]
+    since_I: Tensor
+    retired: Paths
+    drift: dict[str, Any] | None
+
+    @property
+    def version(self) -> int:
+        """1 for a fresh artefact, one more with every extension."""
+        return self.manifest.config.get("version", 1)
+
+    @property
+    def n_items(self) -> int:
+        """I."""
+        return len(self.codes_IL)
+
+    @property
+    def levels(self) -> int:
+        """L, the de-duplication level included."""
+        return len(self.codes_per_level)
+
+    def quantizer_state(self) -> dict[str, Tensor]:
+        """What the quantizer needs to give further items codes.
+
+        Raises:
+            ArtefactError: the artefact was made before that was kept.
+        """
+        if QUANTIZER not in self.manifest.files:
+            raise ArtefactError(f"{self.path}: holds no {QUANTIZER}, so it cannot be extended; build it again")
+        return load_file(self.path / QUANTIZER)
+
+    @staticmethod
+    def write(
+        out: Path | str,
+        *,
+        codes_IL: Tensor,
+        codes_per_level: Sequence[int],
+        codebooks: Sequence[Tensor],
+        quantizer: Mapping[str, Tensor],
+        item_ids: pa.ChunkedArray,
+        quality: Mapping[str, Any],
+        config: Mapping[str, Any],
+        parents: Mapping[str, str],
+        growth: Growth | None = None,
+    ) -> Manifest:
+        """Build the trie and publish the artefact at `out`; equal arguments give equal bytes.
+
+        Args:
+            config: kept in the manifest, with `codes_per_level` and `version` added.
+            parents: content hashes of the "dataset" and the "vectors" the codes were made from, and for an extension that
+                of the "semantic ids" it extends.
+            growth: given by an extension.
+
+        Raises:
+            DataError: a code out of range or two items on one path.
+            ArtefactError: `out` holds something else.
+        """
+        trie = PrefixTrie.build(codes_IL, codes_per_level)
+        n_items, n_levels = codes_IL.shape
+        columns = {"item": pa.array(np.arange(n_items)), "item_id": item_ids, "codes": _lists(codes_IL)}
+        version = growth.version if growth else 1
+        settings = {**config, "codes_per_level": list(codes_per_level), "version": version}
+        with artefact.writing(out, KIND, settings) as draft:
+            if growth:
+                columns["since"] = pa.array(growth.since_I.numpy())
+                gone = growth.retired
+                retired = {"item_id": gone.item_ids, "codes": _lists(gone.codes_IL), "since": gone.since_I.numpy()}
+                pq.write_table(pa.table(retired), draft.path / RETIRED)
+                artefact.write_json(draft.path / DRIFT, dict(growth.drift))
+                draft.counts["retired"] = len(gone)
+            pq.write_table(pa.table(columns), draft.path / CODES)
+            named = {f"level.{level}": codebook_KD.contiguous() for level, codebook_KD in enumerate(codebooks)}
+            (draft.path / CODEBOOKS).write_bytes(save(named))
+            (draft.path / QUANTIZER).write_bytes(save({name: t.contiguous() for name, t in quantizer.items()}))
+            artefact.write_json(draft.path / SETTINGS, settings)
+            (draft.path / TRIE).write_bytes(save(trie.tensors()))
+            artefact.write_json(draft.path / QUALITY, dict(quality))
+            draft.counts |= {"items": n_items, "levels": n_levels}
+            draft.parents |= parents
+        return artefact.read(out, KIND)
+
+    @classmethod
+    def open(cls, path: Path | str) -> SemanticIds:
+        """Read and verify the artefact.
+
+        Raises:
+            ArtefactError: missing, altered, of another kind or schema, or its files disagree with one another.
+        """
+        path = Path(path)
+        manifest = artefact.read(path, KIND)
+        table = pq.read_table(path / CODES)
+        since = table["since"] if "since" in table.column_names else np.ones(len(table), np.int64)
+        drift = path / DRIFT
+        named = load_file(path / CODEBOOKS)
+        opened = cls(
+            path=path,
+            manifest=manifest,
+            codes_IL=_codes(table),
+            item_ids=table["item_id"],
+            codes_per_level=tuple(manifest.config["codes_per_level"]),
+            codebooks=tuple(named[f"level.{level}"] for level in range(len(named))),
+            trie=PrefixTrie.from_tensors(load_file(path / TRIE)),
+            quality=json.loads((path / QUALITY).read_text(encoding="utf-8")),
+            since_I=torch.tensor(np.asarray(since)),
+            retired=_read_retired(path / RETIRED, table),
+            drift=json.loads(drift.read_text(encoding="utf-8")) if drift.exists() else None,
+        )
+        opened._require_consistent(table["item"].to_numpy())
+        return opened
+
+    def _require_consistent(self, items_I: np.ndarray) -> None:
+        shape = (self.manifest.counts["items"], self.manifest.counts["levels"])
+        sizes = tuple(len(codebook_KD) for codebook_KD in self.codebooks)
+        checks = {
+            f"{CODES} has shape {tuple(self.codes_IL.shape)}, the manifest says {shape}": self.codes_IL.shape == shape,
+            f"{CODES} does not list items 0 … {shape[0] - 1} in order": np.array_equal(items_I, np.arange(shape[0])),
+            f"{CODEBOOKS} has level sizes {sizes}, the manifest says {self.codes_per_level[:-1]}": sizes
+            == self.codes_per_level[:-1],
+            f"{TRIE} does not hold the paths of {CODES}": self._trie_matches(),
+        }
+        for fault, passed in checks.items():
+            if not passed:
+                raise ArtefactError(f"{self.path}: {fault}; build the semantic ids again")
+
+    def _trie_matches(self) -> bool:
+        leaves = self.trie.leaf_items.long()
+        return (
+            self.trie.levels == self.codes_IL.shape[1]
+            and len(leaves) == self.trie.nodes(self.trie.levels) == len(self.codes_IL)
+            and torch.equal(self.codes_IL[leaves, -1], self.trie.child_codes[-1].long())
+        )
+
+
+def _lists(codes_IL: Tensor) -> pa.Array:
+    flat = pa.array(codes_IL.to(torch.int32).numpy().reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, codes_IL.shape[1])
+
+
+def _codes(table: pa.Table) -> Tensor:
+    column = table["codes"].combine_chunks()
+    flat = column.flatten().to_numpy().astype(np.int64)
+    return torch.from_numpy(flat).reshape(len(table), column.type.list_size)
+
+
+def _read_retired(path: Path, live: pa.Table) -> Paths:
+    table = pq.read_table(path) if path.exists() else live.slice(0, 0).append_column("since", pa.array([], pa.int64()))
+    since_R = torch.tensor(table["since"].to_numpy())
+    return Paths(table["item_id"].combine_chunks(), _codes(table), since_R)

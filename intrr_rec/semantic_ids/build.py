@@ -1,0 +1,120 @@
+"""Stage 1 from end to end: dataset + item vectors → semantic ids artefact (`intrr index`)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import Progress, TaskID
+from torch import Tensor
+
+from intrr_rec.config import IndexConfig
+from intrr_rec.data.dataset import Dataset
+from intrr_rec.distributed.world import join_world
+from intrr_rec.io.artefact import Manifest
+from intrr_rec.semantic_ids.artefact import SemanticIds
+from intrr_rec.semantic_ids.collisions import costs_from, dedup_digits, order_rule, resolve_collisions
+from intrr_rec.semantic_ids.quality.categories import read_categories
+from intrr_rec.semantic_ids.quality.gate import require_quality
+from intrr_rec.semantic_ids.quality.metrics import assess
+from intrr_rec.semantic_ids.quality.summary import show_quality
+from intrr_rec.semantic_ids.quantizers.collaborative import collaborative_vectors
+from intrr_rec.semantic_ids.quantizers.exact import ALONE, Peers, padded_gather
+from intrr_rec.semantic_ids.quantizers.methods import fits_together, make_quantizer
+from intrr_rec.semantic_ids.quantizers.quantizer import OnProgress, Quantizer, VectorSource
+from intrr_rec.semantic_ids.source import ParquetSource
+from intrr_rec.vectors.table import vectors_hash
+
+log = logging.getLogger(__name__)
+
+
+def build_semantic_ids(dataset_dir: Path, vectors_path: Path, out: Path, config: IndexConfig) -> Manifest | None:
+    """Fit the indexer on the items' vectors, tell colliding items apart, publish the artefact, show its quality.
+
+    Alone or under torchrun, where every rank reads its share of the vectors and the main one writes; the others return
+    None. The same inputs, settings and machine give the same bytes, on any number of ranks where `fits_together`.
+
+    Raises:
+        DataError, ArtefactError: unusable dataset or vectors.
+        ConfigError: more codes than distinct points, more colliding items than de-duplication digits, or Semantic IDs below
+            a floor of `index.gate`.
+    """
+    with join_world() as world:
+        dataset = Dataset.open(dataset_dir)
+        together = fits_together(config)
+        if not (together or world.is_main):
+            return None
+        peers = world if together else ALONE
+        source = ParquetSource(vectors_path, dataset, peers)
+        wish = config.collaborative
+        collaborative_IC = collaborative_vectors(dataset, wish.width, config.seed) if wish.weight else None
+        quantizer = make_quantizer(config, source.width, collaborative_IC, peers)
+        with _progress(peers) as on_progress:
+            quantizer.fit(source, on_progress)
+        codes_IL = assign_all(quantizer, source, peers)
+        if not world.is_main:
+            return None
+    source = ParquetSource(vectors_path, dataset)
+    costs_of = costs_from(quantizer, source, codes_IL)
+    codes_IL = resolve_collisions(codes_IL, config.collisions, config.sizes[-1], costs_of)
+    quality, _ = assess(quantizer, source, codes_IL, read_categories(dataset, config.category_column), config.seed)
+    require_quality(quality, config.gate)
+    digits_I = dedup_digits(codes_IL, config.dedup_codes)
+    manifest = SemanticIds.write(
+        out,
+        codes_IL=torch.cat([codes_IL, digits_I.unsqueeze(1)], 1),
+        codes_per_level=(*config.sizes, config.dedup_codes),
+        codebooks=quantizer.codebooks,
+        quantizer=quantizer.state(),
+        item_ids=dataset.item_ids(),
+        quality=quality,
+        config={**config.model_dump(mode="json"), "order_rule": order_rule(config.collisions), "width": source.width},
+        parents={"dataset": dataset.manifest.content_hash, "vectors": vectors_hash(vectors_path)},
+    )
+    show_quality(quality, out)
+    return manifest
+
+
+def assign_all(quantizer: Quantizer, source: VectorSource, peers: Peers = ALONE) -> Tensor:
+    """int64 `codes_IL` of all items, in dense item order, on every rank, each of which assigns its share."""
+    ids, codes = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, len(quantizer.sizes), dtype=torch.int32)]
+    for ids_P, x_PD in source.blocks():
+        ids.append(ids_P)
+        codes.append(quantizer.assign(x_PD)[0].cpu().int())
+    codes_IL = torch.empty(source.n_items, len(quantizer.sizes), dtype=torch.int64)
+    codes_IL[padded_gather(torch.cat(ids), peers)] = padded_gather(torch.cat(codes), peers).long()
+    return codes_IL
+
+
+@contextmanager
+def _progress(peers: Peers) -> Iterator[OnProgress]:
+    """A bar for each thing that runs on a terminal; elsewhere a log line at its first step and at every tenth of it."""
+    console = Console(stderr=True)
+    if console.is_terminal and peers.rank == 0:
+        with Progress(console=console) as bar:
+            tasks: dict[str, TaskID] = {}
+
+            def show(what: str, step: int, steps: int, merit: float) -> None:
+                if what not in tasks:
+                    _finish(bar)  # one that converged early is done
+                    tasks[what] = bar.add_task(what, total=steps)
+                bar.update(tasks[what], completed=step)
+
+            yield show
+            _finish(bar)
+        return
+
+    def tell(what: str, step: int, steps: int, merit: float) -> None:
+        if step == 1 or step * 10 // steps > (step - 1) * 10 // steps:
+            log.info("%s: step %d of at most %d, %.4g", what, step, steps, merit)
+
+    yield tell
+
+
+def _finish(bar: Progress) -> None:
+    for task in bar.tasks:
+        bar.update(task.id, completed=task.total)

@@ -1,0 +1,68 @@
+"""Filters as a person writes them on a command line → filters over dense ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from intrr_rec.errors import ConfigError, DataError
+from intrr_rec.serving.bundle.items import ItemTable
+from intrr_rec.serving.recommender import Filters
+
+
+def read_filters(
+    items: ItemTable,
+    *,
+    exclude_seen: bool = False,
+    deny: Path | None = None,
+    allow: Path | None = None,
+    where: Sequence[str] = (),
+    newer_than: str | None = None,
+) -> Filters:
+    """Filters of a command.
+
+    Args:
+        items: of the bundle.
+        exclude_seen: nothing of the user's own history.
+        deny, allow: text files of own item ids, one a line; ids that the bundle does not know are passed over.
+        where: `COLUMN=VALUE` words; several of one column mean any of the values.
+        newer_than: seconds since 1970, or a date (UTC unless it says otherwise).
+
+    Raises:
+        DataError: a file that cannot be read.
+        ConfigError: a word that is none of these, or a column that is not there.
+    """
+    wanted: dict[str, list[str]] = {}
+    for word in where:
+        column, equals, value = word.partition("=")
+        if not equals or not column:
+            raise ConfigError(f"--where {word}: write COLUMN=VALUE")
+        wanted.setdefault(column, []).append(value)
+    for column, values in wanted.items():
+        items.having(column, values)
+    return Filters(
+        exclude_seen=exclude_seen,
+        deny=_read_ids(items, deny) if deny else (),
+        allow=_read_ids(items, allow) if allow else None,
+        where=wanted,
+        newer_than=None if newer_than is None else _seconds(newer_than),
+    )
+
+
+def _read_ids(items: ItemTable, path: Path) -> list[int]:
+    try:
+        words = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); write item ids as text, one a line") from None
+    return [item for item in items.dense(word.strip() for word in words) if item is not None]
+
+
+def _seconds(word: str) -> int:
+    if word.isdigit():
+        return int(word)
+    try:
+        moment = datetime.fromisoformat(word)
+    except ValueError:
+        raise ConfigError(f"--newer-than {word}: write a date such as 2026-01-31, or seconds since 1970") from None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp())

@@ -1,0 +1,170 @@
+"""`intrr recommend`: a bundle and histories → recommendations, shard by shard.
+
+The output is an artefact of Parquet files in `parts/`, a row a recommendation: `user_id`, `rank` (from 1), `item_id` (string), `score`,
+`path` (the Semantic ID). A shard is a fixed stretch of users, committed by renaming; ranks take turns at shards and never
+speak to one another, so what is in memory is one shard and the bundle, and a killed job goes on.
+
+Shape suffixes: U users of a shard, E events, B users of a batch, K recommendations a user.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from intrr_rec.distributed.malloc import keep_freed_memory
+from intrr_rec.errors import ArtefactError
+from intrr_rec.io import artefact
+from intrr_rec.io import shards as jobs
+from intrr_rec.io.artefact import Manifest
+from intrr_rec.serving.batch.histories import Histories, Source
+from intrr_rec.serving.bundle.bundle import Bundle
+from intrr_rec.serving.recommender import Filters, Recommender
+
+log = logging.getLogger(__name__)
+KIND = "recommendations"
+PARTS = "parts"
+WAIT_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What to recommend.
+
+    Attributes:
+        k: items a user.
+        beam: W; None is what the bundle was evaluated with.
+        filters: for every user.
+        batch: users decoded together.
+        shard_users: users a shard: the work that a killed job may lose, and what is held in memory.
+    """
+
+    k: int = 20
+    beam: int | None = None
+    filters: Filters = field(default_factory=Filters)
+    batch: int = 256
+    shard_users: int = 16_384
+
+
+def recommend_all(bundle: Bundle, source: Source, out: Path, wish: Wish) -> Manifest | None:
+    """Write what a bundle recommends to every user of a source; what is there already is not made again.
+
+    Under a launcher that sets RANK and WORLD_SIZE the ranks share the shards; the first waits for all and publishes.
+
+    Returns:
+        The manifest of what is written; None on the other ranks.
+
+    Raises:
+        ArtefactError: `out` holds something else, or another process is at the same job.
+        ConfigError: k, beam or a filter out of range.
+        DataError: as the source.
+    """
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    keep_freed_memory()
+    recommender = Recommender(bundle)
+    recommender.recommend([], wish.k, wish.beam, wish.filters)  # out of range: known before hours of work
+    job = asdict(wish) | {"bundle": bundle.manifest.content_hash, "histories": source.identity}
+    parents = {"bundle": bundle.manifest.content_hash, "histories": source.identity, "job": jobs.identity(job)}
+    if _is_there(out, parents):
+        log.info("%s: is there already, made from the same by the same settings", out)
+        return None if rank else artefact.read(out, KIND)
+    started = time.monotonic()
+    with jobs.staging(out, "recommend", job, rank) as staging:
+        if rank:
+            _make_shards(staging, recommender, source, wish, rank, size)
+            return None
+        settings = {"k": wish.k, "beam": wish.beam or bundle.settings.evaluate.beam}
+        with artefact.writing(out, KIND, settings) as draft:
+            made = _make_shards(staging, recommender, source, wish, rank, size)
+            draft.counts |= {"users": made.users, "recommendations": 0}
+            draft.parents |= parents
+            (draft.path / PARTS).mkdir()
+            for number in range(-(-made.users // wish.shard_users)):
+                shard = staging / jobs.shard_name(number)
+                while (rows := jobs.shard_rows(shard)) is None:  # another rank's
+                    time.sleep(WAIT_SECONDS)
+                jobs.link(shard, draft.path / PARTS / shard.name)
+                draft.counts["recommendations"] += rows
+    seconds = time.monotonic() - started
+    log.info("%s: %d users; %d by this process in %.1f s", out, made.users, made.now, seconds)
+    if made.unknown:
+        log.warning("%s: left out %d events of items that the bundle does not know", out, made.unknown)
+    return artefact.read(out, KIND)
+
+
+def _is_there(out: Path, parents: Mapping[str, str]) -> bool:
+    try:
+        return artefact.read(out, KIND).parents == parents
+    except ArtefactError:
+        return False
+
+
+@dataclass
+class Made:
+    """Users of all shards; of them those made by this process now, and the events of unknown items among theirs."""
+
+    users: int = 0
+    now: int = 0
+    unknown: int = 0
+
+
+def _make_shards(staging: Path, recommender: Recommender, source: Source, wish: Wish, rank: int, size: int) -> Made:
+    """Make this rank's shards that are not there yet."""
+    made = Made()
+    with jobs.progress("recommend", "users", source.users) as advance:
+        for number, histories in enumerate(source.shards(wish.shard_users, staging)):
+            users, shard = len(histories.user_ids), staging / jobs.shard_name(number)
+            made.users += users
+            is_new = number % size == rank and jobs.shard_rows(shard) is None
+            if is_new:
+                table, unknown = _shard(recommender, histories, wish)
+                jobs.write_shard(shard, table, compression="zstd")
+                made.now, made.unknown = made.now + users, made.unknown + unknown
+            advance(users, is_new)
+    return made
+
+
+def _shard(recommender: Recommender, histories: Histories, wish: Wish) -> tuple[pa.Table, int]:
+    """The recommendations of a shard's users, and how many of their events are of unknown items."""
+    bundle = recommender.bundle
+    found = pc.index_in(histories.items_E, value_set=bundle.items.own_column())
+    is_known_E = found.is_valid().to_numpy(zero_copy_only=False)
+    known_E = found.drop_null().to_numpy()
+    before_E1 = np.concatenate([[0], np.cumsum(is_known_E)])
+    offsets = before_E1[histories.offsets]
+    times_E = None if histories.times_E is None else histories.times_E[is_known_E]
+    spans_U = [slice(*span) for span in pairwise(offsets)]
+    parts = []
+    for first in range(0, len(spans_U), wish.batch):
+        spans_B, times = spans_U[first : first + wish.batch], None
+        if times_E is not None and histories.request_U is not None:
+            asked_B = histories.request_U[first : first + wish.batch].tolist()
+            times = [[*times_E[span].tolist(), moment] for span, moment in zip(spans_B, asked_B, strict=True)]
+        parts.append(
+            recommender.rank([known_E[span].tolist() for span in spans_B], wish.k, wish.beam, wish.filters, times)
+        )
+    items_UK, scores_UK = (torch.cat(each) for each in zip(*parts, strict=True))
+    is_filled_UK = items_UK >= 0
+    user_R, place_R = is_filled_UK.nonzero(as_tuple=True)
+    item_R = items_UK[is_filled_UK]
+    codes_RL = bundle.codes_IL[item_R.to(bundle.device)].to(torch.int32).cpu()
+    table = pa.table(
+        {
+            "user_id": histories.user_ids.take(pa.array(user_R.numpy())),
+            "rank": pa.array((place_R + 1).to(torch.int32).numpy()),
+            "item_id": bundle.items.own_column().take(pa.array(item_R.numpy())),
+            "score": scores_UK[is_filled_UK].numpy(),
+            "path": pa.FixedSizeListArray.from_arrays(pa.array(codes_RL.numpy().reshape(-1)), codes_RL.shape[1]),
+        }
+    )
+    return table, int((~is_known_E).sum())

@@ -1,0 +1,113 @@
+"""The catalogue a bundle is made for: the run's own, or a later version of its Semantic IDs with items the run never saw.
+
+A newcomer has no UID row. Its place in the trie is that of its Semantic ID, so it is decoded like any other item; where it is part
+of a history it counts as what its vector redistributes to (`model.content`), else as the sum of its codewords.
+
+Shape suffixes: I items of the catalogue, U items of a chunk, D width, L levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from intrr_rec.data.dataset import Dataset
+from intrr_rec.distributed.world import World
+from intrr_rec.errors import ArtefactError, ConfigError
+from intrr_rec.io.artefact import require_parent
+from intrr_rec.models.intrr import IntRR
+from intrr_rec.runs.inputs import Inputs
+from intrr_rec.semantic_ids.artefact import SemanticIds
+from intrr_rec.vectors.table import read_vectors, vectors_hash
+
+CHUNK = 8192
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Items of a bundle, by their dense id in it.
+
+    Attributes:
+        row_I: dense id of each in the run's tables; -1 where the run never saw it.
+        content_IV: item vectors, where the model reads them.
+    """
+
+    dataset: Dataset
+    semantic_ids: SemanticIds
+    content_IV: NDArray[np.float32] | None
+    row_I: Tensor
+
+    @classmethod
+    def of_run(cls, inputs: Inputs) -> Catalogue:
+        """The catalogue a run was trained on."""
+        rows_I = torch.arange(inputs.dataset.n_items)
+        return cls(inputs.dataset, inputs.semantic_ids, inputs.content_IV, rows_I)
+
+    @classmethod
+    def grown(cls, inputs: Inputs, dataset: Path, semantic_ids: Path, vectors: Path | None) -> Catalogue:
+        """A later catalogue: Semantic IDs that `intrr index --extend` made, and the dataset it made them for.
+
+        Raises:
+            ArtefactError: not made for one another, or not an extension of the run's.
+            ConfigError: the model reads content, and its vectors are missing.
+        """
+        data, ids = Dataset.open(dataset), SemanticIds.open(semantic_ids)
+        require_parent(semantic_ids, ids.manifest, "dataset", dataset, data.manifest)
+        content_IV = None
+        if inputs.recipe.model.content:
+            if vectors is None:
+                raise ConfigError("model.content is on, so the item vectors are needed: give --vectors FILE")
+            if vectors_hash(vectors) != ids.manifest.parents.get("vectors"):
+                raise ArtefactError(f"{vectors}: is not what {semantic_ids} was indexed from")
+            content_IV = read_vectors(vectors, data)
+        old = inputs.semantic_ids
+        known = old.item_ids.combine_chunks()
+        if known.type != ids.item_ids.type or old.codes_per_level != ids.codes_per_level:
+            raise ArtefactError(f"{semantic_ids}: does not extend {old.path}: ids or level sizes differ")
+        place = pc.index_in(ids.item_ids.combine_chunks(), value_set=known).fill_null(-1)
+        row_I = torch.tensor(place.to_numpy(zero_copy_only=False), dtype=torch.int64)
+        is_known_I = row_I >= 0
+        if not torch.equal(ids.codes_IL[is_known_I], old.codes_IL[row_I[is_known_I]]):
+            raise ArtefactError(f"{semantic_ids}: does not extend {old.path}: items they share have other paths")
+        return cls(data, ids, content_IV, row_I)
+
+    @property
+    def newcomers(self) -> int:
+        """Items the run never saw."""
+        return int((self.row_I < 0).sum())
+
+    @torch.no_grad()
+    def chunks(self, model: IntRR, world: World) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
+        """First row, and E_i and guidance `[U, D]`, of each chunk; every rank makes its share of each."""
+        n_items, codebooks = len(self.row_I), model.codebooks()
+        for first_row in range(0, n_items, CHUNK * world.size):
+            left = n_items - first_row
+            share = min(CHUNK, -(-left // world.size))
+            items_U = (first_row + share * world.rank + torch.arange(share)).clamp(max=n_items - 1)
+            made = self._make(items_U, model, codebooks, world.device)
+            gathered = tuple(world.gather_rows(table_UD)[:left] for table_UD in made)
+            yield first_row, (gathered[0], gathered[1])
+
+    def _make(
+        self, items_U: Tensor, model: IntRR, codebooks: tuple[Tensor, ...], device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        row_U = self.row_I[items_U].to(device)
+        is_new_U = row_U < 0
+        row_U = row_U.clamp(min=0)
+        content_UV = None if self.content_IV is None else torch.from_numpy(self.content_IV[items_U]).to(device)
+        guidance_UD = model.guidance(row_U, content_UV, is_new_U)
+        e_UD = model.assign(row_U, guidance_UD, codebooks).representation_UD
+        if bool(is_new_U.any()) and (content_UV is None or model.config.item_side == "lookup"):
+            codes_UL = self.semantic_ids.codes_IL[items_U].to(device)
+            books = model.item_codebooks() if model.item_codebooks is not None else codebooks
+            spelt_UD = torch.stack([F.embedding(codes_UL[:, i], book) for i, book in enumerate(books)]).sum(0)
+            e_UD = torch.where(is_new_U[:, None], spelt_UD, e_UD)
+        return e_UD, guidance_UD

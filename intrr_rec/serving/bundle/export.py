@@ -1,0 +1,200 @@
+"""`intrr export`: the best checkpoint of a run → a bundle.
+
+Tables stay in their shards: the catalogue is made and written a chunk at a time, so that beside the model as it lies in the
+ranks there is never more than a chunk of rows.
+
+Shape suffixes: I items, U items of a chunk, D width.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from intrr_rec.config import Recipe
+from intrr_rec.distributed.parallelize import META, parallelize
+from intrr_rec.distributed.world import World, join_world
+from intrr_rec.errors import ConfigError
+from intrr_rec.io import artefact
+from intrr_rec.io.artefact import COMPLETE, Draft, file_hash
+from intrr_rec.models.embeddings.item_embeddings import DTYPES, Rows, Width
+from intrr_rec.models.intrr import IntRR
+from intrr_rec.models.ran import Ran
+from intrr_rec.models.ran_decoder import RanSteps
+from intrr_rec.models.registry import make_backbone
+from intrr_rec.runs.checkpoints import Checkpoints
+from intrr_rec.runs.inputs import reopen_inputs
+from intrr_rec.runs.run_files import CHECKPOINTS
+from intrr_rec.semantic_ids.artefact import SemanticIds
+from intrr_rec.serving.bundle.bundle import (
+    GUIDANCE,
+    ITEM_TABLE,
+    KIND,
+    MODEL,
+    PATHS,
+    REPRESENTATIONS,
+    SCALE,
+    SETTINGS,
+    VALUES,
+    BundleSettings,
+    filled,
+)
+from intrr_rec.serving.bundle.catalogue import Catalogue
+from intrr_rec.serving.bundle.items import item_table
+from intrr_rec.serving.bundle.tensor_file import TensorFile
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Grown:
+    """Where a later version of the catalogue lies: the dataset, its extended Semantic IDs, its vectors."""
+
+    dataset: Path
+    semantic_ids: Path
+    vectors: Path | None = None
+
+
+def write_bundle(
+    run: Path, out: Path, rows: Width = "float32", grown: Grown | None = None, *, programs: bool = False
+) -> None:
+    """Write the bundle of a run's best checkpoint; every rank of a job calls this, the main one writes.
+
+    Args:
+        run: the run folder.
+        out: the bundle; one there is replaced when the new one is whole.
+        rows: type of the representations on disk and in memory. bfloat16 takes half, int8 a quarter.
+        grown: a later catalogue; None is the run's own.
+        programs: also write backbone and RAN as programs of torch.export.
+
+    Raises:
+        ArtefactError: not a run folder, changed inputs, no checkpoint, or `out` holds something else.
+        ConfigError: a kind of model that has no bundle.
+    """
+    inputs = reopen_inputs(run, ())
+    require_exportable(inputs.recipe)
+    catalogue = Catalogue.of_run(inputs)
+    if grown is not None:
+        catalogue = Catalogue.grown(inputs, grown.dataset, grown.semantic_ids, grown.vectors)
+    with join_world() as world, ExitStack() as stack:
+        parallel = parallelize(inputs.model(META), world, inputs.recipe, training=False)
+        loaded, _ = Checkpoints(run, parallel, world).load_best()
+        model = parallel.model.eval()
+        assert isinstance(model, IntRR)
+        tensors = model_tensors(model)
+        drafts: list[Draft] = []
+
+        def begin() -> None:
+            if world.is_main:
+                drafts.append(stack.enter_context(artefact.writing(out, KIND, {"rows": rows, "run": run.name})))
+
+        world.together(begin)
+        draft = drafts[0] if drafts else None
+        if draft is not None:
+            write_small_files(draft.path, inputs.recipe, catalogue, tensors, rows)
+            if programs:
+                _write_programs(draft.path, inputs.recipe, catalogue, tensors)
+            draft.counts |= {
+                "items": catalogue.dataset.n_items,
+                "levels": catalogue.semantic_ids.levels,
+                "newcomers": catalogue.newcomers,
+            }
+            draft.parents |= {
+                "dataset": catalogue.dataset.manifest.content_hash,
+                "semantic_ids": catalogue.semantic_ids.manifest.content_hash,
+                "checkpoint": file_hash(run / CHECKPOINTS / loaded / COMPLETE),
+            }
+        write_tables(draft, catalogue, model, rows, world)
+    if world.is_main:
+        log.info(
+            "wrote the bundle %s: %d items, %d of them newcomers; rows in %s",
+            out,
+            len(catalogue.row_I),
+            catalogue.newcomers,
+            rows,
+        )
+
+
+def require_exportable(recipe: Recipe) -> None:
+    """Refuse a kind of model that has no bundle.
+
+    Raises:
+        ConfigError: anything but IntRR.
+    """
+    if recipe.model.kind != "intrr":
+        raise ConfigError(
+            f"export: model.kind {recipe.model.kind} has no bundle, only intrr has; `intrr evaluate` ranks with this run"
+        )
+
+
+@torch.no_grad()
+def model_tensors(model: IntRR) -> dict[str, Tensor]:
+    """What `model.safetensors` holds, on the CPU; every rank calls this."""
+    parts = {"backbone": model.backbone, "ran": model.ran, "item_ran": model.item_ran, "dense": model.dense}
+    tensors = {
+        f"{name}.{key}": value
+        for name, module in parts.items()
+        if module is not None
+        for key, value in module.state_dict().items()
+    }
+    tensors |= {f"codebook.{level}": book_KD for level, book_KD in enumerate(model.codebooks())}
+    if model.item_codebooks is not None:
+        tensors |= {f"item_codebook.{level}": book_KD for level, book_KD in enumerate(model.item_codebooks())}
+    return {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+
+
+def write_small_files(
+    folder: Path, recipe: Recipe, catalogue: Catalogue, tensors: Mapping[str, Tensor], rows: Width
+) -> None:
+    """All files but the tables of rows; `tensors` are those of the model."""
+    ids = catalogue.semantic_ids
+    settings = BundleSettings(
+        model=recipe.model, evaluate=recipe.evaluate, codes_per_level=ids.codes_per_level, rows=rows
+    )
+    artefact.write_json(folder / SETTINGS, settings.model_dump(mode="json"))
+    save_file(dict(tensors), folder / MODEL)
+    save_file(ids.trie.tensors() | {"codes": narrow_codes(ids)}, folder / PATHS)
+    pq.write_table(item_table(catalogue.dataset, (catalogue.row_I < 0).numpy()), folder / ITEM_TABLE)
+
+
+def _write_programs(folder: Path, recipe: Recipe, catalogue: Catalogue, tensors: Mapping[str, Tensor]) -> None:
+    from intrr_rec.serving.bundle.programs import FOLDER, write_programs  # torch.export takes a while
+
+    levels = len(catalogue.semantic_ids.codes_per_level)
+    config, cpu = recipe.model, torch.device("cpu")
+    backbone = filled(make_backbone(config, config.window), "backbone.", tensors, cpu)
+    ran = filled(Ran(levels, config.width, config.ran), "ran.", tensors, cpu)
+    steps = RanSteps(ran, [tensors[f"codebook.{level}"] for level in range(levels)])
+    write_programs(folder / FOLDER, backbone, steps, config.window, reads_times=config.reads_times)
+
+
+def narrow_codes(ids: SemanticIds) -> Tensor:
+    """Semantic IDs of all items, in the narrowest type."""
+    widest = max(ids.codes_per_level) - 1
+    dtype = next(d for d in (torch.uint8, torch.int16, torch.int32) if widest <= torch.iinfo(d).max)
+    return ids.codes_IL.to(dtype)
+
+
+def write_tables(draft: Draft | None, catalogue: Catalogue, model: IntRR, rows: Width, world: World) -> None:
+    """Representations and guidance; a rank that has no draft only takes part in the look-ups."""
+    shapes = {VALUES: (DTYPES[rows], (len(catalogue.row_I), model.token_width))}
+    if rows == "int8":
+        shapes[SCALE] = (torch.float32, (len(catalogue.row_I),))  # type: ignore[assignment]
+    with ExitStack() as stack:
+        files = []
+        if draft is not None:
+            files = [stack.enter_context(TensorFile(draft.path / name, shapes)) for name in (REPRESENTATIONS, GUIDANCE)]
+        for first_row, tables in catalogue.chunks(model, world):
+            for file, table_UD in zip(files, tables, strict=bool(files)):
+                narrow = Rows.narrow(table_UD, rows)
+                file.write(VALUES, first_row, narrow.values_ID)
+                if narrow.scale_I is not None:
+                    file.write(SCALE, first_row, narrow.scale_I)

@@ -1,0 +1,212 @@
+"""The routes of the online server, its OpenAPI description and its page."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from intrr_rec import __version__
+from intrr_rec.config.serving import ServeConfig
+from intrr_rec.errors import UserError
+from intrr_rec.serving.http.backend import Backend
+from intrr_rec.serving.http.batcher import Batcher, Overloaded
+from intrr_rec.serving.http.guard import RECOMMEND, Guard, Refused, busy, from_elsewhere
+from intrr_rec.serving.http.live import Live
+from intrr_rec.serving.http.metrics import CONTENT_TYPE, Metrics
+from intrr_rec.serving.http.schemas import (
+    Health,
+    ItemDetail,
+    Problem,
+    RecommendRequest,
+    RecommendResponse,
+    Reloaded,
+    SearchResponse,
+)
+
+PAGE = Path(__file__).parent / "page"
+MOST_FOUND = 50
+
+log = logging.getLogger(__name__)
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": Problem} for status in statuses}
+
+
+class Service:
+    """The server's parts, for its routes and for what starts and stops it.
+
+    Args:
+        load: as `Live`.
+        settings: batching and limits.
+        token: bearer token asked for; None asks nobody.
+        hosts: host names answered to; None: all.
+        local: whether only this machine can reach the server: then a reload needs no token.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Backend],
+        settings: ServeConfig,
+        token: str | None = None,
+        hosts: tuple[str, ...] | None = None,
+        local: bool = True,
+    ) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.draining = False
+        self.background: set[asyncio.Task[None]] = set()
+        self.may_reload = local or token is not None
+
+        def one_thread_for_all() -> None:
+            torch.set_num_threads(settings.threads)
+
+        self.live = Live(load, self.metrics, one_thread_for_all)
+        self.batcher: Batcher[RecommendRequest, RecommendResponse] = Batcher(
+            self.live.answer, settings, one_thread_for_all, self.metrics.observe_batch
+        )
+        self.app = _routes(self)
+        self.app.add_middleware(
+            Guard, settings=settings, batcher=self.batcher, metrics=self.metrics, token=token, hosts=hosts
+        )
+
+    @asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        """Start the batcher; at the end answer what it still holds."""
+        self.batcher.start()
+        yield
+        await self.batcher.close()
+        self.live.aside.shutdown()
+
+
+def _routes(service: Service) -> FastAPI:
+    app = FastAPI(
+        title="intrr_rec",
+        version=__version__,
+        description="Generative recommendation: a history of items → ranked items.",
+        lifespan=service.lifespan,
+        docs_url=None,  # both load scripts from elsewhere
+        redoc_url=None,
+        responses=_problems(401, 413, 421, 422, 429),
+    )
+    live, settings = service.live, service.settings
+
+    @app.post(RECOMMEND, responses=_problems(400, 408))
+    async def recommend(request: RecommendRequest) -> RecommendResponse:
+        """The best items after a history."""
+        if (reason := request.beyond(settings)) is not None:
+            raise Refused(422, reason)
+        if live.current.reads_times and request.history and request.timestamps is None:
+            raise Refused(422, "timestamps: this model reads times; give those of the history")
+        if (reason := live.current.lacks(request)) is not None:
+            raise Refused(422, reason)
+        try:
+            answer = await service.batcher.submit(request)
+        except Overloaded as overloaded:
+            raise busy(overloaded) from None
+        service.metrics.unknown_items.inc(answer.unknown_items)
+        if answer.source == "popularity":
+            service.metrics.defaults.inc()
+        return answer
+
+    @app.get("/items")
+    async def search(
+        query: Annotated[str, Query(max_length=200, description="words of a title, or an item's own id")],
+        limit: Annotated[int, Query(ge=1, le=MOST_FOUND)] = 20,
+    ) -> SearchResponse:
+        """Items whose title holds every word."""
+        return SearchResponse(items=await _aside(live, live.current.search, query, limit))
+
+    @app.get("/items/{item_id:path}", responses=_problems(404, 503))
+    async def item(item_id: str) -> ItemDetail:
+        """An item's Semantic ID, how redistribution spreads it, and its neighbours."""
+        found = await _aside(live, live.current.item, item_id)
+        if found is None:
+            raise HTTPException(404, "no such item")
+        return found
+
+    @app.get("/healthz")
+    async def healthz() -> Health:
+        """Whether the process lives."""
+        return Health(status="draining" if service.draining else "ok", bundle=live.current.bundle_hash)
+
+    @app.get("/readyz", responses=_problems(503))
+    async def readyz() -> Health:
+        """Whether to send requests here: not while it is being stopped."""
+        if service.draining or not service.batcher.alive:
+            raise HTTPException(503, "not ready")
+        return await healthz()
+
+    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    async def metrics() -> Response:
+        """Counters for Prometheus."""
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE)
+
+    @app.post("/admin/reload", responses=_problems(403, 409))
+    async def reload(request: Request) -> Reloaded:
+        """Read the bundle anew from where it lies; where it is not fit, the old one goes on."""
+        if not service.may_reload or from_elsewhere(request.headers):
+            raise Refused(
+                403, "a reload needs a bearer token, or a server bound to loopback and no page of another site"
+            )
+        try:
+            changed = await live.reload()
+        except UserError as error:
+            raise HTTPException(409, f"the old bundle goes on: {error}") from None
+        return Reloaded(bundle=live.current.bundle_hash, changed=changed)
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(PAGE / "index.html")
+
+    app.mount("/static", StaticFiles(directory=PAGE), "static")
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(UserError, _damaged)
+    app.add_exception_handler(Exception, _fault)
+    return app
+
+
+async def _aside(live: Live, work: Callable, *arguments: object) -> Any:
+    return await asyncio.get_running_loop().run_in_executor(live.aside, work, *arguments)
+
+
+async def _invalid(_: Request, error: Exception) -> JSONResponse:
+    """One line; what was given is not repeated, for it may be anything."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part != "body")
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return _problem(422, f"{where}: {message}" if where else message)
+
+
+async def _refused(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    return _problem(error.status_code, str(error.detail), error.headers)
+
+
+async def _damaged(_: Request, error: Exception) -> JSONResponse:
+    """The bundle's files were changed under the server."""
+    log.error("%s", error)
+    return _problem(503, str(error))
+
+
+async def _fault(_: Request, error: Exception) -> JSONResponse:
+    log.error("a fault of ours", exc_info=error)
+    return _problem(500, "a fault of the server; its log has the details")
+
+
+def _problem(status: int, reason: str, headers: Any = None) -> JSONResponse:
+    clean = reason.encode("utf-8", "replace").decode()  # a lone surrogate has no place in an answer
+    return JSONResponse({"error": clean}, status, headers)

@@ -1,0 +1,224 @@
+"""A bundle ready to answer: recommending, looking items up, and the test it must pass before it is served.
+
+Shape suffixes: I items, D width, L levels.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from intrr_rec.errors import ArtefactError, UserError
+from intrr_rec.serving.bundle.bundle import Bundle
+from intrr_rec.serving.http.schemas import (
+    Item,
+    ItemDetail,
+    Neighbour,
+    Prefix,
+    Ranked,
+    RecommendRequest,
+    RecommendResponse,
+)
+from intrr_rec.serving.recommender import Filters, Recommender
+
+NEIGHBOURS = 8
+PROBE_ITEMS = 5
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A request in dense ids: its known events, their times and last the request's, and how many are unknown."""
+
+    history: list[int]
+    times: list[int]
+    unknown: int
+    filters: Filters
+
+
+class Backend:
+    """Answers from one bundle.
+
+    Args:
+        bundle: opened.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self.bundle_hash = bundle.manifest.content_hash
+        self._recommender = Recommender(bundle)
+        self._lower_titles = pc.utf8_lower(bundle.items.title_column())
+        self._rank_I = np.empty(len(bundle.items), np.int64)
+        self._rank_I[bundle.items.by_popularity_I] = np.arange(len(bundle.items))
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device) -> Backend:
+        """Open a bundle and test it.
+
+        Raises:
+            ArtefactError: it cannot be read, or fails the test.
+        """
+        backend = cls(Bundle.load(path, device))
+        try:
+            backend.test()
+        except UserError:
+            raise
+        except Exception as error:  # whatever is wrong with a bundle, it is not to be served
+            raise ArtefactError(
+                f"{path}: its self-test failed ({type(error).__name__}: {error}); export it again"
+            ) from error
+        return backend
+
+    def test(self) -> None:
+        """Recommend to nobody, to one who had a popular item and to one who had several, and look at the answers.
+
+        Raises:
+            ArtefactError: too few items, one twice, a score that is no number, or a Semantic ID that leads elsewhere.
+        """
+        bundle = self.bundle
+        popular = bundle.items.own(bundle.items.by_popularity_I[:PROBE_ITEMS].tolist())
+        k = min(10, bundle.settings.evaluate.beam, bundle.n_items)
+        probes = [RecommendRequest(history=popular[:n], timestamps=[0] * n, k=k) for n in (0, 1, len(popular))]
+        for answer in self.recommend(probes):
+            complaint = None
+            if len({item.item for item in answer.items}) < k:
+                complaint = f"recommends {len(answer.items)} different items where {k} were asked for"
+            elif not all(math.isfinite(item.score) for item in answer.items):
+                complaint = "gives scores that are no numbers"
+            elif any(self._at(item.sid) != item.item for item in answer.items):
+                complaint = "names Semantic IDs that lead to other items"
+            if complaint:
+                raise ArtefactError(f"{bundle.path}: self-test: the bundle {complaint}; export it again")
+
+    def recommend(self, requests: Sequence[RecommendRequest]) -> list[RecommendResponse]:
+        """The answers to a batch; requests of the same k and beam are decoded together."""
+        groups: dict[tuple[int, int], list[int]] = {}
+        for place, request in enumerate(requests):
+            groups.setdefault((request.k, self.beam(request)), []).append(place)
+        answers: dict[int, RecommendResponse] = {}
+        for (k, beam), places in groups.items():
+            answers.update(zip(places, self._together([requests[place] for place in places], k, beam), strict=True))
+        return [answers[place] for place in range(len(requests))]
+
+    def beam(self, request: RecommendRequest) -> int:
+        """The beam width of a request; where it names none, the one the bundle was evaluated with, or k if that is more."""
+        return request.beam or max(self.bundle.settings.evaluate.beam, request.k)
+
+    def lacks(self, request: RecommendRequest) -> str | None:
+        """What a request filters by and the bundle has not, in words; None where it has all."""
+        items, wish = self.bundle.items, request.filters
+        if not wish.where.keys() <= set(items.columns):
+            return "filters.where: no such column; there is: " + (", ".join(items.columns) or "none")
+        if wish.newer_than is not None and not items.tells_age:
+            return "filters.newer_than: the logs of this bundle had no times"
+        return None
+
+    @property
+    def reads_times(self) -> bool:
+        """Whether a request with a history must have timestamps."""
+        return self.bundle.settings.model.reads_times
+
+    def item(self, own: str) -> ItemDetail | None:
+        """An item and its surroundings; None where there is no such item."""
+        [item] = self.bundle.items.dense([own])
+        if item is None:
+            return None
+        similarity, nearest = self._nearest(item)
+        shown = self._items(nearest)
+        neighbours = [Neighbour(**each.model_dump(), similarity=s) for each, s in zip(shown, similarity, strict=True)]
+        [itself] = self._items([item])
+        return ItemDetail(
+            **itself.model_dump(), redistribution=self._recommender.redistribution(item), neighbours=neighbours
+        )
+
+    def search(self, query: str, limit: int) -> list[Item]:
+        """Items with every word of the query in their title, the most popular first; before them the one of that id."""
+        words = query.lower().split()
+        if not words:
+            return []
+        found_I = np.ones(len(self.bundle.items), np.bool_)
+        for word in words:
+            found_I &= pc.match_substring(self._lower_titles, word).to_numpy(zero_copy_only=False)
+        matching = np.flatnonzero(found_I)
+        found = matching[np.argsort(self._rank_I[matching])][:limit].tolist()
+        [same] = self.bundle.items.dense([query.strip()])
+        if same is not None:
+            found = [same, *(item for item in found if item != same)][:limit]
+        return self._items(found)
+
+    def _together(self, requests: Sequence[RecommendRequest], k: int, beam: int) -> list[RecommendResponse]:
+        known = [self._translate(request) for request in requests]
+        found = self._recommender.recommend(
+            [each.history for each in known],
+            k,
+            beam,
+            [each.filters for each in known],
+            [each.times for each in known] if self.reads_times else None,
+        )
+        return [
+            RecommendResponse(
+                items=[
+                    Ranked(**item.model_dump(), score=score)
+                    for item, score in zip(self._items(best.items), best.scores, strict=True)
+                ],
+                source="model" if each.history else "popularity",
+                unknown_items=each.unknown,
+                bundle=self.bundle_hash,
+                beam=self._trace(each, beam) if request.trace and each.history else None,
+            )
+            for request, each, best in zip(requests, known, found, strict=True)
+        ]
+
+    def _translate(self, request: RecommendRequest) -> _Known:
+        given = request.timestamps or [0] * len(request.history)  # without them no model reads them
+        dense = self.bundle.items.dense(map(str, request.history))
+        events = [(item, moment) for item, moment in zip(dense, given, strict=True) if item is not None]
+        now = int(time.time()) if request.time is None else request.time
+        return _Known(
+            history=[item for item, _ in events],
+            times=[*(moment for _, moment in events), now],
+            unknown=len(dense) - len(events),
+            filters=self._filters(request),
+        )
+
+    def _trace(self, known: _Known, beam: int) -> list[list[Prefix]]:
+        levels = self._recommender.trace(known.history, beam, known.filters, known.times if self.reads_times else None)
+        return [[Prefix(codes=list(prefix.codes), log_p=prefix.score) for prefix in level] for level in levels]
+
+    def _filters(self, request: RecommendRequest) -> Filters:
+        wish = request.filters
+        if self.lacks(request) is not None:  # another bundle was served when it was asked
+            return Filters(allow=())
+        allow = None if wish.allow is None else self._known(wish.allow)
+        return Filters(wish.exclude_seen, self._known(wish.deny), allow, wish.where, wish.newer_than)
+
+    def _known(self, own: Iterable[int | str]) -> list[int]:
+        return [item for item in self.bundle.items.dense(map(str, own)) if item is not None]
+
+    def _items(self, items: Sequence[int]) -> list[Item]:
+        table, paths = self.bundle.items, self.bundle.codes_IL[list(items)].tolist()
+        named = zip(table.own(items), table.titles(items), paths, strict=True)
+        return [Item(item=own, title=title, sid=path) for own, title, path in named]
+
+    def _at(self, path: Sequence[int]) -> str | None:
+        trie = self.bundle.ranker.trie
+        leaf = trie.node_of_prefix(path)
+        return None if leaf is None else self.bundle.items.own([int(trie.leaf_items[leaf])])[0]
+
+    def _nearest(self, item: int) -> tuple[list[float], list[int]]:
+        """Items by the cosine of their representations, the item itself left out: one pass over the catalogue."""
+        rows = self.bundle.ranker.rows
+        assert rows is not None
+        own_1D = rows.take(torch.tensor([item], device=self.bundle.device))
+        similarity_I: Tensor = torch.cat([F.cosine_similarity(own_1D, chunk_ID) for chunk_ID in rows.chunks()])
+        similarity_I[item] = -torch.inf
+        best, nearest = similarity_I.topk(min(NEIGHBOURS, len(similarity_I) - 1))
+        return best.tolist(), nearest.tolist()

@@ -1,0 +1,68 @@
+"""The bundle being served, and its replacement by a newer one without a request dropped."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from intrr_rec.errors import ArtefactError, UserError
+from intrr_rec.serving.http.backend import Backend
+from intrr_rec.serving.http.metrics import Metrics
+from intrr_rec.serving.http.schemas import RecommendRequest, RecommendResponse
+
+log = logging.getLogger(__name__)
+
+
+class Live:
+    """Holds the backend that answers; a batch uses the one that was current when it began, to its end.
+
+    Args:
+        load: reads the bundle from where it lies and tests it; raises UserError where it is not fit to serve.
+        metrics: where reloads are counted.
+        prepare: called once in the thread that loads.
+    """
+
+    def __init__(self, load: Callable[[], Backend], metrics: Metrics, prepare: Callable[[], None]) -> None:
+        self._load = load
+        self._metrics = metrics
+        # Apart from the model's thread: one to look items up while the other reads and tests a newer bundle.
+        self.aside = ThreadPoolExecutor(2, "aside", prepare)
+        self._reloading = asyncio.Lock()
+        self.current = load()
+        _settle()
+        metrics.serve(self.current.bundle_hash)
+
+    def answer(self, requests: Sequence[RecommendRequest]) -> list[RecommendResponse]:
+        """The answers to a batch of requests, all from one bundle."""
+        return self.current.recommend(requests)
+
+    async def reload(self) -> bool:
+        """Read the bundle anew, test it and serve it from the next batch on; returns whether it is another one.
+
+        Raises:
+            UserError: it is not fit to serve; the old one goes on.
+        """
+        async with self._reloading:
+            try:
+                fresh = await asyncio.get_running_loop().run_in_executor(self.aside, self._load)
+            except Exception as error:  # whatever is wrong with the new one, the old one goes on
+                self._metrics.reloads.labels("refused").inc()
+                log.error("reload refused, bundle %s goes on: %s", self.current.bundle_hash[:12], error)
+                raise error if isinstance(error, UserError) else ArtefactError(f"{error!r}; export it again") from error
+            changed = fresh.bundle_hash != self.current.bundle_hash
+            self.current = fresh
+            await asyncio.get_running_loop().run_in_executor(self.aside, _settle)
+            self._metrics.reloads.labels("done").inc()
+            self._metrics.serve(fresh.bundle_hash)
+            log.info("serving bundle %s", fresh.bundle_hash[:12])
+            return changed
+
+
+def _settle() -> None:
+    """Take what is alive now out of the garbage collector's later passes: each would stop every request for a quarter second."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()

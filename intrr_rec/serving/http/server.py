@@ -1,0 +1,127 @@
+"""The process of `intrr serve`: it starts with a bundle that passed its test, and ends when all it accepted is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from intrr_rec.config.serving import ServeConfig
+from intrr_rec.distributed.malloc import keep_freed_memory
+from intrr_rec.errors import ConfigError, UserError
+from intrr_rec.serving.bundle.bundle import this_device
+from intrr_rec.serving.http.app import Service
+from intrr_rec.serving.http.backend import Backend
+from intrr_rec.serving.http.guard import LOOPBACK
+
+TOKEN_VARIABLE = "INTRR_TOKEN"
+# Longer than the minute after which balancers let go of an idle connection, so that they, who know of it, are the first.
+KEEP_ALIVE_SECONDS = 75
+# A client that does not read its answer does not keep the process alive for ever.
+STOP_SECONDS = 60
+
+log = logging.getLogger(__name__)
+
+
+def serve(bundle: Path, *, host: str, port: int, settings: ServeConfig) -> None:
+    """Serve a bundle until SIGTERM or SIGINT; SIGHUP reads it anew.
+
+    The bearer token to ask for is the environment variable INTRR_TOKEN: command lines are for everybody to see.
+
+    Args:
+        bundle: artefact written by `intrr export`.
+        host: to bind to. One that others can reach needs a token.
+        port: 0 takes any free one; the log says which.
+        settings: batching and limits.
+
+    Raises:
+        ArtefactError: no bundle fit to serve.
+        ConfigError: an address that cannot be bound, or one that others can reach without a token.
+    """
+    token, local = os.environ.get(TOKEN_VARIABLE) or None, host in LOOPBACK
+    if not local and token is None:
+        raise ConfigError(f"--host {host}: others can reach it, so set a bearer token in {TOKEN_VARIABLE}")
+    keep_freed_memory()
+    load = partial(Backend.load, bundle, this_device())
+    with _bound(host, port) as listening:
+        service = Service(load, settings, token, LOOPBACK if local else None, local)
+        asyncio.run(_serve(service, listening))
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    # The protocol is named because asyncio sends small writes at once only where it is: an answer's second packet would
+    # otherwise wait for the client's delayed acknowledgement, 40 ms.
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise ConfigError(f"--host {host} --port {port}: cannot be bound ({error.strerror}); choose others") from None
+    return listening
+
+
+async def _serve(service: Service, listening: socket.socket) -> None:
+    settings = service.settings
+    config = uvicorn.Config(
+        service.app,
+        http="h11",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=STOP_SECONDS,
+        limit_concurrency=settings.max_connections,
+    )
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload_soon, service)
+    await _Server(config, service).serve([listening])
+    log.info("stopped; all that was accepted is answered")
+
+
+def _reload_soon(service: Service) -> None:
+    async def reload() -> None:
+        with contextlib.suppress(UserError):  # logged and counted where it was refused
+            await service.live.reload()
+
+    service.background.add(task := asyncio.create_task(reload()))
+    task.add_done_callback(service.background.discard)
+
+
+class _Server(uvicorn.Server):
+    """Told to stop, it first says that it is not ready, so that a balancer looks elsewhere; a second signal hurries it."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+        self._loop = asyncio.get_running_loop()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the port, then say where."""
+        await super().startup(sockets)
+        for listening in sockets or ():
+            host, port = listening.getsockname()[:2]
+            where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            log.info("serving bundle %s on http://%s", self._service.live.current.bundle_hash[:12], where)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """As uvicorn's, but with a time to drain, and the process then ends by itself, not by the signal."""
+        if self._service.draining:
+            self.should_exit = True
+            self.force_exit = sig == signal.SIGINT
+            return
+        self._service.draining = True
+        self._loop.call_soon_threadsafe(self._loop.call_later, self._service.settings.drain_seconds, self._stop)
+
+    def _stop(self) -> None:
+        self.should_exit = True

@@ -1,0 +1,58 @@
+"""Plans and traffic of clusters nobody has, without allocating anything."""
+
+import json
+
+import psutil
+import pytest
+
+from intrr_rec.config import load_recipe
+from intrr_rec.distributed.planner.dry_run import plan_ahead
+from intrr_rec.distributed.planner.traffic import estimate_traffic
+from intrr_rec.errors import ConfigError
+
+WIDTH = 128
+ONE_HOST = {"local_ranks": 8, "device": "cuda", "memory_gb": None, "content_width": 16, "out": None}
+
+
+def recipe(*words):
+    return load_recipe(None, ["train.batch_users=512", "model.window=30", *words])
+
+
+def test_a_billion_items_on_sixty_four_gpus(tmp_path):
+    before = psutil.Process().memory_info().rss
+    out = tmp_path / "plan.json"
+    plan = plan_ahead(recipe("train.sharding.uid=row_wise"), items=10**9, ranks=64, **ONE_HOST | {"out": out})
+    assert psutil.Process().memory_info().rss - before < 0.5e9
+    table = json.loads(out.read_text())["plan"]["tables"][0]
+    assert table["memory"]["device"] == 10**9 // 64 * (4 * WIDTH + 4)
+    assert plan.total.device < 80e9
+
+
+def test_a_billion_items_replicated_are_refused():
+    with pytest.raises(ConfigError, match=r"1,000,000,000 x 128, data_parallel\) takes 2,560 GB"):
+        plan_ahead(recipe(), items=10**9, ranks=64, **ONE_HOST)
+
+
+@pytest.mark.parametrize("kind", ["intrr", "flattened", "sasrec", "tiger"])
+def test_every_model_can_be_planned(kind):
+    plan = plan_ahead(recipe(f"model.kind={kind}", "model.uid_width=null"), items=1000, ranks=2, **ONE_HOST)
+    assert plan.tables and plan.others["dense parameters"].device > 10**5
+
+
+def test_traffic_is_that_of_rings_and_lookups():
+    ranks, looked_up = 8, 512 * 30 // 8
+    planned = {
+        way: plan_ahead(recipe(f"train.sharding.uid={way}"), items=10**6, ranks=ranks, **ONE_HOST)
+        for way in ("data_parallel", "row_wise", "column_wise")
+    }
+    traffic = {way: estimate_traffic(plan, recipe()) for way, plan in planned.items()}
+    assert traffic["data_parallel"].all_to_all_bytes == 0
+    assert traffic["row_wise"].all_to_all_bytes == looked_up * (8 + 2 * 4 * WIDTH) * 7 // 8
+    assert traffic["column_wise"].all_to_all_bytes == looked_up * (8 * 8 + 2 * 4 * WIDTH) * 7 // 8
+    more = traffic["data_parallel"].all_reduce_bytes - traffic["row_wise"].all_reduce_bytes
+    assert more == pytest.approx(2 * 7 / 8 * 4 * WIDTH * 10**6, abs=2)
+    two_hosts = plan_ahead(
+        recipe("train.sharding.uid=row_wise"), items=10**6, ranks=ranks, **ONE_HOST | {"local_ranks": 4}
+    )
+    slower = estimate_traffic(two_hosts, recipe()).all_to_all_seconds / traffic["row_wise"].all_to_all_seconds
+    assert slower == pytest.approx(450 / 50)
