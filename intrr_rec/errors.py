@@ -6,6 +6,9 @@ prints that line and leaves with exit code 2; a traceback means a fault of ours.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 INTERRUPTED = "interrupted; nothing half-written was left behind"  # what Ctrl-C ends with, and exit code 130
 
 
@@ -28,6 +31,29 @@ class DataError(UserError):
 
 class ArtefactError(UserError):
     """A folder of ours that is missing, incomplete, altered or built from something else."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The name among `known` that `word` may be a slip of, capitals aside; None where none is near.
+
+    Every "did you mean" asks here, so none names something that has nothing to do with what was typed.
+    """
+    folded = {name.casefold(): name for name in known}
+    near = difflib.get_close_matches(word.casefold(), folded, n=1)
+    return folded[near[0]] if near else None
+
+
+def instead(word: str, known: Iterable[str], section: str = "") -> str:
+    """How a message about an unknown `word` ends: "; did you mean …?", or, where no name is near, the names there are.
+
+    Args:
+        section: what stands before each name, such as `train.`.
+    """
+    known = list(known)
+    near = nearest(word, known)
+    if near is not None:
+        return f"; did you mean '{section}{near}'?"
+    return f"; there are {', '.join(section + name for name in known)}" if known else ""
 
 
 class Stopped(BaseException):

@@ -5,7 +5,6 @@ Files are named relative to the grid file, as a recipe's `base` is.
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 import intrr_rec
 from intrr_rec.config import Section, read_yaml
-from intrr_rec.errors import ConfigError
+from intrr_rec.errors import ConfigError, instead
 
 ACCURACY = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
 SHIPPED = Path(intrr_rec.__file__).parents[1] / "benchmarks" / "configs"
@@ -110,8 +109,9 @@ def _explain(item: Any, path: Path) -> str:
     where = ".".join([*above, key])
     if item["type"] == "extra_forbidden":
         known: type[Section] = Variant if above[:1] == ["models"] else Grid
-        close = difflib.get_close_matches(key, known.model_fields, n=1, cutoff=0.0)
-        return f"{path}: unknown key '{where}'" + (f"; did you mean '{'.'.join([*above, close[0]])}'?" if close else "")
+        return f"{path}: unknown key '{where}'" + instead(
+            key, known.model_fields, "".join(f"{part}." for part in above)
+        )
     if item["type"] == "missing":
         return f"{path}: '{where}' is missing"
     message = item["msg"].removeprefix("Value error, ")

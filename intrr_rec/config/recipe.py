@@ -6,8 +6,7 @@ command line override both. Unknown keys are refused with the nearest valid name
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, get_args
@@ -21,7 +20,7 @@ from intrr_rec.config.preparation import PrepareConfig
 from intrr_rec.config.section import Section
 from intrr_rec.config.serving import ServeConfig
 from intrr_rec.config.training import EvaluateConfig, TrainConfig
-from intrr_rec.errors import ConfigError
+from intrr_rec.errors import ConfigError, instead, nearest
 from intrr_rec.io.artefact import write_text
 
 # Keys of run folders written earlier, and what they are now; so those folders still open.
@@ -188,6 +187,16 @@ def _nearest(location: list[str]) -> str:
     section: Any = Recipe
     for part in location[:-1]:
         section = section.model_fields[part].annotation
-    close = difflib.get_close_matches(location[-1], section.model_fields, n=1, cutoff=0.0)
-    path = ".".join([*location[:-1], close[0]]) if close else ""
-    return f"; did you mean '{path}'?" if path else ""
+    elsewhere = [path for path in _paths(Recipe) if path.rpartition(".")[2] == location[-1]]
+    if elsewhere and nearest(location[-1], section.model_fields) is None:  # a right name in the wrong section
+        return f"; did you mean '{min(elsewhere, key=len)}'?"
+    return instead(location[-1], section.model_fields, "".join(f"{part}." for part in location[:-1]))
+
+
+def _paths(section: type[Section], above: str = "") -> Iterator[str]:
+    """The dotted name of every setting."""
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from _paths(field.annotation, f"{above}{name}.")
+        else:
+            yield f"{above}{name}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +9,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from intrr_rec.config import Section
-from intrr_rec.errors import ConfigError
+from intrr_rec.errors import ConfigError, instead
 
 StageName = Literal["prepare", "index", "train", "evaluate", "export"]
 Option = str | int | float | bool | list[str]
@@ -80,6 +79,5 @@ def _explain(item: Any, path: Path) -> str:
     where = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
         known = Ask if item["loc"][0] == "jobs" else Pipeline
-        close = difflib.get_close_matches(str(item["loc"][-1]), known.model_fields, n=1, cutoff=0.0)
-        return f"{path}: unknown key '{where}'" + (f"; did you mean '{close[0]}'?" if close else "")
+        return f"{path}: unknown key '{where}'{instead(str(item['loc'][-1]), known.model_fields)}"
     return f"{path}: '{where}': {item['msg'].removeprefix('Value error, ')}"

@@ -10,7 +10,6 @@ Shape suffixes: I items, R rows of a file, P rows of a shard, D width of a part.
 
 from __future__ import annotations
 
-import difflib
 import logging
 import math
 import re
@@ -28,7 +27,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from intrr_rec.data.dataset import Dataset
-from intrr_rec.errors import DataError
+from intrr_rec.errors import DataError, nearest
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import Manifest, file_hash
 from intrr_rec.vectors.embed import KIND, Storage, vectors_table
@@ -78,8 +77,10 @@ def parse_parts(words: Sequence[str], weights: Sequence[str] = ()) -> list[Part]
     for word in weights:
         name, equals, number = word.partition("=")
         if name not in parts:
-            near = difflib.get_close_matches(name, parts, n=1, cutoff=0.0)
-            raise DataError(f"--weight {word}: no part '{name}'; write NAME=WEIGHT, for instance {near[0]}=0.5")
+            part = nearest(name, parts) or next(iter(parts))
+            raise DataError(
+                f"--weight {word}: no part '{name}', the parts are {', '.join(parts)}; write for instance --weight {part}=0.5"
+            )
         try:
             weight = float(number)
         except ValueError:

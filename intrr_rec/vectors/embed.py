@@ -9,7 +9,6 @@ Shape suffixes: R rows of a shard, B texts of a batch, D width of a vector.
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from intrr_rec.data import dataset as prepared
-from intrr_rec.errors import DataError
+from intrr_rec.errors import DataError, nearest
 from intrr_rec.io import artefact
 from intrr_rec.io import shards as jobs
 from intrr_rec.io.artefact import Manifest
@@ -106,8 +105,11 @@ def _check_texts(items: Path, column: str) -> list[str]:
         free = [name for name in schema.names if name not in ("item", "item_id", "first_seen")]
         if not free:
             raise DataError(f"{items}: holds no item texts; run `intrr prepare` with --items and the item table")
-        near = difflib.get_close_matches(column, free, n=1, cutoff=0.0)[0]
-        raise DataError(f"{items}: no column '{column}'; it has {', '.join(free)}; did you mean --text-column {near}?")
+        near = nearest(column, free)
+        hint = (
+            f"did you mean --text-column {near}?" if near else f"name one of them, for instance --text-column {free[0]}"
+        )
+        raise DataError(f"{items}: no column '{column}'; it has {', '.join(free)}; {hint}")
     columns = [column, *([FALLBACK] if FALLBACK in schema.names and column != FALLBACK else [])]
     if not _is_text(schema.field(column).type):
         raise DataError(f"{items}: column '{column}' has type {schema.field(column).type}; texts must be strings")

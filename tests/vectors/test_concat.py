@@ -219,7 +219,7 @@ def test_words_become_parts(tmp_path: Path) -> None:
         (["text="], [], "write NAME=PATH"),
         (["a/b=c"], [], "write NAME=PATH"),
         (["a=x", "a=y"], [], "a part 'a' already"),
-        (["text=x"], ["txt=1"], "no part 'txt'; write NAME=WEIGHT, for instance text=0.5"),
+        (["text=x"], ["txt=1"], "no part 'txt', the parts are text; write for instance --weight text=0.5"),
         (["text=x"], ["text=0"], "not a positive number"),
         (["text=x"], ["text=inf"], "not a positive number"),
         (["text=x"], ["text"], "not a positive number"),

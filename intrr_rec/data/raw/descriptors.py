@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from intrr_rec.config import PrepareConfig, Section, read_yaml
 from intrr_rec.data.raw.formats import FORMATS
-from intrr_rec.errors import ConfigError, DataError
+from intrr_rec.errors import ConfigError, DataError, instead
 
 WILD = "*?["
 
@@ -69,8 +68,7 @@ class Descriptor(Section):
     @classmethod
     def _settings(cls, prepare: dict[str, Any]) -> dict[str, Any]:
         if unknown := set(prepare) - set(PrepareConfig.model_fields):
-            near = difflib.get_close_matches(min(unknown), PrepareConfig.model_fields, n=1, cutoff=0.0)
-            raise ValueError(f"unknown key '{min(unknown)}'; did you mean '{near[0]}'?")
+            raise ValueError(f"unknown key '{min(unknown)}'{instead(min(unknown), PrepareConfig.model_fields)}")
         return prepare
 
     def settings(self, own: PrepareConfig) -> PrepareConfig:
@@ -110,8 +108,9 @@ def load_descriptor(path: Path) -> Descriptor:
             raise ConfigError(f"{path}: '{key}' is missing") from None
         if first["type"] == "extra_forbidden":
             known: type[Section] = Download if first["loc"][0] == "download" else Descriptor
-            near = difflib.get_close_matches(str(first["loc"][-1]), known.model_fields, n=1, cutoff=0.0)
-            raise ConfigError(f"{path}: unknown key '{key}'; did you mean '{near[0]}'?") from None
+            raise ConfigError(
+                f"{path}: unknown key '{key}'{instead(str(first['loc'][-1]), known.model_fields)}"
+            ) from None
         raise ConfigError(f"{path}: '{key}': {first['msg'].removeprefix('Value error, ')}") from None
 
 

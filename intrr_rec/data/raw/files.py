@@ -7,7 +7,6 @@ A raw table is Parquet, CSV or JSON lines (the text ones may be gzipped). It is 
 from __future__ import annotations
 
 import csv
-import difflib
 import gzip
 import hashlib
 import json
@@ -21,7 +20,7 @@ from typing import Literal, TextIO, cast
 
 import duckdb
 
-from intrr_rec.errors import DataError
+from intrr_rec.errors import DataError, nearest
 from intrr_rec.io.artefact import file_hash
 
 IdKind = Literal["integer", "string"]
@@ -175,8 +174,8 @@ def require_column(raw: RawFile, column: str, setting: str, otherwise: str = "")
         DataError: the column is missing.
     """
     if column not in raw.columns:
-        near = difflib.get_close_matches(column, raw.columns, n=1, cutoff=0.0)
-        hint = f"; did you mean '{near[0]}'? Then set {setting}={near[0]}" if near else ""
+        near = nearest(column, raw.columns)
+        hint = f"; did you mean '{near}'? Then set {setting}={near}" if near else f"; name it by {setting}=NAME"
         raise DataError(f"{raw.path}: no column '{column}'; it has {', '.join(raw.columns) or 'none'}{hint}{otherwise}")
 
 
