@@ -256,6 +256,20 @@ def bench_serving(
     run(bundle, Load(parse_rates(rates), seconds, k, beam, longest, seed), settings or (), out)
 
 
+@bench.command("attention")
+def bench_attention(
+    out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
+    window: Annotated[
+        list[int] | None, typer.Option("--window", min=8, help="Longest history; repeatable; 64 to 8,192 if left out.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Passes per window; the least is reported.")] = 5,
+) -> None:
+    """HSTU's attention as the window grows, over whole blocks and by tiles: processor time, pairs computed per pair needed."""
+    from benchmarks.speed.attention import bench_attention as run
+
+    run(window or [64, 128, 256, 512, 1_024, 2_048, 4_096, 8_192], repeats, out)
+
+
 @bench.command("catalogue")
 def bench_catalogue(
     work: Annotated[Path, typer.Option("--work", help="Folder to work in; finished stages there are not run again.")],

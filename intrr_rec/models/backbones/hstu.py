@@ -115,8 +115,7 @@ class Hstu(nn.Module):
 
     def prefill(self, x_TD: Tensor, layout: Layout, at_S: Tensor | None = None) -> tuple[Tensor, list[KeysValues]]:
         """`forward`, and each layer's keys and values `[C, H, N, F]`."""
-        bucket_CNN = None if self.time_edges is None else time_bucket(layout, self.time_edges)
-        pairs = Pairs.of(layout, self.window, bucket_CNN, x_TD.dtype)
+        pairs = Pairs.of(layout, self.window, self.time_edges, x_TD.dtype)
         packed = []
         for layer in self.layers:
             x_TD, keys_values = layer(x_TD, pairs, at_S if layer is self.layers[-1] else None)
@@ -134,14 +133,3 @@ class Hstu(nn.Module):
 def time_edges() -> Tensor:
     """The fewest whole seconds that fall into each bucket but the first, int64 `[TIME_BUCKETS - 1]`."""
     return torch.tensor([math.ceil(math.exp(TIME_BUCKET_WIDTH * bucket)) for bucket in range(1, TIME_BUCKETS)])
-
-
-def time_bucket(layout: Layout, edges: Tensor) -> Tensor:
-    """⌊ln(max(|Δt|, 1)) / 0.301⌋ of each query and key slot, at most `TIME_BUCKETS - 1`: int32 `[C, N, N]`.
-
-    Δt is the time from the key's event to the moment the query's prediction is asked for. Counting integer `edges` gives
-    this bucket exactly, while a rounded logarithm may differ between two places of a batch, or two devices.
-    """
-    assert layout.event_time_CN is not None and layout.request_time_CN is not None, "the layout carries no times"
-    seconds_CNN = (layout.request_time_CN[:, :, None] - layout.event_time_CN[:, None, :]).abs()
-    return torch.bucketize(seconds_CNN, edges, out_int32=True, right=True)

@@ -4,8 +4,8 @@ It starts from the u,v,q,k projection before its SiLU, so that the gradients of 
 autograd they are stacked, transposed, split and joined again, and six tensors of the size of the scores or of q, k and v are
 kept that are cheaper to make anew.
 
-On CUDA the products over pairs of slots are one Triton kernel (`triton_attention.py`); everywhere else, and where Triton is
-missing, they are batched matrix products.
+On CUDA the products over pairs of slots are one Triton kernel (`hstu_attention_triton.py`). Everywhere else, and where Triton
+is missing, they are batched matrix products over whole blocks, or, where blocks are long, over tiles (`hstu_attention_tiles.py`).
 
 Shape suffixes: C blocks, N slots of a block, T = C·N slots, S of them asked for, D width, E = 4·D, H heads, F width of a
 head, G = C·H.
@@ -25,6 +25,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from intrr_rec.data.loading.batch import Layout
+from intrr_rec.models.backbones import hstu_attention_tiles as by_tile
+from intrr_rec.models.backbones.hstu_attention_tiles import Tile, make_tiles
+
+# Above this many slots of a block, whole blocks cost more than tiles: measured, `python -m benchmarks.speed attention`.
+WHOLE_BLOCKS = 128
 
 log = logging.getLogger(__name__)
 
@@ -34,23 +39,46 @@ class Pairs:
     """Which slots see which, alike for every layer of a pass.
 
     Attributes:
-        owner_CN: whose history a slot belongs to.
+        layout: whose history a slot belongs to, and its times where there is a bias by time.
         window: N that attention is divided by.
-        bucket_CNN: int32, the row of the bias by time of each pair; None without such a bias.
+        time_edges: int64, the fewest whole seconds of each bucket but the first; None without a bias by time.
+        bucket_CNN: int32, the row of the bias by time of each pair; None without such a bias, and by tiles.
         weight_CNN: what multiplies SiLU(scores): 1/N where a slot may look, else 0; None where a kernel finds it itself.
+        tiles: of long blocks; None where whole blocks are multiplied.
     """
 
-    owner_CN: Tensor
+    layout: Layout
     window: int
-    bucket_CNN: Tensor | None
-    weight_CNN: Tensor | None
+    time_edges: Tensor | None = None
+    bucket_CNN: Tensor | None = None
+    weight_CNN: Tensor | None = None
+    tiles: list[Tile] | None = None
+
+    @property
+    def owner_CN(self) -> Tensor:
+        """Whose history a slot belongs to."""
+        return self.layout.owner_CN
 
     @classmethod
-    def of(cls, layout: Layout, window: int, bucket_CNN: Tensor | None, dtype: torch.dtype) -> Pairs:
-        """The pairs of a layout."""
-        owner_CN = layout.owner_CN
-        weight_CNN = None if kernels(owner_CN.device) else layout.visible_CNN().to(dtype) / window
-        return cls(owner_CN, window, bucket_CNN, weight_CNN)
+    def of(cls, layout: Layout, window: int, time_edges: Tensor | None, dtype: torch.dtype) -> Pairs:
+        """The pairs of a layout; with `time_edges`, it must carry the times of its slots."""
+        fused = kernels(layout.owner_CN.device) is not None
+        if not fused and layout.owner_CN.shape[1] > WHOLE_BLOCKS:
+            return cls(layout, window, time_edges, tiles=make_tiles(layout, time_edges))
+        bucket_CNN = None if time_edges is None else time_bucket(layout, time_edges)
+        weight_CNN = None if fused else layout.visible_CNN().to(dtype) / window
+        return cls(layout, window, time_edges, bucket_CNN, weight_CNN)
+
+
+def time_bucket(layout: Layout, edges: Tensor) -> Tensor:
+    """⌊ln(max(|Δt|, 1)) / 0.301⌋ of each query and key slot, at most the number of `edges`: int32 `[C, N, N]`.
+
+    Δt is the time from the key's event to the moment the query's prediction is asked for. Counting integer `edges` gives
+    this bucket exactly, while a rounded logarithm may differ between two places of a batch, or two devices.
+    """
+    assert layout.event_time_CN is not None and layout.request_time_CN is not None, "the layout carries no times"
+    seconds_CNN = (layout.request_time_CN[:, :, None] - layout.event_time_CN[:, None, :]).abs()
+    return torch.bucketize(seconds_CNN, edges, out_int32=True, right=True)
 
 
 def silu_attention(
@@ -81,6 +109,8 @@ def attend_from(
     time_bias_P: Tensor | None,
 ) -> Tensor:
     """What some slots (counted over all blocks) attend to, `[S, H, F]`; all else as in `silu_attention`."""
+    if pairs.tiles is not None:
+        return _attend_from_each(at_S, q_SHF, k_CHNF, v_CHNF, pairs, position_bias_N, time_bias_P)
     slots = pairs.owner_CN.shape[1]
     block_S, apart_SN = at_S // slots, at_S[:, None] % slots - torch.arange(slots, device=at_S.device)
     bias_SN = position_bias_N[apart_SN.clamp(min=0)]
@@ -90,6 +120,34 @@ def attend_from(
     scores_SHN = torch.matmul(k_CHNF.contiguous()[block_S], q_SHF[..., None]).squeeze(-1) + bias_SN[:, None]
     weight_SHN = F.silu(scores_SHN) * (Layout(pairs.owner_CN).visible_from(at_S) / pairs.window)[:, None]
     return torch.matmul(weight_SHN[:, :, None], v_CHNF.contiguous()[block_S]).squeeze(2)
+
+
+def _attend_from_each(
+    at_S: Tensor,
+    q_SHF: Tensor,
+    k_CHNF: Tensor,
+    v_CHNF: Tensor,
+    pairs: Pairs,
+    position_bias_N: Tensor,
+    time_bias_P: Tensor | None,
+) -> Tensor:
+    """`attend_from` slot by slot, each over its own history alone: keys of a long block are not copied per slot."""
+    slots = pairs.owner_CN.shape[1]
+    attended = []
+    for at, q_HF in zip(at_S.tolist(), q_SHF, strict=True):
+        block, place = divmod(at, slots)
+        owner_K = pairs.owner_CN[block, : place + 1]
+        start = int((owner_K == owner_K[-1]).int().argmax())
+        bias_K = position_bias_N[: place + 1 - start].flip(0)
+        if time_bias_P is not None:
+            times, asked = pairs.layout.event_time_CN, pairs.layout.request_time_CN
+            assert times is not None and asked is not None and pairs.time_edges is not None
+            seconds_K = (asked[block, place] - times[block, start : place + 1]).abs()
+            bias_K = bias_K + time_bias_P[torch.bucketize(seconds_K, pairs.time_edges, right=True)]
+        keys, values = k_CHNF[block, :, start : place + 1], v_CHNF[block, :, start : place + 1]
+        weight_H1K = F.silu(torch.bmm(q_HF[:, None], keys.transpose(1, 2)) + bias_K)
+        attended.append(torch.bmm(weight_H1K / pairs.window, values).squeeze(1))
+    return torch.stack(attended) if attended else torch.zeros_like(q_SHF)
 
 
 @cache
@@ -120,6 +178,8 @@ class _SiluAttention(torch.autograd.Function):
         scores_GNN: Tensor | None = None
         if (fused := kernels(projected_TE.device)) is not None:
             attended_CNHF = fused.attend(q, k, v, pairs, position_bias_N, time_bias_P)
+        elif pairs.tiles is not None:
+            attended_CNHF = by_tile.attend(q, k, v, pairs.tiles, pairs.window, position_bias_N, time_bias_P)
         else:
             attended_CNHF, scores_GNN = _attend(q, k, v, pairs, position_bias_N, time_bias_P)
         ctx.save_for_backward(projected_TE, activated_TE, scores_GNN, position_bias_N, time_bias_P)
@@ -142,6 +202,9 @@ class _SiluAttention(torch.autograd.Function):
         into = (grad_q, grad_k, grad_v)
         if (fused := kernels(projected_TE.device)) is not None:
             grad_position_N, grad_time_P = fused.attend_backward(grad, *given, *into)
+        elif pairs.tiles is not None:
+            given_tiles = (q, k, v, pairs.tiles, pairs.window, position_bias_N, time_bias_P)
+            grad_position_N, grad_time_P = by_tile.attend_backward(grad, *given_tiles, *into)
         else:
             grad_position_N, grad_time_P = _attend_backward(grad, scores_GNN, *given, *into)
         torch.ops.aten.silu_backward.grad_input(grad_TE, projected_TE, grad_input=grad_TE)

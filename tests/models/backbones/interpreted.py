@@ -32,12 +32,13 @@ def compute(kernels, owner_CN, heads, width, with_times):
     """Values and gradients."""
     torch.manual_seed(1)
     blocks, slots = owner_CN.shape
-    bucket_CNN = torch.randint(0, BUCKETS, (blocks, slots, slots), dtype=torch.int32) if with_times else None
+    edges = torch.arange(2, BUCKETS + 1)
+    times_CN = torch.randint(0, BUCKETS + 2, (2, blocks, slots)) if with_times else (None, None)
     leaves = [torch.randn(blocks * slots, 4 * heads * width), torch.randn(slots + 1)]
     leaves += [torch.randn(BUCKETS)] if with_times else []
     leaves = [leaf.requires_grad_() for leaf in leaves]
     silu_attention.kernels = lambda device: kernels
-    pairs = Pairs.of(Layout(owner_CN), slots + 1, bucket_CNN, torch.float32)
+    pairs = Pairs.of(Layout(owner_CN, *times_CN), slots + 1, edges if with_times else None, torch.float32)
     time_bias_P = leaves[2] if with_times else None
     u_TD, attended_TD, *_ = silu_attention.silu_attention(leaves[0], pairs, heads, leaves[1], time_bias_P)
     at = torch.arange(u_TD.numel()).view(u_TD.shape)

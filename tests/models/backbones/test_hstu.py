@@ -7,7 +7,8 @@ import torch
 
 from intrr_rec.config import HstuConfig
 from intrr_rec.data.loading.batch import Layout
-from intrr_rec.models.backbones.hstu import TIME_BUCKETS, Hstu, time_bucket, time_edges
+from intrr_rec.models.backbones.hstu import TIME_BUCKETS, Hstu, time_edges
+from intrr_rec.models.backbones.hstu_attention import time_bucket
 
 WIDTH, HEADS, WINDOW = 12, 3, 10
 
