@@ -15,8 +15,10 @@ from typing import TypeVar
 import duckdb
 
 from intrr_rec.config import PrepareConfig
-from intrr_rec.data.prepare import prepare as ingest
+from intrr_rec.data.prepare.prepare import counted_events, filter_events, split_events
 from intrr_rec.data.raw.files import IdKind, RawFile, quoted, table_files
+from intrr_rec.data.raw.item_table import load_items
+from intrr_rec.data.raw.logs import bad_value, common_kind, connect, create_events, open_logs, read_events
 from intrr_rec.data.validate import log_checks as checks
 from intrr_rec.data.validate import split_checks
 from intrr_rec.data.validate.findings import Examination, Finding
@@ -37,7 +39,7 @@ def examine(name: str, interactions: Sequence[Path], items: Path | None, config:
     found = Examination(name)
     with (
         tempfile.TemporaryDirectory(prefix="intrr-validate-") as scratch,
-        closing(ingest._connect(Path(scratch))) as con,
+        closing(connect(Path(scratch))) as con,
     ):
         try:
             for finding in _examine(con, found, interactions, items, config):
@@ -61,26 +63,26 @@ def _examine(
     if not logs:
         return
     yield from _columns(logs)
-    kinds = {column: ingest._common_kind(con, logs, column) for column in (config.user_column, config.item_column)}
+    kinds = {column: common_kind(con, logs, column) for column in (config.user_column, config.item_column)}
     yield from _values(con, logs, kinds, config)
     found.raw = raw = checks.extent(con)
     if not raw.interactions:
         return
     names = {"user_id": config.user_column, "item_id": config.item_column}
     yield from checks.check_ids(con, {ours: name for ours, name in names.items() if kinds[name] == "string"})
-    yield from checks.check_duplicates(con, ingest.counted_events(con, config), config)
+    yield from checks.check_duplicates(con, counted_events(con, config), config)
     if has_time:
         yield from checks.check_clock(con)
         yield from checks.check_row_order(con)
     _distributions(con, found)
-    dropped = ingest.filter_events(con, config)
+    dropped = filter_events(con, config)
     found.kept = kept = checks.extent(con)
     _distributions(con, found)
     yield from checks.check_minimum(raw, kept, dropped, con, config)
     split = None
     if config.split == "global_time":
         try:
-            split = ingest.split_events(con, config)
+            split = split_events(con, config)
         except DataError as error:
             yield Finding("split", "error", str(error))
     split_checks.order_events(con, split)
@@ -103,7 +105,7 @@ def _open(
     for path in interactions:
         files = _attempt(partial(table_files, path), errors)
         for file in files:
-            logs += _attempt(partial(ingest._open_logs, con, [file], config), errors)
+            logs += _attempt(partial(open_logs, con, [file], config), errors)
     yield from (Finding("files", "error", str(error)) for error in errors)
     paths = [raw.path.resolve() for raw in logs]
     for path in sorted({path for path in paths if paths.count(path) > 1}):
@@ -148,11 +150,11 @@ def _values(
     """Read `events` without the rows that cannot be used, and say which those are."""
     columns = {"user_id": config.user_column, "item_id": config.item_column, "time": config.time_column}
     named = {ours: name for ours, name in columns.items() if name is not None}
-    ingest.create_events(con, kinds, config)
+    create_events(con, kinds, config)
     broken = False
     for n, raw in enumerate(logs):
         try:
-            ingest.read_events(con, n, raw, kinds, config)
+            read_events(con, n, raw, kinds, config)
         except DataError as error:
             yield Finding("files", "error", str(error))
             broken = True
@@ -163,7 +165,7 @@ def _values(
                 f'SELECT count(*), min("row") FROM events WHERE file = {n} AND ({unusable})'
             ).fetchall()[0]
             if count:
-                example = ingest._bad_value(con, raw, row, name, kinds.get(name))
+                example = bad_value(con, raw, row, name, kinds.get(name))
                 yield Finding("values", "error", str(example), f"{count:,} rows of this file are like it.")
                 broken = True
                 con.execute(f"DELETE FROM events WHERE file = {n} AND ({unusable})")
@@ -173,7 +175,7 @@ def _values(
 
 def _items(con: duckdb.DuckDBPyConnection, table: Path, kind: IdKind, config: PrepareConfig) -> Iterator[Finding]:
     """Items of the logs without content, and content without interactions."""
-    free = ingest._load_items(con, table, kind, config)
+    free = load_items(con, table, kind, config)
     orphans, unused, items = con.execute(
         "SELECT (SELECT count(*) FROM items ANTI JOIN item_table USING (item_id)), "
         "(SELECT count(*) FROM item_table ANTI JOIN items USING (item_id)), (SELECT count(*) FROM items)"
