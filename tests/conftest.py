@@ -1,8 +1,16 @@
-"""What any test may ask for."""
+"""What any test may ask for. The example plug-in is importable by its dotted paths, here and in the processes that tests start."""
+
+import os
+import sys
+from pathlib import Path
 
 import pytest
 
 from tests.learned import Learned
+
+PLUGIN = str(Path(__file__).parent.parent / "examples" / "plugin")
+sys.path.insert(0, PLUGIN)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (PLUGIN, os.environ.get("PYTHONPATH"))))
 
 
 @pytest.fixture

@@ -15,6 +15,9 @@ from intrr_rec.data.prepare.prepare import prepare_dataset
 from intrr_rec.semantic_ids.build import build_semantic_ids
 
 N_ITEMS = 30
+# A backbone that is no part of the package: examples/plugin, named by its dotted path.
+FOREIGN = "intrr_rec_example.hstu_released:HstuReleased"
+FOREIGN_WORDS = (f"model.backbone={FOREIGN}", "model.hstu_released={layers: 2, width: 16, heads: 2, dropout: 0}")
 INDEX = IndexConfig(levels=2, codes=5, dedup_codes=8, iterations=5)
 SMALL = (
     "model.window=8",

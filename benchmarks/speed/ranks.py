@@ -32,7 +32,7 @@ from intrr_rec.distributed.planner.plan import make_plan
 from intrr_rec.distributed.planner.traffic import Traffic, estimate_traffic
 from intrr_rec.distributed.world import World, join_world
 from intrr_rec.errors import ConfigError
-from intrr_rec.models.factory import make_model
+from intrr_rec.models.registry import make_model
 from intrr_rec.training.step import TrainingStep
 
 WARM_UP = 2

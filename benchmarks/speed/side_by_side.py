@@ -33,11 +33,11 @@ from intrr_rec.decoding.beam import beam_search
 from intrr_rec.decoding.beam_cached import cached_beam_search
 from intrr_rec.distributed.malloc import keep_freed_memory
 from intrr_rec.io.artefact import write_json
+from intrr_rec.models.backbones.backbone import make_backbone
 from intrr_rec.models.embeddings.item_embeddings import Rows
 from intrr_rec.models.flattened import Flattened
 from intrr_rec.models.ran import Ran
 from intrr_rec.models.ran_decoder import RanSteps
-from intrr_rec.models.registry import make_backbone
 from intrr_rec.semantic_ids.trie import PrefixTrie
 
 SLOW_EVERY = 3  # rounds between two decodes without a cache, which take as long as many of the others

@@ -1,5 +1,6 @@
 """The settings tree of every verb; `recipe` reads and checks it, the other modules hold its sections."""
 
+from intrr_rec.config.components import ComponentSection, component, names, require_known, section_name
 from intrr_rec.config.indexing import (
     AutoencoderConfig,
     BalanceConfig,
@@ -10,8 +11,12 @@ from intrr_rec.config.indexing import (
     IndexConfig,
 )
 from intrr_rec.config.model import (
+    BackboneConfig,
     DenseConfig,
+    FlattenedConfig,
     HstuConfig,
+    IntrrConfig,
+    KindConfig,
     ModelConfig,
     RanConfig,
     SasrecConfig,
@@ -28,15 +33,20 @@ from intrr_rec.config.training import EvaluateConfig, TrainConfig
 
 __all__ = [
     "AutoencoderConfig",
+    "BackboneConfig",
     "BalanceConfig",
     "CodebookTraining",
     "CollaborativeConfig",
+    "ComponentSection",
     "DenseConfig",
     "DriftConfig",
     "EvaluateConfig",
+    "FlattenedConfig",
     "GateConfig",
     "HstuConfig",
     "IndexConfig",
+    "IntrrConfig",
+    "KindConfig",
     "ModelConfig",
     "PrepareConfig",
     "RanConfig",
@@ -50,9 +60,13 @@ __all__ = [
     "TopologyConfig",
     "TrainConfig",
     "ZchConfig",
+    "component",
     "load_recipe",
+    "names",
     "parse",
     "read_yaml",
+    "require_known",
     "same_run",
     "save_recipe",
+    "section_name",
 ]

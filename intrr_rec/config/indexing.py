@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
+from intrr_rec.config.components import ComponentSection, Group
 from intrr_rec.config.section import Section
 
 
@@ -77,11 +78,15 @@ class DriftConfig(Section):
     min_items: int = Field(100, ge=1, description="fewer items are not judged")
 
 
-class IndexConfig(Section):
+class IndexConfig(ComponentSection):
     """Item vectors → Semantic IDs (Stage 1)."""
 
-    method: Literal["rk_means", "residual_vq", "vq_vae", "rq_vae"] = Field(
-        "rk_means", description="residual_vq is what the paper's code calls VQ-VAE: no autoencoder"
+    COMPONENTS: ClassVar[dict[str, Group]] = {"method": "quantizers"}
+
+    method: str = Field(
+        "rk_means",
+        description="rk_means, residual_vq (what the paper's code calls VQ-VAE: no autoencoder), vq_vae, rq_vae, another "
+        "registered quantizer, or module:Class (docs/extending.md)",
     )
     levels: int = Field(3, ge=1, description="residual levels, before the de-duplication digit")
     codes: int | tuple[int, ...] = Field(128, description="codes a level (K): one number, or a list of one a level")

@@ -2,11 +2,62 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from intrr_rec.config.components import ComponentSection, Group
 from intrr_rec.config.section import Section
+
+
+class BackboneConfig(Section):
+    """What every backbone has among its settings; a subclass adds its own."""
+
+    width: int = Field(128, ge=1, description="D: width of tokens, UID embeddings and codebooks")
+
+    @property
+    def reads_times(self) -> bool:
+        """Whether the backbone, as it is set, asks for the timestamps of events."""
+        return False
+
+
+class KindConfig(Section):
+    """Settings of a kind of model, and what a recipe must know of it before the model exists.
+
+    Attributes:
+        uses_backbone: it reads `model.backbone`.
+        passes_times: it hands the timestamps of events to its backbone, where that asks for them.
+        exportable: `intrr export` can write a bundle of it.
+        ranks_by_path: it ranks by beam search in the RAN, so that few items' embeddings are needed at a time.
+        managed_rows: its UID table may be of managed rows (`model.zch`).
+        dense_head: `model.dense` puts a dense head beside its own decoder.
+        draws_negatives: it is always trained with sampled negatives (`model.dense.negatives`).
+    """
+
+    uses_backbone: ClassVar[bool] = False
+    passes_times: ClassVar[bool] = False
+    exportable: ClassVar[bool] = False
+    ranks_by_path: ClassVar[bool] = False
+    managed_rows: ClassVar[bool] = False
+    dense_head: ClassVar[bool] = False
+    draws_negatives: ClassVar[bool] = False
+
+
+class IntrrConfig(KindConfig):
+    """IntRR; its settings are those of `model` itself."""
+
+    uses_backbone = True
+    passes_times = True
+    exportable = True
+    ranks_by_path = True
+    managed_rows = True
+    dense_head = True
+
+
+class FlattenedConfig(KindConfig):
+    """The baseline of L tokens per item; its settings are those of `model` itself."""
+
+    uses_backbone = True
 
 
 class RanConfig(Section):
@@ -23,7 +74,7 @@ class RanConfig(Section):
     dropout: float = Field(0.0, ge=0, lt=1)
 
 
-class HstuConfig(Section):
+class HstuConfig(BackboneConfig):
     """HSTU (Zhai et al. 2024) with relative position bias, and bias by time where asked for."""
 
     layers: int = Field(4, ge=1)
@@ -35,6 +86,11 @@ class HstuConfig(Section):
         description="a bias by the time from the item looked at to the moment of the prediction; needs timestamps",
     )
 
+    @property
+    def reads_times(self) -> bool:
+        """With the bias by time."""
+        return self.time_bias
+
     @model_validator(mode="after")
     def _divisible(self) -> HstuConfig:
         if self.width % self.heads:
@@ -42,7 +98,7 @@ class HstuConfig(Section):
         return self
 
 
-class T5Config(Section):
+class T5Config(BackboneConfig):
     """The causal T5 stack."""
 
     layers: int = Field(4, ge=1)
@@ -56,7 +112,7 @@ class T5Config(Section):
     dropout: float = Field(0.15, ge=0, lt=1)
 
 
-class TigerConfig(T5Config):
+class TigerConfig(KindConfig, T5Config):
     """The T5 encoder-decoder of TIGER (Rajput et al. 2023)."""
 
     layers: int = Field(4, ge=1, description="of the encoder, and as many of the decoder")
@@ -64,13 +120,15 @@ class TigerConfig(T5Config):
     dropout: float = Field(0.1, ge=0, lt=1)
 
 
-class SasrecConfig(Section):
+class SasrecConfig(KindConfig):
     """SASRec with the dense head, the baseline without Semantic IDs."""
 
     layers: int = Field(2, ge=1)
     width: int = Field(128, ge=1)
     heads: int = Field(2, ge=1)
     dropout: float = Field(0.5, ge=0, lt=1)
+
+    draws_negatives: ClassVar[bool] = True
 
 
 class ZchConfig(Section):
@@ -95,20 +153,27 @@ class DenseConfig(Section):
     repeat_bias: bool = Field(True, description="one learned number added to the score of items already in the history")
 
 
-class ModelConfig(Section):
+# Those without settings of their own have no section.
+KINDS_WITHOUT_SECTION: dict[str, KindConfig] = {"intrr": IntrrConfig(), "flattened": FlattenedConfig()}
+
+
+class ModelConfig(ComponentSection):
     """IntRR (Stage 2). `content` and `uid_residual` go beyond the paper."""
 
-    kind: Literal["intrr", "flattened", "tiger", "sasrec"] = Field(
+    COMPONENTS: ClassVar[dict[str, Group]] = {"kind": "models", "backbone": "backbones"}
+    BASES: ClassVar[dict[str, type[Section]]] = {"kind": KindConfig, "backbone": BackboneConfig}
+
+    kind: str = Field(
         "intrr",
-        description="flattened: the baseline of L tokens an item; reads window, backbone, hstu, t5, codebook_init, "
+        description="intrr, another registered kind of model, or module:Class (docs/extending.md). flattened: the baseline of L tokens an item; reads window, backbone, hstu, t5, codebook_init, "
         "codebook_std, input_dropout. tiger: an encoder-decoder over such tokens; reads window, tiger, codebook_init, "
         "codebook_std. sasrec: the dense baseline; reads window, uid_std, sasrec, dense",
     )
     sasrec: SasrecConfig = SasrecConfig()
     tiger: TigerConfig = TigerConfig()
     window: int = Field(30, ge=2, description="N: items of history the backbone sees")
-    backbone: Literal["hstu", "hstu_released", "t5"] = Field(
-        "hstu", description="hstu_released: what the authors' code calls HSTU, set by the hstu section too"
+    backbone: str = Field(
+        "hstu", description="hstu, t5, another registered backbone, or module:Class (docs/extending.md)"
     )
     hstu: HstuConfig = HstuConfig()
     t5: T5Config = T5Config()
@@ -142,18 +207,31 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _backbone_fits(self) -> ModelConfig:
-        if self.backbone == "hstu_released" and self.hstu.time_bias:
-            raise ValueError("backbone hstu_released has no bias by time; set model.hstu.time_bias=false")
-        if self.kind == "flattened" and self.hstu.time_bias:
-            raise ValueError("kind flattened has no bias by time; set model.hstu.time_bias=false")
+        kind = self.kind_settings
+        if kind.uses_backbone and not kind.passes_times and self.backbone_settings.reads_times:
+            raise ValueError(f"kind {self.kind} has no bias by time; set model.{self.backbone}.time_bias=false")
         return self
+
+    @property
+    def kind_settings(self) -> KindConfig:
+        """The settings of the kind of model in use, and what it states of itself."""
+        found = KINDS_WITHOUT_SECTION.get(self.kind) or self.of("kind")
+        assert isinstance(found, KindConfig)
+        return found
+
+    @property
+    def backbone_settings(self) -> BackboneConfig:
+        """The settings of the backbone in use."""
+        found = self.of("backbone")
+        assert isinstance(found, BackboneConfig)
+        return found
 
     @property
     def width(self) -> int:
         """D, the width of the backbone in use."""
-        return self.t5.width if self.backbone == "t5" else self.hstu.width
+        return self.backbone_settings.width
 
     @property
     def reads_times(self) -> bool:
         """Whether the model in use asks for the timestamps of events."""
-        return self.kind == "intrr" and self.backbone == "hstu" and self.hstu.time_bias
+        return self.kind_settings.passes_times and self.backbone_settings.reads_times

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import ValidationError, model_validator
 
+from intrr_rec.config.components import ComponentSection, component, names, section_name
 from intrr_rec.config.indexing import IndexConfig
 from intrr_rec.config.model import ModelConfig
 from intrr_rec.config.preparation import PrepareConfig
@@ -44,7 +45,9 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _dense_ranking_is_trained(self) -> Recipe:
-        if self.evaluate.rank_by == "path_and_dense" and not (self.model.kind == "intrr" and self.model.dense.weight):
+        if self.evaluate.rank_by == "path_and_dense" and not (
+            self.model.kind_settings.dense_head and self.model.dense.weight
+        ):
             raise ValueError("evaluate.rank_by: path_and_dense needs a model trained with model.dense.weight > 0")
         return self
 
@@ -54,7 +57,7 @@ class Recipe(Section):
             return self
         sharding = self.train.sharding
         for holds, mend in (
-            (self.model.kind == "intrr", "model.kind=intrr"),
+            (self.model.kind_settings.managed_rows, "model.kind=intrr"),
             (sharding.uid == "row_wise", "train.sharding.uid=row_wise"),
             (sharding.kernel == "fused", "train.sharding.kernel=fused"),
             (self.train.ema_decay is None, "no train.ema_decay: an average would mix the items a row had"),
@@ -70,7 +73,7 @@ class Recipe(Section):
         Args:
             events: of the histories, where they are known: no more tokens than that are needed in place of the catalogue's.
         """
-        by_path = self.model.kind == "intrr" and self.evaluate.rank_by == "path"
+        by_path = self.model.kind_settings.ranks_by_path and self.evaluate.rank_by == "path"
         return items <= min(FEW_ITEMS, items if events is None else events) or not by_path
 
 
@@ -103,7 +106,7 @@ def parse(settings: dict[str, Any], source: str) -> Recipe:
     try:
         return Recipe.model_validate(settings)
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(item, source) for item in error.errors())) from None
+        raise ConfigError("; ".join(_explain(item, source, settings) for item in error.errors())) from None
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
@@ -125,7 +128,7 @@ def same_run(saved: Path, recipe: Recipe) -> bool:
 
 def _own(tree: dict[str, Any]) -> dict[str, Any]:
     model = tree.get("model", {})
-    others = set(get_args(ModelConfig.model_fields["kind"].annotation)) - {model.get("kind", Recipe().model.kind)}
+    others = set(names("models")) - {model.get("kind", Recipe().model.kind)}
     return tree | {"model": {key: value for key, value in model.items() if key not in others}, "serve": {}}
 
 
@@ -172,21 +175,21 @@ def _set(settings: dict[str, Any], keys: list[str], value: Any, word: str) -> No
     settings[keys[-1]] = value
 
 
-def _explain(item: Any, source: str) -> str:
+def _explain(item: Any, source: str, settings: dict[str, Any]) -> str:
     location = [str(part) for part in item["loc"]]
     key = ".".join(location)
     if item["type"] == "extra_forbidden":
-        return f"{source}: unknown key '{key}'{_nearest(location)}"
+        return f"{source}: unknown key '{key}'{_nearest(location, settings)}"
     message = item["msg"].removeprefix("Value error, ")
     if isinstance(item["input"], dict):  # of several settings together: the message names them
         return f"{source}: '{key}': {message}" if key else f"{source}: {message}"
     return f"{source}: '{key}': {message} (given: {item['input']!r})"
 
 
-def _nearest(location: list[str]) -> str:
+def _nearest(location: list[str], given: dict[str, Any]) -> str:
     section: Any = Recipe
     for part in location[:-1]:
-        section = section.model_fields[part].annotation
+        section, given = _section_type(section, part, given), given.get(part) or {}
     elsewhere = [path for path in _paths(Recipe) if path.rpartition(".")[2] == location[-1]]
     if elsewhere and nearest(location[-1], section.model_fields) is None:  # a right name in the wrong section
         return f"; did you mean '{min(elsewhere, key=len)}'?"
@@ -200,3 +203,15 @@ def _paths(section: type[Section], above: str = "") -> Iterator[str]:
             yield from _paths(field.annotation, f"{above}{name}.")
         else:
             yield f"{above}{name}"
+
+
+def _section_type(section: type[Section], part: str, given: dict[str, Any]) -> Any:
+    """The class of the section `part` of `section`, whose settings are `given`: a declared field, or a foreign component's."""
+    if part in section.model_fields:
+        return section.model_fields[part].annotation
+    assert issubclass(section, ComponentSection)
+    for field, group in section.COMPONENTS.items():
+        for name in (given.get(field), part):
+            if name and section_name(name) == part and (":" in name or name in names(group)):
+                return component(group, name).Config
+    raise AssertionError(part)

@@ -5,7 +5,7 @@ Shape suffixes: B users, W places, I items, D width, V width of content vectors.
 
 from __future__ import annotations
 
-from functools import singledispatch
+from collections.abc import Callable
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,28 +22,26 @@ from intrr_rec.models.sasrec import SASRec
 from intrr_rec.semantic_ids.trie import PrefixTrie
 
 
-@singledispatch
 def decode(
     model: Recommender, batch: Batch, catalogue_ID: Tensor | None, trie: PrefixTrie, settings: EvaluateConfig
 ) -> tuple[Tensor, Tensor]:
     """The best `settings.beam` items after each scored slot of the batch, best first.
 
     Args:
-        model: in evaluation mode.
+        model: in evaluation mode; it states its decoder.
         batch: histories, on the model's device.
-        catalogue_ID: `model.represent` of every item, for an `ItemRecommender`; None for any other model, or to have the
-            tokens of the histories made from the batch.
+        catalogue_ID: `model.represent` of every item, for a model with a `token_width`; None for any other model, or to have
+            the item embeddings of the histories made from the batch.
         trie: of the catalogue's Semantic IDs.
         settings: beam width and normalisation.
 
     Returns:
         `items_BW` dense item ids (-1 where a place is left empty) and `scores_BW`.
     """
-    raise TypeError(f"no decode for {type(model).__name__}")
+    return DECODERS[model.decoded_by](model, batch, catalogue_ID, trie, settings)
 
 
-@decode.register
-def _(
+def _ran(
     model: IntRR, batch: Batch, catalogue_ID: Tensor | None, trie: PrefixTrie, settings: EvaluateConfig
 ) -> tuple[Tensor, Tensor]:
     rows = None if catalogue_ID is None else Rows(catalogue_ID)
@@ -51,18 +49,30 @@ def _(
     return ranker.rank(scored_states(model, batch, catalogue_ID), batch, settings)
 
 
-@decode.register
-def _(
+def _dense(
     model: SASRec, batch: Batch, catalogue_ID: Tensor, trie: PrefixTrie, settings: EvaluateConfig
 ) -> tuple[Tensor, Tensor]:
     return model.dense.best(scored_states(model, batch, catalogue_ID), Rows(catalogue_ID), settings.beam, batch)
 
 
-@decode.register
-def _(
+def _codes(
     model: CodeRecommender, batch: Batch, catalogue_ID: None, trie: PrefixTrie, settings: EvaluateConfig
 ) -> tuple[Tensor, Tensor]:
     return cached_beam_search(model, batch, trie, settings.beam, settings.normalize)
+
+
+def _own(
+    model: Recommender, batch: Batch, catalogue_ID: Tensor | None, trie: PrefixTrie, settings: EvaluateConfig
+) -> tuple[Tensor, Tensor]:
+    return model.rank(batch, settings)
+
+
+DECODERS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
+    "ran": _ran,
+    "dense": _dense,
+    "codes": _codes,
+    "own": _own,
+}
 
 
 def scored_states(model: ItemRecommender, batch: Batch, catalogue_ID: Tensor | None) -> Tensor:

@@ -19,7 +19,7 @@ from intrr_rec.data.loading.windows import evaluation_windows
 from intrr_rec.decoding.decode import decode
 from intrr_rec.distributed.world import World
 from intrr_rec.evaluation.metrics import RECALL_AT, as_means, metrics_by_user, target_rank
-from intrr_rec.models.base import ItemRecommender, Recommender
+from intrr_rec.models.base import Recommender
 from intrr_rec.runs.inputs import Inputs
 
 Split = Literal["valid", "test"]
@@ -107,7 +107,7 @@ class Evaluator:
 
     def catalogue(self) -> Tensor | None:
         """The token of every item, `[I, D]`: each rank makes its share, then all are gathered; None for other models."""
-        if not isinstance(self.model, ItemRecommender):
+        if self.model.token_width is None:
             return None
         n_items = self.inputs.dataset.n_items
         share = -(-n_items // self.world.size)

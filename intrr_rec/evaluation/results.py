@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -160,9 +160,9 @@ def _write_recommendations(target: Path, inputs: Inputs, ranked: list[Ranked], w
 @torch.no_grad()
 def _redistribution(evaluator: Evaluator) -> list[dict[str, Any]]:
     """Two often-seen items of one path up to the last level (or as far as any two agree), with p_l of each level."""
-    inputs, model, device = evaluator.inputs, evaluator.model, evaluator.world.device
-    if not isinstance(model, IntRR):
+    if not evaluator.model.redistributes:
         return []
+    inputs, model, device = evaluator.inputs, cast(IntRR, evaluator.model), evaluator.world.device
     pair = _siblings(inputs)
     content_IV = inputs.content_IV
     content_UV = None if content_IV is None else torch.from_numpy(content_IV[pair]).to(device)

@@ -7,26 +7,79 @@ V width of content vectors, B users, W beams, K codes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from intrr_rec.config import EvaluateConfig, KindConfig, ModelConfig
 from intrr_rec.data.loading.batch import Batch, Layout
+from intrr_rec.data.loading.windows import Windows, training_windows
 from intrr_rec.models.backbones.kv_cache import Cache, Prompts
 from intrr_rec.models.embeddings.tables import CODEBOOK_TABLE, Codebooks
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What a model is made for.
+
+    Attributes:
+        codes_IL: the Semantic ID of every item, the de-duplication digit included.
+        codes_per_level: K_l of each of the L levels.
+        content_width: V of the content vectors, where `model.content` is on.
+        keys_I: a number for every item that tells it in any catalogue, where `model.zch.rows` is set.
+        device: that of the model's tables.
+    """
+
+    codes_IL: Tensor
+    codes_per_level: Sequence[int]
+    content_width: int | None
+    keys_I: Tensor | None
+    device: torch.device
 
 
 class Recommender(nn.Module, ABC):
     """A sequential recommender over packed histories.
 
     Attributes:
+        Config: the settings of its own; it states what a recipe must know of this kind of model (`KindConfig`).
+        windows: cuts histories into what the model learns from.
+        with_targets: batches for training also lay out the event after each window (`Collator`).
+        decoded_by: how `decoding/decode.py` ranks the catalogue with it: "ran" is the beam in the RAN, "codes" the beam through
+            a backbone with a cache, "dense" scores of the whole catalogue by `self.dense`, "own" its method `rank`.
+        redistributes: an item's row becomes a mixture of codewords, level by level: it is an `IntRR`.
+        token_width: D of item embeddings, where it reads one token per item; None where it does not.
         uid: the collection of the table with a row an item, or of managed rows, the one worth sharding; None where there
             is no such table.
     """
 
+    Config: ClassVar[type[KindConfig]] = KindConfig
+    windows: ClassVar[Callable[..., Windows]] = staticmethod(training_windows)
+    with_targets: ClassVar[bool] = False
+    decoded_by: ClassVar[Literal["ran", "codes", "dense", "own"]]
+    redistributes: ClassVar[bool] = False
+    token_width: int | None = None
     uid: nn.Module | None
+
+    @classmethod
+    @abstractmethod
+    def build(cls, config: ModelConfig, catalogue: Catalogue) -> Recommender:
+        """A freshly initialised model; `config.kind_settings` are its own settings."""
+
+    def represent(self, items_U: Tensor, content_UV: Tensor | None) -> Tensor:
+        """The embedding of each item, `[U, D]`; asked of models that have a `token_width`."""
+        raise NotImplementedError(f"{type(self).__name__} has no item embeddings")
+
+    def rank(self, batch: Batch, settings: EvaluateConfig) -> tuple[Tensor, Tensor]:
+        """The best `settings.beam` items after each scored slot, best first; asked of models whose `decoded_by` is "own".
+
+        Returns:
+            `items_BW` dense item ids (-1 where a place is left empty) and `scores_BW`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no decoder of its own")
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -65,6 +118,7 @@ class CodeRecommender(Recommender):
         device: of the codebooks' first rows.
     """
 
+    decoded_by = "codes"
     codes_IL: Tensor
     rows_IL: Tensor
 

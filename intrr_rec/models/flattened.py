@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from intrr_rec.config import ModelConfig
+from intrr_rec.config import FlattenedConfig, ModelConfig
 from intrr_rec.data.loading.batch import Batch
+from intrr_rec.models.backbones.backbone import make_backbone
 from intrr_rec.models.backbones.kv_cache import Cache, Prompts
-from intrr_rec.models.base import CodeRecommender
+from intrr_rec.models.base import Catalogue, CodeRecommender
 from intrr_rec.models.dropout import dropout
 from intrr_rec.models.losses import level_nll
-from intrr_rec.models.registry import make_backbone
 
 
 class Flattened(CodeRecommender):
@@ -35,6 +35,14 @@ class Flattened(CodeRecommender):
         codes_per_level: K_l of each of the L levels.
         device: of the codebooks.
     """
+
+    Config = FlattenedConfig
+    with_targets = True
+
+    @classmethod
+    def build(cls, config: ModelConfig, catalogue: Catalogue) -> Flattened:
+        """The model for this catalogue."""
+        return cls(config, catalogue.codes_IL, catalogue.codes_per_level, catalogue.device)
 
     def __init__(
         self, config: ModelConfig, codes_IL: Tensor, codes_per_level: Sequence[int], device: torch.device

@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from intrr_rec.config import ModelConfig
+from intrr_rec.config import IntrrConfig, ModelConfig
 from intrr_rec.data.loading.batch import Batch, Layout
-from intrr_rec.models.base import ItemRecommender
+from intrr_rec.models.backbones.backbone import make_backbone
+from intrr_rec.models.base import Catalogue, ItemRecommender
 from intrr_rec.models.dense_head import DenseHead
 from intrr_rec.models.dropout import dropout
 from intrr_rec.models.embeddings.tables import (
@@ -33,7 +34,6 @@ from intrr_rec.models.embeddings.tables import (
 from intrr_rec.models.embeddings.zch import make_managed_collection
 from intrr_rec.models.losses import level_nll, path_nll
 from intrr_rec.models.ran import Ran
-from intrr_rec.models.registry import make_backbone
 
 
 @dataclass
@@ -56,8 +56,17 @@ class IntRR(ItemRecommender):
         keys_I: a number for every item that tells it in any catalogue, needed when `config.zch.rows`.
     """
 
+    Config = IntrrConfig
+    decoded_by = "ran"
+    redistributes = True
     codes_IL: Tensor
     keys_I: Tensor | None
+
+    @classmethod
+    def build(cls, config: ModelConfig, catalogue: Catalogue) -> IntRR:
+        """The model for this catalogue."""
+        ids = catalogue
+        return cls(config, ids.codes_IL, ids.codes_per_level, ids.content_width, ids.device, ids.keys_I)
 
     def __init__(
         self,

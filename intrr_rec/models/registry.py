@@ -1,21 +1,36 @@
-"""The backbone that the settings name.
-
-All take packed tokens `[T, D]` and their layout, and return states `[T, D]`, or those of the slots asked for; `prefill` and
-`step` read on token by token.
-"""
+"""The model that a recipe names: a built-in kind, or one that a plug-in brings (`config/components.py`)."""
 
 from __future__ import annotations
 
-from intrr_rec.config import ModelConfig
-from intrr_rec.models.backbones.hstu import Hstu
-from intrr_rec.models.backbones.hstu_released import ReleasedHstu
-from intrr_rec.models.backbones.t5 import T5
+from collections.abc import Sequence
 
-Backbone = Hstu | ReleasedHstu | T5
+import torch
+from torch import Tensor
+
+from intrr_rec.config import ModelConfig, component
+from intrr_rec.models.base import Catalogue, Recommender
 
 
-def make_backbone(config: ModelConfig, window: int) -> Backbone:
-    """A freshly initialised backbone for histories of at most `window` tokens."""
-    if config.backbone == "t5":
-        return T5(config.t5)
-    return Hstu(config.hstu, window) if config.backbone == "hstu" else ReleasedHstu(config.hstu)
+def model_class(config: ModelConfig) -> type[Recommender]:
+    """The class of the kind of model that a recipe names.
+
+    Raises:
+        ConfigError: `config.kind` names no kind of model.
+    """
+    return component("models", config.kind)
+
+
+def make_model(
+    config: ModelConfig,
+    codes_IL: Tensor,
+    codes_per_level: Sequence[int],
+    content_width: int | None,
+    device: torch.device,
+    keys_I: Tensor | None = None,
+) -> Recommender:
+    """The model a recipe names, for a catalogue with these Semantic IDs; `device` is that of its tables.
+
+    Args:
+        keys_I: the items' keys (`models/embeddings/zch.py`), where `config.zch.rows`.
+    """
+    return model_class(config).build(config, Catalogue(codes_IL, codes_per_level, content_width, keys_I, device))

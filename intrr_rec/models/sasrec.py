@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from intrr_rec.config import DenseConfig, SasrecConfig
+from intrr_rec.config import DenseConfig, ModelConfig, SasrecConfig
 from intrr_rec.data.loading.batch import Batch, Layout
-from intrr_rec.models.base import ItemRecommender
+from intrr_rec.models.base import Catalogue, ItemRecommender
 from intrr_rec.models.dense_head import DenseHead
 from intrr_rec.models.embeddings.tables import UID_TABLE, look_up, make_collection
 
@@ -30,6 +30,15 @@ class SASRec(ItemRecommender):
         uid_std: initial scale of the item table.
         device: of the table.
     """
+
+    Config = SasrecConfig
+    decoded_by = "dense"
+
+    @classmethod
+    def build(cls, config: ModelConfig, catalogue: Catalogue) -> SASRec:
+        """The model for this catalogue, of which it needs the number of items alone."""
+        n_items = len(catalogue.codes_IL)
+        return cls(config.sasrec, config.dense, n_items, config.window, config.uid_std, catalogue.device)
 
     def __init__(
         self,

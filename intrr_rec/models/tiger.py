@@ -18,11 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from intrr_rec.config import TigerConfig
+from intrr_rec.config import ModelConfig, TigerConfig
 from intrr_rec.data.loading.batch import Batch, Layout
+from intrr_rec.data.loading.windows import prefix_windows
 from intrr_rec.models.backbones.kv_cache import Cache, KeysValues, LayerCache, Prompts, scores_with_bias
 from intrr_rec.models.backbones.t5 import BUCKETS, T5Layer, distance_bucket, two_sided_bucket
-from intrr_rec.models.base import CodeRecommender
+from intrr_rec.models.base import Catalogue, CodeRecommender
 from intrr_rec.models.dropout import dropout
 from intrr_rec.models.losses import level_nll
 
@@ -106,6 +107,15 @@ class Tiger(CodeRecommender):
         codes_per_level: K_l of each of the L levels.
         device: of the codebooks.
     """
+
+    Config = TigerConfig
+    windows = staticmethod(prefix_windows)
+
+    @classmethod
+    def build(cls, config: ModelConfig, catalogue: Catalogue) -> Tiger:
+        """The model for this catalogue."""
+        ids = catalogue
+        return cls(config.tiger, config.codebook_std, ids.codes_IL, ids.codes_per_level, ids.device)
 
     def __init__(
         self,

@@ -95,7 +95,7 @@ def stages_of(pipeline: Pipeline) -> list[Stage]:
             "evaluate", run / RESULTS, evaluate, lambda: _results_fault(run, recipe), lambda: file_hash(run / RESULTS)
         ),
     ]
-    if recipe.model.kind == "intrr":  # other kinds have no bundle
+    if recipe.model.kind_settings.exportable:
         stages.append(
             Stage("export", bundle, export, lambda: _bundle_fault(pipeline, bundle, run), lambda: _hash(bundle))
         )

@@ -18,14 +18,14 @@ from intrr_rec.data.dataset import Dataset
 from intrr_rec.data.loading.batch import Collator
 from intrr_rec.data.loading.negatives import CandidateSampler
 from intrr_rec.data.loading.streaming import StreamedWindows
-from intrr_rec.data.loading.windows import Windows, prefix_windows, training_windows
+from intrr_rec.data.loading.windows import Windows
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.io.artefact import require_parent, write_json
 from intrr_rec.io.storage import Location, location
 from intrr_rec.models.base import Recommender
 from intrr_rec.models.embeddings.tables import Codebooks
 from intrr_rec.models.embeddings.zch import item_keys
-from intrr_rec.models.factory import make_model
+from intrr_rec.models.registry import make_model, model_class
 from intrr_rec.runs.run_files import CONFIG, INPUTS
 from intrr_rec.semantic_ids.artefact import SemanticIds
 from intrr_rec.vectors.table import read_vectors, vectors_hash
@@ -57,9 +57,9 @@ class Inputs:
         return model if device.type == "meta" else model.to(device)
 
     def training_windows(self) -> Windows | StreamedWindows:
-        """What this run learns from: a causal model learns from every position of a window, TIGER from its last alone."""
+        """What this run learns from, cut as its kind of model states: every position of a window, or the last alone."""
         model = self.recipe.model
-        cut = partial(prefix_windows if model.kind == "tiger" else training_windows, window=model.window)
+        cut = partial(model_class(model).windows, window=model.window)
         if not self.streams:
             return cut(self.dataset.offsets, held_out=self.dataset.held_out("train"))
         loader, held_out_U = self.recipe.train.loader, self.dataset.held_out("train")
@@ -76,7 +76,7 @@ class Inputs:
         """Builds this run's batches; negatives are drawn for training only."""
         model = self.recipe.model
         candidates = None
-        if training and (model.dense.weight or model.kind == "sasrec"):
+        if training and (model.dense.weight or model.kind_settings.draws_negatives):
             seed = self.recipe.train.seed
             candidates = CandidateSampler(self.dataset.n_items, model.dense.negatives, seed)
         if training and self.streams:  # the loader hands the events of each step over with its windows
@@ -90,7 +90,7 @@ class Inputs:
             model.align_average,
             times_E,
             candidates,
-            with_targets=training and model.kind == "flattened",
+            with_targets=training and model_class(model).with_targets,
         )
 
 

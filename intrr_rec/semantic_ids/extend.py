@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from intrr_rec.config import IndexConfig
+from intrr_rec.config import IndexConfig, section_name
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.io.artefact import Manifest
@@ -182,7 +182,8 @@ def frozen_settings(old: SemanticIds, config: IndexConfig) -> IndexConfig:
     Raises:
         ConfigError: `config` sets something frozen to another value.
     """
-    kept = {name: old.manifest.config[name] for name in IndexConfig.model_fields if name in old.manifest.config}
+    own = {*IndexConfig.model_fields, section_name(old.manifest.config["method"])}  # a plug-in's section is frozen too
+    kept = {name: old.manifest.config[name] for name in own if name in old.manifest.config}
     frozen = IndexConfig.model_validate(kept)
     for name in sorted(config.model_fields_set - OPEN_SETTINGS):
         asked, has = getattr(config, name), getattr(frozen, name)

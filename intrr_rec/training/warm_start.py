@@ -15,6 +15,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pyarrow.compute as pc
 import torch
@@ -101,7 +102,8 @@ def _place_newcomers(new_N: Tensor, inputs: Inputs, parallel: Parallel, world: W
     itself_I[new_N] = torch.arange(len(new_N))
     drawn_ND = table.sum_by(itself_I, len(new_N))
     start_ND = _neighbours(table, codes_IL, new_N, drawn_ND)
-    if isinstance(model, IntRR):
+    if model.redistributes:
+        model = cast(IntRR, model)
         figures["drawn"] = _spelled(model, inputs, world, new_N, drawn_ND, steps=0)[1]
         figures["neighbours"] = _spelled(model, inputs, world, new_N, start_ND, steps=0)[1]
         start_ND, figures["fitted"] = _spelled(model, inputs, world, new_N, start_ND, steps=STEPS)

@@ -16,8 +16,8 @@ from intrr_rec.distributed.checkpoint.storage import checkpoint_tensors, save_ch
 from intrr_rec.distributed.parallelize import META, parallelize
 from intrr_rec.distributed.world import join_world
 from intrr_rec.io import artefact
-from intrr_rec.models.factory import make_model
 from intrr_rec.models.intrr import IntRR
+from intrr_rec.models.registry import make_model
 from intrr_rec.runs.checkpoints import Checkpoints
 from intrr_rec.runs.run_files import BEST, CHECKPOINTS
 from intrr_rec.serving.bundle.catalogue import Catalogue

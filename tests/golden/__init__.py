@@ -24,11 +24,11 @@ T5 = "model.t5={layers: 2, width: 16, heads: 2, head_width: 8, feed_forward: 32,
 CASES = {
     "intrr-hstu": (),
     "intrr-hstu-time": ("model.hstu.time_bias=true",),
-    "intrr-hstu_released": ("model.backbone=hstu_released",),
+    "intrr-hstu_released": tiny.FOREIGN_WORDS,
     "intrr-dense": ("model.dense={weight: 1, negatives: 16}", "model.content=true", "model.uid_residual=true"),
     "intrr-t5": ("model.backbone=t5", T5),
     "flattened-hstu": ("model.kind=flattened",),
-    "flattened-hstu_released": ("model.kind=flattened", "model.backbone=hstu_released"),
+    "flattened-hstu_released": ("model.kind=flattened", *tiny.FOREIGN_WORDS),
     "flattened-t5": ("model.kind=flattened", "model.backbone=t5", T5),
     "tiger": (
         "model.kind=tiger",

@@ -1,11 +1,11 @@
 """Every model's first losses are those on file."""
 
 import json
-from typing import get_args
 
 import pytest
 
-from intrr_rec.config import ModelConfig, load_recipe
+from intrr_rec.config import load_recipe
+from intrr_rec.config.components import BUILT_IN
 from intrr_rec.errors import ConfigError
 from tests import tiny
 from tests.golden import CASES, COMMAND, COMMON, FOLDER, first_losses, golden_file
@@ -32,12 +32,9 @@ def test_first_losses_are_those_on_file(name, line, tmp_path):
 
 
 def test_every_model_has_a_golden_file():
-    def choices(field):
-        return get_args(ModelConfig.model_fields[field].annotation)
-
     missing = []
-    for kind in choices("kind"):
-        for backbone in choices("backbone"):
+    for kind in BUILT_IN["models"]:
+        for backbone in BUILT_IN["backbones"]:
             try:
                 load_recipe(None, [f"model.kind={kind}", f"model.backbone={backbone}"])
             except ConfigError:

@@ -11,6 +11,7 @@ from intrr_rec.data.loading.windows import evaluation_windows, training_windows
 from intrr_rec.decoding.beam_cached import cached_beam_search
 from intrr_rec.models.flattened import Flattened
 from intrr_rec.semantic_ids.trie import PrefixTrie
+from tests import tiny
 from tests.models.siblings import not_siblings
 
 CODES, N_ITEMS, WINDOW = (4, 5, 3), 22, 6
@@ -19,7 +20,7 @@ HSTU = {"layers": 2, "width": 12, "heads": 3, "dropout": 0.3}
 T5 = HSTU | {"head_width": 5, "feed_forward": 20, "deep_feed_forward": True}
 BACKBONES = {
     "hstu": {"backbone": "hstu", "hstu": HSTU},
-    "hstu_released": {"backbone": "hstu_released", "hstu": HSTU},
+    "hstu_released": {"backbone": tiny.FOREIGN, "hstu_released": HSTU},
     "t5": {"backbone": "t5", "t5": T5},
 }
 

@@ -12,6 +12,7 @@ from intrr_rec.data.loading.windows import prefix_windows, training_windows
 from intrr_rec.models.embeddings.tables import UID_TABLE, look_up
 from intrr_rec.models.intrr import IntRR
 from intrr_rec.models.losses import level_nll
+from tests import tiny
 
 N_ITEMS, CODES, WINDOW, CONTENT = 20, (4, 3, 5), 12, 3
 LENGTHS = (3, 4, 14, 9, 5, 5, 12, 7)  # the first has nothing to learn from, the third fills the window
@@ -60,11 +61,12 @@ def test_one_pass_equals_every_prefix_on_its_own(events, context):
     torch.testing.assert_close(model(make_batch(events))["rec_L"], torch.stack(nll).mean(0), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("backbone", ["hstu", "hstu_released", "t5"])
+@pytest.mark.parametrize("backbone", ["hstu", tiny.FOREIGN, "t5"])
 def test_whole_histories_have_the_gradients_of_all_their_prefixes(events, backbone):
     items_E, offsets = events
     t5 = {"layers": 2, "width": 8, "heads": 2, "head_width": 4, "feed_forward": 16}
-    model = make_model(backbone=backbone, t5=t5)
+    own = {"hstu_released": {"layers": 2, "width": 8, "heads": 2}} if backbone == tiny.FOREIGN else {"t5": t5}
+    model = make_model(backbone=backbone, **own)
     found = []
     for cut in (training_windows, prefix_windows):
         losses = model(Collator(items_E, WINDOW, None, "items")(cut(offsets, WINDOW)))

@@ -9,6 +9,7 @@ from intrr_rec.data.loading.batch import Collator
 from intrr_rec.data.loading.windows import training_windows
 from intrr_rec.models.intrr import IntRR
 from intrr_rec.models.ran import Ran
+from tests import tiny
 
 CODES, N_ITEMS, WIDTH = (3, 4, 5), 20, 8
 
@@ -40,7 +41,7 @@ def make_batch():
         {"uid_width": 5},
         {"uid_residual": True},
         {"backbone": "t5", "t5": {"layers": 1, "width": 8, "heads": 2, "head_width": 4, "feed_forward": 8}},
-        {"backbone": "hstu_released"},
+        {"backbone": tiny.FOREIGN, "hstu_released": {"layers": 1, "width": 8, "heads": 2}},
     ],
     ids=lambda switches: next(iter(switches)),
 )

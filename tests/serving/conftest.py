@@ -11,6 +11,7 @@ import pytest
 from intrr_rec.serving.bundle.bundle import Bundle
 from intrr_rec.serving.bundle.export import write_bundle
 from intrr_rec.training.trainer import train
+from tests import tiny
 from tests.tiny import Line, make_line, recipe
 
 T = TypeVar("T")
@@ -21,7 +22,7 @@ KINDS = {
     "widened": (*DENSE, "evaluate.pool=beam_and_dense", "evaluate.beam=10"),
     "content": ("model.content=true", "model.shared_ran=false", "evaluate.normalize=global"),
     "time": ("model.hstu.time_bias=true", "model.uid_width=8", "model.uid_residual=true"),
-    "released": ("model.backbone=hstu_released",),
+    "released": tiny.FOREIGN_WORDS,
     "t5": ("model.backbone=t5", "model.t5.layers=1", "model.t5.width=16", "model.t5.heads=2", "model.item_side=lookup"),
 }
 

@@ -42,7 +42,7 @@ TIGER = "model.tiger={layers: 1, width: 32, heads: 2, head_width: 16, feed_forwa
 BY_HEART = {
     "hstu": ("train.learning_rate=0.01",),
     "t5": ("train.learning_rate=0.003", "model.backbone=t5", T5),
-    "hstu_released": ("train.learning_rate=0.01", "model.backbone=hstu_released"),
+    "hstu_released": ("train.learning_rate=0.01", *tiny.FOREIGN_WORDS),
     "dense": (
         "train.learning_rate=0.01",
         "model.dense={weight: 1, negatives: 16}",

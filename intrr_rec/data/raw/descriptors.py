@@ -12,8 +12,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
-from intrr_rec.config import PrepareConfig, Section, read_yaml
-from intrr_rec.data.raw.formats import FORMATS
+from intrr_rec.config import PrepareConfig, Section, read_yaml, require_known
 from intrr_rec.errors import ConfigError, DataError, instead
 
 WILD = "*?["
@@ -27,7 +26,10 @@ class Download(Section):
         None, description="name below --data; of a pattern, the folder; null: the last part of the URL"
     )
     checksum: str | None = Field(None, description="sha256:… or md5:… of the file; null: its makers publish none")
-    tables: dict[str, str] = Field({}, description="Parquet files to make of it, below --data: name → official format")
+    tables: dict[str, str] = Field(
+        {},
+        description="Parquet files to make of it, below --data: name → log reader: an official format, or a plug-in's",
+    )
 
     @property
     def name(self) -> str:
@@ -44,8 +46,11 @@ class Download(Section):
     @field_validator("tables")
     @classmethod
     def _formats(cls, tables: dict[str, str]) -> dict[str, str]:
-        for unknown in set(tables.values()) - set(FORMATS):
-            raise ValueError(f"format '{unknown}' is none of {', '.join(FORMATS)}")
+        try:
+            for name in tables.values():
+                require_known("readers", name)
+        except ConfigError as error:
+            raise ValueError(f"format {error}") from None
         return tables
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import requests
 
 from intrr_rec.data.raw.descriptors import WILD, Descriptor, Download
-from intrr_rec.data.raw.formats import read_official
+from intrr_rec.data.raw.reader import make_reader
 from intrr_rec.errors import DataError
 from intrr_rec.io.artefact import sync
 
@@ -157,10 +157,10 @@ def _check(wanted: Download, file: Path, who: str) -> None:
 def _convert(format_: str, source: Path, table: Path) -> None:
     staging = table.with_name(f".{table.name}.partial")
     table.parent.mkdir(parents=True, exist_ok=True)
-    schema, batches = read_official(format_, source)
+    reader = make_reader(format_)
     try:
-        with pq.ParquetWriter(staging, schema, compression="zstd") as writer:
-            for batch in batches:
+        with pq.ParquetWriter(staging, reader.schema, compression="zstd") as writer:
+            for batch in reader.batches(source):
                 writer.write_batch(batch)
         _take_name(staging, table)
     finally:

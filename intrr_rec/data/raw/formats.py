@@ -12,17 +12,14 @@ import csv
 import gzip
 import io
 import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from intrr_rec.data.raw.reader import LogReader, Rows
 from intrr_rec.errors import DataError
-
-BLOCK = 1 << 16
-Rows = Iterator[dict[str, Any]]
 
 _METADATA = pa.schema([(name, pa.string()) for name in ("item_id", "title", "brand", "categories", "description")])
 _RATINGS = pa.schema(
@@ -31,37 +28,16 @@ _RATINGS = pa.schema(
 _MOVIES = pa.schema([("item_id", pa.int64()), ("title", pa.string()), ("genres", pa.string())])
 
 
-def read_official(format_: str, path: Path) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    """The rows of a file in an official format.
-
-    Args:
-        format_: a key of `FORMATS`.
-
-    Raises:
-        DataError: (while the rows are read) a line that is not of this format, a truncated file, a missing member.
-    """
-    schema, rows = FORMATS[format_]
-    return schema, _blocks(rows(path), schema, path)
-
-
-def _blocks(rows: Rows, schema: pa.Schema, path: Path) -> Iterator[pa.RecordBatch]:
-    block: list[dict[str, Any]] = []
-    try:
-        for row in rows:
-            block.append(row)
-            if len(block) == BLOCK:
-                yield pa.RecordBatch.from_pylist(block, schema)
-                block = []
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, UnicodeDecodeError, KeyError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); download it again") from None
-    yield pa.RecordBatch.from_pylist(block, schema)
-
-
-def _amazon_metadata(path: Path) -> Rows:
+class AmazonMetadata(LogReader):
     """`asin`, `title`, `brand`, `description`, and `categories`: the paths as "A > B | A > C"."""
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            yield _product(line, path, number)
+
+    schema = _METADATA
+
+    def rows(self, path: Path) -> Rows:
+        """A product a line."""
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                yield _product(line, path, number)
 
 
 def _product(line: str, path: Path, number: int) -> dict[str, Any]:
@@ -79,13 +55,18 @@ def _product(line: str, path: Path, number: int) -> dict[str, Any]:
         raise DataError(f"{path}: line {number} is no product of the Amazon 2014 metadata ({error})") from None
 
 
-def _fields(
-    path: Path, member: str, names: tuple[str, ...], split: Callable[[io.TextIOBase], Iterable[list[str]]]
-) -> Rows:
-    encoding = "latin-1" if member.endswith(".dat") else "utf-8"
-    with zipfile.ZipFile(path) as archive, archive.open(member) as raw:
-        for number, values in enumerate(split(io.TextIOWrapper(raw, encoding=encoding, newline="")), 1):
-            yield _record(values, names, f"{path}: {member}, row {number}")
+class _Member(LogReader):
+    """A table of separated values in a ZIP archive."""
+
+    member: ClassVar[str]
+
+    def rows(self, path: Path) -> Rows:
+        """A row a line of the member."""
+        plain, names = self.member.endswith(".dat"), tuple(self.schema.names)
+        with zipfile.ZipFile(path) as archive, archive.open(self.member) as raw:
+            lines = io.TextIOWrapper(raw, encoding="latin-1" if plain else "utf-8", newline="")
+            for number, values in enumerate(_dat(lines) if plain else _headed_csv(lines), 1):
+                yield _record(values, names, f"{path}: {self.member}, row {number}")
 
 
 def _record(values: list[str], names: tuple[str, ...], where: str) -> dict[str, Any]:
@@ -106,11 +87,25 @@ def _headed_csv(lines: io.TextIOBase) -> Iterator[list[str]]:
     return reader
 
 
-_RATING, _MOVIE = tuple(_RATINGS.names), tuple(_MOVIES.names)
-FORMATS: dict[str, tuple[pa.Schema, Callable[[Path], Rows]]] = {
-    "amazon_2014_metadata": (_METADATA, _amazon_metadata),
-    "movielens_1m_ratings": (_RATINGS, lambda path: _fields(path, "ml-1m/ratings.dat", _RATING, _dat)),
-    "movielens_1m_movies": (_MOVIES, lambda path: _fields(path, "ml-1m/movies.dat", _MOVIE, _dat)),
-    "movielens_20m_ratings": (_RATINGS, lambda path: _fields(path, "ml-20m/ratings.csv", _RATING, _headed_csv)),
-    "movielens_20m_movies": (_MOVIES, lambda path: _fields(path, "ml-20m/movies.csv", _MOVIE, _headed_csv)),
-}
+class MovieLens1MRatings(_Member):
+    """`ml-1m/ratings.dat`."""
+
+    schema, member = _RATINGS, "ml-1m/ratings.dat"
+
+
+class MovieLens1MMovies(_Member):
+    """`ml-1m/movies.dat`."""
+
+    schema, member = _MOVIES, "ml-1m/movies.dat"
+
+
+class MovieLens20MRatings(_Member):
+    """`ml-20m/ratings.csv`."""
+
+    schema, member = _RATINGS, "ml-20m/ratings.csv"
+
+
+class MovieLens20MMovies(_Member):
+    """`ml-20m/movies.csv`."""
+
+    schema, member = _MOVIES, "ml-20m/movies.csv"

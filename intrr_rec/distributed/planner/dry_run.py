@@ -16,7 +16,7 @@ from intrr_rec.distributed.planner.plan import Plan, make_plan
 from intrr_rec.distributed.planner.traffic import estimate_traffic
 from intrr_rec.io.artefact import write_json
 from intrr_rec.models.base import Recommender
-from intrr_rec.models.factory import make_model
+from intrr_rec.models.registry import make_model
 
 # What a rank has where neither the command line nor the settings tell.
 MEMORY_GB = {"cpu": 64.0, "cuda": 80.0}

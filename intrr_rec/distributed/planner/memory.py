@@ -16,7 +16,7 @@ from torchrec import EmbeddingCollection
 from intrr_rec.config import Recipe
 from intrr_rec.distributed.planner.hardware import GB, Machines
 from intrr_rec.distributed.zch import managed_rows
-from intrr_rec.models.base import ItemRecommender, Recommender
+from intrr_rec.models.base import Recommender
 
 FLOAT = 4
 # A replicated or dense parameter: itself, Adam's two moments, the gradient, and once more the gradient: the dense backward
@@ -102,7 +102,7 @@ def other_bytes(
         else cast(EmbeddingCollection, model.uid).embedding_configs()[0].num_embeddings
     )
     found["prefix trie, in evaluation"] = TRIE * items
-    if isinstance(model, ItemRecommender) and recipe.keeps_catalogue(items):
+    if model.token_width is not None and recipe.keeps_catalogue(items):
         own = math.ceil(items / machines.ranks)  # is made, then gathered with the others'
         found["catalogue's tokens, in evaluation"] = (1 + machines.ranks) * own * model.token_width * FLOAT
     if not allocated:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from intrr_rec.config import HstuConfig
 from intrr_rec.data.loading.batch import Layout
+from intrr_rec.models.backbones.backbone import Backbone
 from intrr_rec.models.backbones.hstu_attention import Pairs, attend_from, silu_attention
 from intrr_rec.models.backbones.kv_cache import Cache, KeysValues, LayerCache, scores_with_bias
 from intrr_rec.models.dropout import dropout
@@ -89,14 +90,17 @@ class HstuLayer(nn.Module):
         return x_D + self.output(dropout(gated_D, self.dropout, self.training))
 
 
-class Hstu(nn.Module):
+class Hstu(Backbone):
     """A stack of HSTU layers: item representations in, user states out (IntRR Eq. 9).
+
+    With the bias by time, the layout must carry the times of its slots.
 
     Args:
         config: layers, width, heads, dropout, bias by time.
         window: N, the longest history.
     """
 
+    Config = HstuConfig
     time_edges: Tensor | None
 
     def __init__(self, config: HstuConfig, window: int) -> None:
@@ -104,14 +108,6 @@ class Hstu(nn.Module):
         self.window = window
         self.layers = nn.ModuleList(HstuLayer(config, window) for _ in range(config.layers))
         self.register_buffer("time_edges", time_edges() if config.time_bias else None, persistent=False)
-
-    def forward(self, x_TD: Tensor, layout: Layout, at_S: Tensor | None = None) -> Tensor:
-        """Token representations `[T, D]` → states `[T, D]`, one causal pass within each history of `layout`.
-
-        With the bias by time, the layout must carry the times of its slots. `at_S` asks for the states of these slots alone,
-        `[S, D]`, which spares the last layer most of its work.
-        """
-        return self.prefill(x_TD, layout, at_S)[0]
 
     def prefill(self, x_TD: Tensor, layout: Layout, at_S: Tensor | None = None) -> tuple[Tensor, list[KeysValues]]:
         """`forward`, and each layer's keys and values `[C, H, N, F]`."""

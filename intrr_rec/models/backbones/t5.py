@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from intrr_rec.config import T5Config
 from intrr_rec.data.loading.batch import Layout
+from intrr_rec.models.backbones.backbone import Backbone
 from intrr_rec.models.backbones.kv_cache import Cache, KeysValues, LayerCache, scores_with_bias
 from intrr_rec.models.dropout import dropout
 
@@ -114,25 +115,21 @@ class T5Layer(nn.Module):
         return x_D + dropout(self.contract(hidden), self.dropout, self.training)
 
 
-class T5(nn.Module):
+class T5(Backbone):
     """A stack of T5 layers: item representations in, user states out (IntRR Eq. 9).
 
     Args:
         config: layers, width, heads, width of a head and of the feed-forward, dropout.
+        window: not read: distances beyond the last bucket share one bias.
     """
 
-    def __init__(self, config: T5Config) -> None:
+    Config = T5Config
+
+    def __init__(self, config: T5Config, window: int = 0) -> None:
         super().__init__()
         self.layers = nn.ModuleList(T5Layer(config) for _ in range(config.layers))
         self.distance_bias = nn.Parameter(torch.randn(BUCKETS, config.heads) * config.width**-0.5)
         self.norm = nn.RMSNorm(config.width, eps=1e-6)
-
-    def forward(self, x_TD: Tensor, layout: Layout, at_S: Tensor | None = None) -> Tensor:
-        """Token representations `[T, D]` → states `[T, D]`, one causal pass within each history of `layout`.
-
-        `at_S` asks for the states of these slots alone, `[S, D]`, which spares the last layer most of its work.
-        """
-        return self.prefill(x_TD, layout, at_S)[0]
 
     def prefill(self, x_TD: Tensor, layout: Layout, at_S: Tensor | None = None) -> tuple[Tensor, list[KeysValues]]:
         """`forward`, and each layer's keys and values `[C, H, N, F]`."""

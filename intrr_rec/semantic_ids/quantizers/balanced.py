@@ -9,10 +9,13 @@ Shape legend: I items, S sample, D width, L levels, l levels so far, K codes.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
-from intrr_rec.config import BalanceConfig
+from intrr_rec.config import BalanceConfig, IndexConfig, Section, component
+from intrr_rec.semantic_ids.quantizers.exact import Peers
 from intrr_rec.semantic_ids.quantizers.quantizer import OnProgress, Quantizer, VectorSource, relative_error, sample_rows
 
 BLOCK = 8_192  # items whose distances to all codes are held at once
@@ -26,6 +29,14 @@ class Balanced:
         inner: whose codebooks these are; fitted by `fit`, then moved in place.
         settings: capacity, rounds and temperature of the balancing.
     """
+
+    Config: ClassVar[type[Section]] = Section
+    fits_together: ClassVar[bool] = False
+
+    @classmethod
+    def build(cls, config: IndexConfig, width: int, collaborative_IC: Tensor | None, peers: Peers) -> Balanced:
+        """Codes by price under the codebooks of the settings' own method."""
+        return cls(component("quantizers", config.method).build(config, width, collaborative_IC, peers), config.balance)
 
     def __init__(self, inner: Quantizer, settings: BalanceConfig) -> None:
         self.inner = inner

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
+from intrr_rec.config import IndexConfig, Section
 from intrr_rec.errors import ConfigError
+from intrr_rec.semantic_ids.quantizers.exact import Peers
 
 BLOCK_ROWS = 65_536
 SAMPLE_ROWS = 65_536
@@ -66,12 +68,27 @@ class Quantizer(Protocol):
     """Vectors → L codes each.
 
     Attributes:
+        Config: the settings of its own, the section `index.<name>`; an empty `Section` where those of `index` are enough.
+        fits_together: ranks fit it together, each from its share of the vectors; else one rank fits it from all vectors.
         sizes: K of each level.
         relative_error: after each level, Σ‖x − x̂‖² / Σ‖x‖² over the fitted vectors, in the space documented by the class.
     """
 
+    Config: ClassVar[type[Section]]
+    fits_together: ClassVar[bool]
     sizes: tuple[int, ...]
     relative_error: list[float]
+
+    @classmethod
+    def build(cls, config: IndexConfig, width: int, collaborative_IC: Tensor | None, peers: Peers) -> Quantizer:
+        """A quantizer that is not fitted yet.
+
+        Args:
+            config: `config.sizes` are K of each level, `config.of("method")` the settings of its own.
+            width: D of the vectors it will be given.
+            collaborative_IC: what is known of each item's consumption, where `index.collaborative.weight` is set.
+            peers: the ranks that fit together.
+        """
 
     @property
     def codebooks(self) -> list[Tensor]:

@@ -6,10 +6,12 @@ Shape legend: I items, P items of a block, D width, L levels, l levels so far, K
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from intrr_rec.config import Section
 from intrr_rec.semantic_ids.quantizers.exact import row_sums, unit_rows
 from intrr_rec.semantic_ids.quantizers.kmeans import BLOCK, Nearest
 
@@ -26,6 +28,9 @@ class ResidualQuantizer:
             vector and x̂ puts every level's codeword back at the length its residual had, which the codes alone do not
             carry: compare it between levels rather than with a plain fit.
     """
+
+    Config: ClassVar[type[Section]] = Section
+    fits_together: ClassVar[bool] = False
 
     def __init__(self, sizes: Sequence[int], *, normalize: bool) -> None:
         self.sizes = tuple(sizes)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from intrr_rec.config import IndexConfig
 from intrr_rec.semantic_ids.quantizers.exact import ALONE, Grid, Peers, lengths
 from intrr_rec.semantic_ids.quantizers.kmeans import BLOCK, Nearest, fit_kmeans
 from intrr_rec.semantic_ids.quantizers.quantizer import OnProgress, VectorSource
@@ -26,6 +27,21 @@ class ResidualKMeans(ResidualQuantizer):
 
     The same source, settings and seed give the same codebooks and codes on any number of ranks and threads.
     """
+
+    fits_together = True
+
+    @classmethod
+    def build(cls, config: IndexConfig, width: int, collaborative_IC: Tensor | None, peers: Peers) -> ResidualKMeans:
+        """The quantizer of these settings, not fitted yet."""
+        return cls(
+            config.sizes,
+            normalize=config.normalize,
+            iterations=config.iterations,
+            tolerance=config.tolerance,
+            seed=config.seed,
+            batch=config.batch,
+            peers=peers,
+        )
 
     def __init__(
         self,

@@ -20,12 +20,18 @@ from intrr_rec.semantic_ids.quantizers.autoencoder import (
     epoch_reporter,
     learn,
 )
+from intrr_rec.semantic_ids.quantizers.exact import Peers
 from intrr_rec.semantic_ids.quantizers.quantizer import OnProgress, VectorSource, relative_error, sample_rows
 from intrr_rec.semantic_ids.quantizers.residual import ResidualQuantizer
 
 
 class ResidualVQ(ResidualQuantizer):
     """Residual codebooks learned by gradient descent or moving averages; levels as in `ResidualQuantizer`."""
+
+    @classmethod
+    def build(cls, config: IndexConfig, width: int, collaborative_IC: Tensor | None, peers: Peers) -> ResidualVQ:
+        """The quantizer of these settings, not fitted yet."""
+        return cls(config, width)
 
     def __init__(self, config: IndexConfig, width: int) -> None:
         super().__init__(config.sizes, normalize=config.normalize)

@@ -11,12 +11,13 @@ collaborative vectors.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from intrr_rec.config import IndexConfig
+from intrr_rec.config import IndexConfig, Section
 from intrr_rec.semantic_ids.quantizers.autoencoder import (
     Autoencoder,
     Codebooks,
@@ -29,6 +30,7 @@ from intrr_rec.semantic_ids.quantizers.autoencoder import (
     straight_through,
 )
 from intrr_rec.semantic_ids.quantizers.collaborative import Alignment, diversity_loss
+from intrr_rec.semantic_ids.quantizers.exact import Peers
 from intrr_rec.semantic_ids.quantizers.kmeans import assign
 from intrr_rec.semantic_ids.quantizers.quantizer import OnProgress, VectorSource, relative_error, sample_rows
 
@@ -47,8 +49,15 @@ class RqVae(nn.Module):
         collaborative_IC: what to align item i's latent to; a row of zeros where nothing is known of it.
     """
 
+    Config: ClassVar[type[Section]] = Section
+    fits_together: ClassVar[bool] = False
     NAME = "RQ-VAE"
     PRODUCT = False
+
+    @classmethod
+    def build(cls, config: IndexConfig, width: int, collaborative_IC: Tensor | None, peers: Peers) -> RqVae:
+        """The quantizer of these settings, not fitted yet."""
+        return cls(config, width, collaborative_IC)
 
     def __init__(self, config: IndexConfig, width: int, collaborative_IC: Tensor | None = None) -> None:
         super().__init__()

@@ -35,11 +35,11 @@ from intrr_rec.decoding.ranker import Ranker
 from intrr_rec.errors import ArtefactError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import Manifest
+from intrr_rec.models.backbones.backbone import make_backbone
 from intrr_rec.models.dense_head import DenseHead
 from intrr_rec.models.embeddings.item_embeddings import Rows, Width
 from intrr_rec.models.ran import Ran
 from intrr_rec.models.ran_decoder import RanSteps
-from intrr_rec.models.registry import make_backbone
 from intrr_rec.semantic_ids.trie import PrefixTrie
 from intrr_rec.serving.bundle.items import ItemTable
 from intrr_rec.serving.bundle.tensor_file import RowFile

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pyarrow.parquet as pq
 import torch
@@ -25,11 +26,11 @@ from intrr_rec.distributed.world import World, join_world
 from intrr_rec.errors import ConfigError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import COMPLETE, Draft, file_hash
+from intrr_rec.models.backbones.backbone import make_backbone
 from intrr_rec.models.embeddings.item_embeddings import DTYPES, Rows, Width
 from intrr_rec.models.intrr import IntRR
 from intrr_rec.models.ran import Ran
 from intrr_rec.models.ran_decoder import RanSteps
-from intrr_rec.models.registry import make_backbone
 from intrr_rec.runs.checkpoints import Checkpoints
 from intrr_rec.runs.inputs import reopen_inputs
 from intrr_rec.runs.run_files import CHECKPOINTS
@@ -87,8 +88,7 @@ def write_bundle(
     with join_world() as world, ExitStack() as stack:
         parallel = parallelize(inputs.model(META), world, inputs.recipe, training=False)
         loaded, _ = Checkpoints(run, parallel, world).load_best()
-        model = parallel.model.eval()
-        assert isinstance(model, IntRR)
+        model = cast(IntRR, parallel.model.eval())
         tensors = model_tensors(model)
         drafts: list[Draft] = []
 
@@ -129,7 +129,7 @@ def require_exportable(recipe: Recipe) -> None:
     Raises:
         ConfigError: anything but IntRR.
     """
-    if recipe.model.kind != "intrr":
+    if not recipe.model.kind_settings.exportable:
         raise ConfigError(
             f"export: model.kind {recipe.model.kind} has no bundle, only intrr has; `intrr evaluate` ranks with this run"
         )

@@ -22,8 +22,8 @@ from torch.export import Dim, ExportedProgram, export, load, save
 
 from intrr_rec.data.loading.batch import Layout
 from intrr_rec.errors import ArtefactError
+from intrr_rec.models.backbones.backbone import Backbone
 from intrr_rec.models.ran_decoder import RanSteps
-from intrr_rec.models.registry import Backbone
 
 FOLDER = "programs"
 BACKBONE, BEGIN, STEP = "backbone.pt2", "ran_begin.pt2", "ran_step_{}.pt2"

@@ -24,11 +24,16 @@ from tests import tiny
 SHAPE = ("index.levels=2", "index.codes=6", "index.dedup_codes=16")
 
 
-@pytest.mark.parametrize("backbone", ["hstu", "t5", "hstu_released"])
+@pytest.mark.parametrize("backbone", ["hstu", "t5", tiny.FOREIGN])
 def test_no_cache_gives_the_items_of_the_cache(backbone):
     torch.manual_seed(0)
     recipe = tiny.recipe(
-        *SHAPE, f"model.backbone={backbone}", "model.t5.layers=1", "model.t5.width=16", "model.t5.heads=2"
+        *SHAPE,
+        f"model.backbone={backbone}",
+        "model.t5.layers=1",
+        "model.t5.width=16",
+        "model.t5.heads=2",
+        *(tiny.FOREIGN_WORDS[1:] if backbone == tiny.FOREIGN else ()),
     )
     catalogue = _Catalogue(recipe, 40)
     config = recipe.model.model_copy(update={"kind": "flattened", "codebook_std": 0.7})

@@ -11,7 +11,7 @@ from intrr_rec.distributed.planner.hardware import GB, Machines
 from intrr_rec.distributed.planner.memory import PROCESS, USABLE
 from intrr_rec.distributed.planner.plan import make_plan
 from intrr_rec.errors import ConfigError
-from intrr_rec.models.factory import make_model
+from intrr_rec.models.registry import make_model
 
 MILLION = 10**6
 WIDTH = 128

@@ -5,7 +5,8 @@ import torch
 
 from intrr_rec.config import ModelConfig
 from intrr_rec.data.loading.batch import Layout
-from intrr_rec.models.registry import make_backbone
+from intrr_rec.models.backbones.backbone import make_backbone
+from tests import tiny
 
 OWNER_CN = torch.tensor([[0, 0, 0, 1, 1, 1, 1, -1], [2, 2, 2, 2, 2, 2, -1, -1], [3, 3, 3, 3, 3, 3, 3, 3]])
 SHAPE = {"layers": 2, "width": 12, "heads": 3, "dropout": 0.0}
@@ -13,7 +14,7 @@ BACKBONES = {
     "hstu": {"backbone": "hstu", "hstu": SHAPE},
     "hstu with times": {"backbone": "hstu", "hstu": SHAPE | {"time_bias": True}},
     "one layer": {"backbone": "hstu", "hstu": SHAPE | {"layers": 1}},
-    "hstu_released": {"backbone": "hstu_released", "hstu": SHAPE},
+    "hstu_released": {"backbone": tiny.FOREIGN, "hstu_released": SHAPE},
     "t5": {"backbone": "t5", "t5": SHAPE | {"head_width": 5, "feed_forward": 20, "deep_feed_forward": True}},
 }
 

@@ -1,4 +1,4 @@
-"""The backbone that the code released with IntRR calls HSTU, for comparison with `hstu.py`, which is Zhai et al.'s.
+"""The backbone that the code released with IntRR calls HSTU, for comparison with the built-in `hstu`, which is Zhai et al.'s.
 
 LayerNorm → one u,v,q,k projection, SiLU on u alone → softplus(q·kᵀ/√F + bias), masked causally, divided by its sum over the
 keys → u ⊙ attention, no norm before the gate → linear → dropout, residual. The bias is T5's, a scalar for each head and
@@ -14,10 +14,12 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from intrr_rec.config import HstuConfig
+from intrr_rec.config import BackboneConfig
 from intrr_rec.data.loading.batch import Layout
+from intrr_rec.models.backbones.backbone import Backbone
 from intrr_rec.models.backbones.kv_cache import Cache, KeysValues, LayerCache, scores_with_bias
 from intrr_rec.models.backbones.t5 import BUCKETS, distance_bucket, slot_buckets
 from intrr_rec.models.dropout import dropout
@@ -26,10 +28,24 @@ from intrr_rec.models.dropout import dropout
 SMALLEST_SUM = 1e-8
 
 
+class ReleasedHstuConfig(BackboneConfig):
+    """Settings of the section `model.hstu_released`."""
+
+    layers: int = Field(4, ge=1)
+    heads: int = Field(4, ge=1)
+    dropout: float = Field(0.2, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _divisible(self) -> ReleasedHstuConfig:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
+        return self
+
+
 class ReleasedHstuLayer(nn.Module):
     """One block over packed tokens."""
 
-    def __init__(self, config: HstuConfig) -> None:
+    def __init__(self, config: ReleasedHstuConfig) -> None:
         super().__init__()
         self.heads = config.heads
         self.dropout = config.dropout
@@ -109,23 +125,19 @@ class ReleasedHstuLayer(nn.Module):
         return x_D + dropout(self.output(u_D * attended_D), self.dropout, self.training)
 
 
-class ReleasedHstu(nn.Module):
-    """A stack of these layers: item representations in, user states out (IntRR Eq. 9).
+class HstuReleased(Backbone):
+    """A stack of these layers: item embeddings in, user states out (IntRR Eq. 9).
 
     Args:
         config: layers, width, heads, dropout.
+        window: not read: distances beyond the last bucket share one bias.
     """
 
-    def __init__(self, config: HstuConfig) -> None:
+    Config = ReleasedHstuConfig
+
+    def __init__(self, config: ReleasedHstuConfig, window: int = 0) -> None:
         super().__init__()
         self.layers = nn.ModuleList(ReleasedHstuLayer(config) for _ in range(config.layers))
-
-    def forward(self, x_TD: Tensor, layout: Layout, at_S: Tensor | None = None) -> Tensor:
-        """Token representations `[T, D]` → states `[T, D]`, one causal pass within each history of `layout`.
-
-        `at_S` asks for the states of these slots alone, `[S, D]`, which spares the last layer most of its work.
-        """
-        return self.prefill(x_TD, layout, at_S)[0]
 
     def prefill(self, x_TD: Tensor, layout: Layout, at_S: Tensor | None = None) -> tuple[Tensor, list[KeysValues]]:
         """`forward`, and each layer's keys and values `[C, H, N, F]`."""

@@ -1,0 +1,1 @@
+"""Components of another package than intrr_rec: a backbone, a quantizer, a log reader."""
