@@ -33,6 +33,14 @@ class ArtefactError(UserError):
     """A folder of ours that is missing, incomplete, altered or built from something else."""
 
 
+class PlaceError(UserError):
+    """A place that cannot be written: full, read-only, another's, or at the end of a broken link."""
+
+
+class OutOfMemoryError(UserError):
+    """Memory ran out, of the processor or of a GPU."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The name among `known` that `word` may be a slip of, capitals aside; None where none is near.
 

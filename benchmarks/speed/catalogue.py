@@ -31,7 +31,7 @@ from intrr_rec.data.dataset import ITEMS, KIND, SEQUENCES, STATISTICS, USERS
 from intrr_rec.data.prepare.writer import write_rows, write_sequences
 from intrr_rec.data.synthetic.generator import World, generate_logs
 from intrr_rec.io import artefact
-from intrr_rec.io.artefact import write_json
+from intrr_rec.io.atomic import write_json
 from intrr_rec.runs.run_files import PLAN_FIGURES, RESULTS
 from intrr_rec.semantic_ids.build import build_semantic_ids
 from intrr_rec.training.trainer import train

@@ -35,7 +35,7 @@ from intrr_rec.distributed.planner.plan import make_plan
 from intrr_rec.distributed.planner.traffic import estimate_traffic
 from intrr_rec.distributed.world import World, join_world
 from intrr_rec.errors import ConfigError
-from intrr_rec.io.artefact import write_json
+from intrr_rec.io.atomic import write_json
 from intrr_rec.models.registry import make_model
 from intrr_rec.runs.checkpoints import Checkpoints
 from intrr_rec.training.step import TrainingStep

@@ -6,7 +6,6 @@ process. Under torchrun all ranks go through the same cells; the main one decide
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import subprocess
@@ -23,7 +22,8 @@ from intrr_rec.data.prepare.prepare import prepare_dataset
 from intrr_rec.data.raw.descriptors import Descriptor, find_tables, load_descriptor
 from intrr_rec.distributed.world import Council, World, join_world
 from intrr_rec.errors import ArtefactError, ConfigError, UserError
-from intrr_rec.io.artefact import write_json
+from intrr_rec.io.atomic import write_json
+from intrr_rec.io.lock import Lock, Taken
 from intrr_rec.semantic_ids.build import build_semantic_ids
 from intrr_rec.training.trainer import train
 
@@ -179,13 +179,11 @@ class _Session:
 def _lock(target: Path, held: ExitStack, *, wait: bool) -> bool:
     """Lock `target` until `held` closes; False where another process holds it and we do not wait."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(target.with_name(f".{target.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
-    held.callback(os.close, descriptor)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        lock = held.enter_context(Lock(target.with_name(f".{target.name}.making"), wait=wait))
+    except Taken:
         return False
-    except OSError:
+    if not lock.certain:
         log.warning("%s: this file system has no locks; do not run two processes on it", target.parent)
     return True
 

@@ -5,11 +5,9 @@ Heavy imports (torch, torchrec) happen inside the verbs, so that `intrr --help` 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
-import time
 import warnings
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,6 +16,7 @@ import typer
 
 from intrr_rec import __version__
 from intrr_rec.cli.cluster import pipeline, runs
+from intrr_rec.cli.errors import run_verbs
 from intrr_rec.cli.options import (
     Config,
     Data,
@@ -36,7 +35,7 @@ from intrr_rec.cli.options import (
     recipe_of,
 )
 from intrr_rec.cli.serving import export, recommend, serve
-from intrr_rec.errors import INTERRUPTED, ConfigError, Stopped, UserError
+from intrr_rec.errors import ConfigError
 from intrr_rec.io.storage import location
 
 app = typer.Typer(
@@ -310,7 +309,7 @@ def main() -> None:
 
 
 def run_app(verbs: typer.Typer, program: str) -> None:
-    """Run the verbs of `verbs`; a UserError becomes one line on stderr and exit code 2, a Stopped one line and its own."""
+    """Run the verbs of `verbs` and exit; whatever ends one is one line on stderr and an exit code, see `cli/errors.py`."""
     logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("intrr_rec").setLevel(os.environ.get("INTRR_LOG", "INFO"))
     # torchrec and torch announce deprecations of their own doing on every start; none of them is the user's to mend.
@@ -318,33 +317,7 @@ def run_app(verbs: typer.Typer, program: str) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     for category in (FutureWarning, UserWarning):
         warnings.filterwarnings("ignore", category=category, module=r"torch")
-    try:
-        # Typer hands back the code of a typer.Exit, and 130 for an interrupt, instead of raising them.
-        code = verbs(prog_name=program, standalone_mode=False) or 0
-    except UserError as error:
-        sys.exit(_complain(str(error), error.exit_code))
-    except Stopped as stop:
-        if message := str(stop):
-            _complain(message, stop.exit_code)
-        sys.exit(stop.exit_code)
-    except typer.TyperException as error:
-        sys.exit(_complain(error.format_message(), 2))
-    except RuntimeError as error:
-        if str(error) != "Query interrupted":  # what DuckDB makes of Ctrl-C while a query runs
-            raise
-        code = 130
-    if code == 130:
-        _complain(INTERRUPTED, code)
-    sys.exit(code)
-
-
-def _complain(message: str, code: int) -> int:
-    print(f"intrr: {message}", file=sys.stderr)
-    if reply := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-        # torchrun's report, the last thing in a job's log, then ends with this line, not with advice on tracebacks.
-        said = {"message": f"intrr: {message}", "extraInfo": {"timestamp": str(int(time.time()))}}
-        Path(reply).write_text(json.dumps({"message": said}))
-    return code
+    sys.exit(run_verbs(verbs, program))
 
 
 __all__ = ["__version__", "app", "main", "run_app"]

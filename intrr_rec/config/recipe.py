@@ -22,7 +22,7 @@ from intrr_rec.config.section import Section
 from intrr_rec.config.serving import ServeConfig
 from intrr_rec.config.training import EvaluateConfig, TrainConfig
 from intrr_rec.errors import ConfigError, instead, nearest
-from intrr_rec.io.artefact import write_text
+from intrr_rec.io.atomic import write_text
 
 # Keys of run folders written earlier, and what they are now; so those folders still open.
 RENAMED = {

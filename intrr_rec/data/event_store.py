@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from intrr_rec.data.loading.windows import IntArray
 from intrr_rec.errors import ArtefactError
+from intrr_rec.io.places import not_the_input
 from intrr_rec.io.storage import Folder
 
 Column = Literal["items", "timestamps"]
@@ -88,6 +89,7 @@ class EventStore:
             with self.folder.open(found.file) as handle:
                 return _only_chunk(pq.ParquetFile(handle, pre_buffer=True), found.number, column).flatten().to_numpy()
         except (OSError, pa.ArrowException) as error:
+            not_the_input(error)
             where = f"{self.folder.place}/{found.file}: row group {found.number}"
             raise ArtefactError(f"{where} cannot be read any more ({error}); was it changed?") from None
 

@@ -22,7 +22,7 @@ from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.evaluation.bootstrap import RESAMPLES, paired_bootstrap
 from intrr_rec.evaluation.metrics import NAMES, metrics_by_user
 from intrr_rec.evaluation.target_ranks import read_ranks
-from intrr_rec.io.artefact import write_json
+from intrr_rec.io.atomic import write_json
 from intrr_rec.io.records import shell_word
 from intrr_rec.runs.records import RunResults, read_run, require_same_dataset, summarize
 

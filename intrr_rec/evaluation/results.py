@@ -23,7 +23,7 @@ from intrr_rec.evaluation.beyond_accuracy import CUTOFF, beyond_accuracy, exposu
 from intrr_rec.evaluation.evaluator import Evaluator, Ranked, TargetRanks, most_popular
 from intrr_rec.evaluation.slices import HISTORY_FROM, POPULARITY_FROM, SLICED_BY, as_slices, band_name, slice_sums
 from intrr_rec.evaluation.target_ranks import write_ranks
-from intrr_rec.io.artefact import write_json
+from intrr_rec.io.atomic import write_json
 from intrr_rec.models.intrr import IntRR
 from intrr_rec.runs.checkpoints import Checkpoints
 from intrr_rec.runs.inputs import Inputs, reopen_inputs

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from intrr_rec.distributed.world import World
 from intrr_rec.errors import ArtefactError
 from intrr_rec.evaluation.evaluator import Split, TargetRanks
+from intrr_rec.io.places import not_the_input
 from intrr_rec.runs.parts import write_parts
 from intrr_rec.runs.run_files import RANKS
 
@@ -54,4 +55,5 @@ def read_ranks(run: Path, split: Split) -> tuple[pa.Array, NDArray[np.int64]]:
         table = pq.read_table(run / RANKS, filters=[("split", "=", split)]).sort_by("user_id")
         return table["user_id"].combine_chunks(), table["rank"].fill_null(0).to_numpy().astype(np.int64)
     except (OSError, KeyError, pa.ArrowException) as error:
+        not_the_input(error)
         raise ArtefactError(f"{run / RANKS}: cannot be read ({error}); {again}") from None

@@ -7,14 +7,12 @@ What a killed writer leaves is such a sibling; the next writer of the same artef
 
 from __future__ import annotations
 
-import ctypes
-import fcntl
 import glob
 import hashlib
 import json
+import logging
 import os
-import shutil
-import tempfile
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -22,8 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from intrr_rec.errors import ArtefactError
+from intrr_rec.io.atomic import follow_umask, remove_tree, swap_into_place, sync, write_json
+from intrr_rec.io.lock import Lock, Taken
+from intrr_rec.io.places import writing_to, written_through
 from intrr_rec.io.storage import Folder, Location, location
 
+log = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 COMPLETE = "complete.json"  # of a checkpoint: the hashes of its files, written last
@@ -73,33 +75,53 @@ def file_hash(path: Path) -> str:
 def writing(target: Path | str, kind: str, config: Mapping[str, Any]) -> Iterator[Draft]:
     """Build an artefact and publish it when the block ends without an error.
 
+    The place is locked from the start, so of two jobs that write one artefact the second is refused. A symbolic link is
+    written through. The modes of the files follow the umask.
+
     Raises:
-        ArtefactError: `target` exists and is not an artefact of this kind (nothing of the user's is overwritten).
+        ArtefactError: `target` exists and is not an artefact of this kind, holds a file that its manifest does not list
+            (nothing of the user's is overwritten), or another job is writing it.
+        ConfigError: `target` is a URL.
+        PlaceError: it cannot be written, or the disk is full; what was there is still there.
     """
-    target = Path(target).absolute()
-    if target.exists() and any(target.iterdir() if target.is_dir() else [target]) and not _is_kind(target, kind):
-        raise ArtefactError(f"{target}: exists and is not a '{kind}' artefact; choose another --out or remove it")
-    try:
+    target = written_through(target).absolute()
+    with writing_to(target):
+        _require_ours(target, kind)
         target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArtefactError(f"{target}: cannot be written ({error.strerror}); choose another --out") from None
-    _clear_stale(target)
-    staging, lock = _make_staging(target)
-    try:
-        draft = Draft(staging)
-        yield draft
-        paths = sorted(p for p in staging.rglob("*") if p.is_file())
-        files = {p.relative_to(staging).as_posix(): file_hash(p) for p in paths}
-        manifest = Manifest(kind, files, dict(draft.counts), dict(config), dict(draft.parents))
-        for path in paths:
-            sync(path)
-        write_json(staging / MANIFEST, asdict(manifest))
-        sync(staging)
-        staging.chmod(0o755)
-        swap_into_place(staging, target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        os.close(lock)
+        try:
+            lock = Lock(target.with_name(f".{target.name}.lock"))
+        except Taken:
+            raise ArtefactError(
+                f"{target}: another job is writing there; wait for it, or choose another --out"
+            ) from None
+        with lock:
+            if lock.certain:
+                for stale in target.parent.glob(f".{glob.escape(target.name)}.tmp-*"):
+                    remove_tree(stale)
+            staging = target.with_name(f".{target.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
+            staging.mkdir()
+            try:
+                yield from _fill_and_publish(staging, target, kind, config)
+            finally:
+                remove_tree(staging)
+
+
+def _fill_and_publish(staging: Path, target: Path, kind: str, config: Mapping[str, Any]) -> Iterator[Draft]:
+    draft = Draft(staging)
+    yield draft
+    paths = sorted(p for p in staging.rglob("*") if p.is_file())
+    files = {p.relative_to(staging).as_posix(): file_hash(p) for p in paths}
+    manifest = Manifest(kind, files, dict(draft.counts), dict(config), dict(draft.parents))
+    for path in paths:
+        sync(path)
+    write_json(staging / MANIFEST, asdict(manifest))
+    follow_umask(staging)
+    sync(staging)
+    swap_into_place(staging, target)
+    if staging.exists() and (added := _unlisted(staging, kind)):  # put there while this job worked
+        kept = target.with_name(f"{target.name}.old-{os.getpid()}")
+        staging.rename(kept)
+        log.warning("%s: held %s, which no manifest lists; the folder as it was is now %s", target, added[0], kept)
 
 
 def read(path: Location, kind: str) -> Manifest:
@@ -150,95 +172,28 @@ def require_parent(path: Location, manifest: Manifest, role: str, parent_path: L
         )
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON under a temporary name, sync, rename."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+def _require_ours(target: Path, kind: str) -> None:
+    """Refuse to replace anything but an artefact of this kind, whole as we wrote it, or an empty folder."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    unlisted = _unlisted(target, kind)
+    if unlisted is None:
+        raise ArtefactError(f"{target}: exists and is not a '{kind}' artefact; choose another --out or remove it")
+    if unlisted:
+        more = f" and {len(unlisted) - 1} more" if unlisted[1:] else ""
+        raise ArtefactError(
+            f"{target}: holds {unlisted[0]}{more}, not listed in its {MANIFEST}; move what is yours away, or choose another --out"
+        )
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file so that a crash leaves the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+def _unlisted(path: Path, kind: str) -> list[str] | None:
+    """Files and links in an artefact that its manifest does not list; None where it is no artefact of this kind."""
     try:
-        with open(staging, "w", encoding="utf-8") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(staging, path)
-        sync(path.parent)
-    finally:
-        staging.unlink(missing_ok=True)
-
-
-def swap_into_place(staging: Path, target: Path) -> None:
-    """Put the folder `staging` at `target`; what was there before is removed only after the swap."""
-    if not target.exists():
-        os.rename(staging, target)
-    elif not _exchange(staging, target):
-        retired = target.with_name(f".{target.name}.old-{os.getpid()}")
-        os.rename(target, retired)
-        os.rename(staging, target)
-        shutil.rmtree(retired, ignore_errors=True)
-    sync(target.parent)
-
-
-def _make_staging(target: Path) -> tuple[Path, int]:
-    """A new folder beside `target`, and the descriptor whose lock says that its writer lives."""
-    while True:
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.tmp-", dir=target.parent))
-        try:
-            lock = os.open(staging, os.O_RDONLY)
-        except FileNotFoundError:  # taken for stale by another writer, before it was locked
-            continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:  # likewise
-            os.close(lock)
-            continue
-        except OSError:
-            pass  # a file system without locks: there nobody takes anything for stale
-        if staging.exists():
-            return staging, lock
-        os.close(lock)
-
-
-def _clear_stale(target: Path) -> None:
-    """Remove the staging folders of `target` whose writers are dead: nobody holds their lock."""
-    for folder in target.parent.glob(f".{glob.escape(target.name)}.tmp-*"):
-        try:
-            lock = os.open(folder, os.O_RDONLY)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-        except OSError:
-            pass  # its writer lives, or the file system cannot tell
-        finally:
-            os.close(lock)
-
-
-def _exchange(a: Path, b: Path) -> bool:
-    """Atomically exchange two folders (Linux renameat2); False where the system cannot."""
-    try:
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError):
-        return False
-    at_cwd, exchange = -100, 2
-    return renameat2(at_cwd, os.fsencode(a), at_cwd, os.fsencode(b), exchange) == 0
-
-
-def sync(path: Path) -> None:
-    """Have a file or folder written through to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _is_kind(path: Path, kind: str) -> bool:
-    try:
-        return json.loads((path / MANIFEST).read_text())["kind"] == kind
-    except (OSError, ValueError, KeyError):
-        return False
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        listed = {MANIFEST, *manifest["files"]} if manifest["kind"] == kind else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if listed is None:
+        return None
+    there = (p for p in path.rglob("*") if p.is_symlink() or not p.is_dir())
+    return sorted(name for p in there if (name := p.relative_to(path).as_posix()) not in listed)

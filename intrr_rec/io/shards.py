@@ -6,12 +6,10 @@ for this one's. An interrupted job gives the same bytes as one that was not.
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import hashlib
 import json
 import logging
-import os
 import shutil
 import sys
 import time
@@ -26,7 +24,9 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from intrr_rec.errors import ArtefactError
-from intrr_rec.io.artefact import sync, write_json
+from intrr_rec.io.atomic import replacing, write_json
+from intrr_rec.io.lock import Lock, Taken
+from intrr_rec.io.places import writing_to, written_through
 
 log = logging.getLogger(__name__)
 JOB = "job.json"
@@ -43,34 +43,39 @@ def staging(out: Path, verb: str, job: Mapping[str, Any], rank: int = 0) -> Iter
     """The folder of this job's finished shards, held by one process a rank, removed by rank 0 once its block ends well.
 
     Raises:
-        ArtefactError: it cannot be written, or another process is at the same job.
+        ArtefactError: another process is at the same job.
+        PlaceError: it cannot be written.
     """
-    out = out.absolute()
+    out = written_through(out).absolute()
     folder = out.with_name(f".{out.name}.{verb}-{identity(job)[:16]}")
-    others = [path.name for path in out.parent.glob(f".{glob.escape(out.name)}.{verb}-*") if path != folder]
-    if others:
-        log.warning("%s: unfinished work of other settings lies in %s; remove it if not wanted", out.parent, others[0])
-    try:
+    with writing_to(out):
+        others = [path.name for path in out.parent.glob(f".{glob.escape(out.name)}.{verb}-*") if path != folder]
+        if others:
+            log.warning(
+                "%s: unfinished work of other settings lies in %s; remove it if not wanted", out.parent, others[0]
+            )
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / f".lock-{rank}", "w")  # noqa: SIM115  (held to the end of the block, freed by the system if killed)
-    except OSError as error:
-        raise ArtefactError(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
-    with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            lock = Lock(lock_file(folder, rank))
+        except Taken:
             raise ArtefactError(f"{out}: another process is at the same job; wait for it or stop it") from None
-        if finished := len(list(folder.glob("part-*.parquet"))):
-            log.info("%s: going on after %d finished shards", out, finished)
-        elif not rank:
-            write_json(folder / JOB, job)
-        ended = False
-        try:
-            yield folder
-            ended = True
-        finally:
-            if not rank and (ended or not any(folder.glob("part-*.parquet"))):
-                shutil.rmtree(folder, ignore_errors=not ended)
+        with lock:
+            if finished := len(list(folder.glob("part-*.parquet"))):
+                log.info("%s: going on after %d finished shards", out, finished)
+            elif not rank:
+                write_json(folder / JOB, job)
+            ended = False
+            try:
+                yield folder
+                ended = True
+            finally:
+                if not rank and (ended or not any(folder.glob("part-*.parquet"))):
+                    shutil.rmtree(folder, ignore_errors=not ended)
+
+
+def lock_file(folder: Path, rank: int) -> Path:
+    """What the process of this rank holds locked while it makes shards in `folder`."""
+    return folder / f".lock-{rank}"
 
 
 def shard_name(number: int) -> str:
@@ -79,14 +84,13 @@ def shard_name(number: int) -> str:
 
 
 def write_shard(path: Path, table: pa.Table, **options: Any) -> None:
-    """Write a shard under a temporary name, sync, rename: a name that is there is a whole shard."""
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as handle:
+    """Write a shard; a name that is there is a whole shard.
+
+    Raises:
+        PlaceError: the disk is full or cannot be written.
+    """
+    with replacing(path, binary=True) as handle:
         pq.write_table(table, handle, **options)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(partial, path)
-    sync(path.parent)
 
 
 def shard_rows(shard: Path) -> int | None:
@@ -100,7 +104,7 @@ def shard_rows(shard: Path) -> int | None:
 def link(shard: Path, target: Path) -> None:
     """Hard link, so that the shard stays resumable until the artefact is published; copy where links are not to be had."""
     try:
-        os.link(shard, target)
+        target.hardlink_to(shard)
     except OSError:
         shutil.copy2(shard, target)
 

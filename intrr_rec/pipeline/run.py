@@ -19,7 +19,7 @@ from torchx.runner import Runner, get_runner
 from torchx.specs import AppState, AppStatus
 
 from intrr_rec.errors import Stopped
-from intrr_rec.io.artefact import write_json
+from intrr_rec.io.atomic import write_json
 from intrr_rec.pipeline.description import Pipeline, load_pipeline
 from intrr_rec.pipeline.stages import MISSING, Stage, stages_of
 from intrr_rec.pipeline.tracker import link

@@ -11,7 +11,7 @@ from pathlib import Path
 import fsspec
 from torchx.tracker.backend.fsspec import FsspecTracker
 
-from intrr_rec.io.artefact import write_text
+from intrr_rec.io.atomic import write_text
 
 FOLDER, CONFIG = "tracker", "tracker.conf"
 

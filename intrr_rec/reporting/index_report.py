@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from intrr_rec.data.dataset import Dataset
-from intrr_rec.io.artefact import write_text
+from intrr_rec.io.atomic import write_text
 from intrr_rec.reporting.page import Figure, render, usage_figures
 from intrr_rec.reporting.plots import SERIES
 from intrr_rec.reporting.sunburst import Sector, draw, sectors

@@ -63,7 +63,7 @@ class Checkpoints:
                 where there is no memory for the copy it is waited for all the same.
 
         Raises:
-            ArtefactError: the disk is full or cannot be written; the checkpoints before this one are whole.
+            PlaceError: the disk is full or cannot be written; the checkpoints before this one are whole.
         """
         self.wait()
         state = copy.deepcopy(state)

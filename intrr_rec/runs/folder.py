@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -15,7 +14,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from intrr_rec.distributed.world import World
 from intrr_rec.errors import ArtefactError
-from intrr_rec.io.artefact import write_json, write_text
+from intrr_rec.io.atomic import write_json, write_text
+from intrr_rec.io.lock import Lock, Taken
+from intrr_rec.io.places import writing_to
 from intrr_rec.runs.run_files import METRICS, PLAN, PLAN_FIGURES
 
 
@@ -24,30 +25,29 @@ def claimed(run: Path, world: World) -> Iterator[None]:
     """The run folder is this job's for the length of the block; the system lets go of it when the main rank dies.
 
     Raises:
-        ArtefactError: another job has it, or it cannot be made; on every rank.
+        ArtefactError: another job has it; on every rank.
+        PlaceError: it cannot be made; on every rank.
     """
-    held: list[int] = []
+    held: list[Lock] = []
 
     def claim() -> None:
         if not world.is_main:
             return
-        try:
+        with writing_to(run):
             run.mkdir(parents=True, exist_ok=True)
-            held.append(os.open(run, os.O_RDONLY))
-            fcntl.flock(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ArtefactError(f"{run}: another job is training there; wait for it, or choose another --out") from None
-        except OSError as error:
-            if not held:
-                raise ArtefactError(f"{run}: cannot be made ({error.strerror}); choose another --out") from None
-            # A file system without locks: there jobs on one folder are not told apart.
+            try:
+                held.append(Lock(run))
+            except Taken:
+                raise ArtefactError(
+                    f"{run}: another job is training there; wait for it, or choose another --out"
+                ) from None
 
     try:
         world.together(claim)
         yield
     finally:
-        for descriptor in held:
-            os.close(descriptor)
+        for lock in held:
+            lock.release()
 
 
 def write_plan(run: Path, text: str, figures: dict[str, Any]) -> None:
@@ -83,13 +83,14 @@ class MetricsLog:
         """Append one line; a NaN is written as null."""
         record: dict[str, Any] = {"split": split, "step": step, "epoch": epoch, "seconds": round(self.seconds, 3)}
         record |= {name: value if value == value else None for name, value in figures.items()}
-        with open(self.path, "a", encoding="utf-8") as handle:
-            handle.write(json.dumps(record) + "\n")
-            handle.flush()
-            os.fsync(handle.fileno())  # a checkpoint counts on the lines before it
-        self.lines += 1
-        for name, value in figures.items():
-            self.board.add_scalar(f"{split}/{name}", value, step)
+        with writing_to(self.path.parent):
+            with open(self.path, "a", encoding="utf-8") as handle:
+                handle.write(json.dumps(record) + "\n")
+                handle.flush()
+                os.fsync(handle.fileno())  # a checkpoint counts on the lines before it
+            self.lines += 1
+            for name, value in figures.items():
+                self.board.add_scalar(f"{split}/{name}", value, step)
 
     def close(self) -> None:
         """Flush and close."""

@@ -20,7 +20,8 @@ from intrr_rec.data.loading.negatives import CandidateSampler
 from intrr_rec.data.loading.streaming import StreamedWindows
 from intrr_rec.data.loading.windows import Windows
 from intrr_rec.errors import ArtefactError, ConfigError
-from intrr_rec.io.artefact import require_parent, write_json
+from intrr_rec.io.artefact import require_parent
+from intrr_rec.io.atomic import write_json
 from intrr_rec.io.storage import Location, location
 from intrr_rec.models.base import Recommender
 from intrr_rec.models.embeddings.tables import Codebooks

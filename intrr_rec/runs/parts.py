@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from intrr_rec.distributed.world import World
-from intrr_rec.io.artefact import swap_into_place
+from intrr_rec.io.atomic import swap_into_place
 
 
 def write_parts(target: Path, table: pa.Table, world: World) -> None:

@@ -27,6 +27,7 @@ from torch import Tensor
 from intrr_rec.errors import ArtefactError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import Manifest
+from intrr_rec.io.atomic import write_json
 from intrr_rec.semantic_ids.trie import PrefixTrie
 
 KIND = "semantic ids"
@@ -160,15 +161,15 @@ class SemanticIds:
                 gone = growth.retired
                 retired = {"item_id": gone.item_ids, "codes": _lists(gone.codes_IL), "since": gone.since_I.numpy()}
                 pq.write_table(pa.table(retired), draft.path / RETIRED)
-                artefact.write_json(draft.path / DRIFT, dict(growth.drift))
+                write_json(draft.path / DRIFT, dict(growth.drift))
                 draft.counts["retired"] = len(gone)
             pq.write_table(pa.table(columns), draft.path / CODES)
             named = {f"level.{level}": codebook_KD.contiguous() for level, codebook_KD in enumerate(codebooks)}
             (draft.path / CODEBOOKS).write_bytes(save(named))
             (draft.path / QUANTIZER).write_bytes(save({name: t.contiguous() for name, t in quantizer.items()}))
-            artefact.write_json(draft.path / SETTINGS, settings)
+            write_json(draft.path / SETTINGS, settings)
             (draft.path / TRIE).write_bytes(save(trie.tensors()))
-            artefact.write_json(draft.path / QUALITY, dict(quality))
+            write_json(draft.path / QUALITY, dict(quality))
             draft.counts |= {"items": n_items, "levels": n_levels}
             draft.parents |= parents
         return artefact.read(out, KIND)

@@ -20,11 +20,10 @@ from torch import Tensor
 from intrr_rec.config import Recipe, load_recipe, same_run, save_recipe
 from intrr_rec.data.loading.batch import Batch
 from intrr_rec.data.loading.loader import Loader
-from intrr_rec.distributed.checkpoint.storage import cannot_write
 from intrr_rec.distributed.parallelize import META, Parallel, parallelize
 from intrr_rec.distributed.world import World, is_lost_rank, join_world
 from intrr_rec.distributed.zch import managed_figures
-from intrr_rec.errors import ArtefactError, ConfigError, DataError, Stopped
+from intrr_rec.errors import ArtefactError, ConfigError, DataError, PlaceError, Stopped
 from intrr_rec.evaluation.evaluator import Evaluator
 from intrr_rec.evaluation.results import write_results
 from intrr_rec.io.storage import Location
@@ -60,7 +59,8 @@ def train(
         ConfigError: `out` holds a run of another recipe.
         ArtefactError: another job is training in `out`.
         ArtefactError, DataError: see `open_inputs`; no user is long enough to learn from; the run has checkpoints but none
-            that is whole; or a checkpoint cannot be written.
+            that is whole.
+        PlaceError: a checkpoint or a result cannot be written.
         Stopped: SIGTERM or SIGINT came, and all is saved; or another rank was lost.
     """
     inputs = open_inputs(recipe, dataset, semantic_ids, vectors)
@@ -71,9 +71,13 @@ def train(
     try:
         # The main rank writes to `out` only when every rank has looked at what is there.
         with join_world() as world, claimed(out, world):
-            if world.is_main:
-                save_recipe(recipe, out / CONFIG)
-                record_inputs(out, inputs, paths, command=shlex.join(["intrr", *sys.argv[1:]]))
+
+            def record() -> None:
+                if world.is_main:
+                    save_recipe(recipe, out / CONFIG)
+                    record_inputs(out, inputs, paths, command=shlex.join(["intrr", *sys.argv[1:]]))
+
+            world.together(record)
             run = Run(inputs, out, world, start)
             with run.stop, run.checkpoints:
                 run.fit()
@@ -224,9 +228,9 @@ class Run:
         assert self.figures is not None
         try:
             self.figures.write(split, self.state["step"], epoch, figures)
-        except OSError as error:
+        except PlaceError:
             self.checkpoints.wait()  # a save may have met the same before
-            raise ArtefactError(cannot_write(self.figures.path, error)) from None
+            raise
 
     def _keep(self, metrics: dict[str, float]) -> None:
         """Save the model, as the best one too if it is."""

@@ -30,6 +30,7 @@ from intrr_rec.data.dataset import Dataset
 from intrr_rec.errors import DataError, nearest
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import Manifest, file_hash
+from intrr_rec.io.places import not_the_input
 from intrr_rec.vectors.embed import KIND, Storage, vectors_table
 from intrr_rec.vectors.table import VectorTable, vectors_hash
 
@@ -199,6 +200,7 @@ def _load_npy(path: Path) -> NDArray[Any]:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
+        not_the_input(error)
         raise DataError(f"{path}: cannot be read as .npy ({error}); write it with numpy.save") from None
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from intrr_rec.errors import ConfigError
 from intrr_rec.io.artefact import file_hash
+from intrr_rec.io.places import not_the_input
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 INSTALL = "make embed-setup"
@@ -124,6 +125,7 @@ def _folder(model: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=_FILES, etag_timeout=5))
     except (OSError, ValueError) as error:
+        not_the_input(error)
         raise _unusable(model, error) from error
 
 
@@ -142,6 +144,7 @@ def _load(model: str, folder: Path, device: torch.device, dtype: torch.dtype) ->
             model_kwargs={"dtype": dtype, "use_safetensors": True},
         )
     except Exception as error:
+        not_the_input(error)
         # The libraries below raise everything from OSError to KeyError for a model that is broken or foreign.
         raise _unusable(model, error) from error
 

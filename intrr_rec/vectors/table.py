@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.data.raw.files import files_hash, table_files
 from intrr_rec.errors import DataError
+from intrr_rec.io.places import not_the_input
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +112,7 @@ def _readable(file: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
+        not_the_input(error)
         raise DataError(f"{file}: cannot be read as parquet ({error}); write the file again") from None
 
 

@@ -11,7 +11,7 @@ import torch
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.evaluation.compare import COMPARED, compare_runs
 from intrr_rec.evaluation.metrics import NAMES, as_means, metrics_by_user
-from intrr_rec.io.artefact import write_json
+from intrr_rec.io.atomic import write_json
 
 USERS = 600
 

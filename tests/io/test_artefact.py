@@ -1,5 +1,6 @@
 """Artefacts are whole or absent, whatever happens while one is written."""
 
+import errno
 import hashlib
 import json
 import os
@@ -11,11 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
-from intrr_rec.errors import ArtefactError
-from intrr_rec.io import artefact
+from intrr_rec.errors import ArtefactError, PlaceError
+from intrr_rec.io import artefact, atomic, lock
+from intrr_rec.io.atomic import write_json, write_text
 
 
 def build(target: Path, text: str = "first", kind: str = "dataset", parents: dict[str, str] | None = None) -> None:
@@ -62,7 +66,7 @@ def test_a_replacement_leaves_only_the_new_content(tmp_path: Path) -> None:
 
 
 def test_a_replacement_works_where_folders_cannot_be_exchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artefact, "_exchange", lambda a, b: False)
+    monkeypatch.setattr(atomic, "_exchange", lambda a, b: False)
     test_a_replacement_leaves_only_the_new_content(tmp_path)
 
 
@@ -88,9 +92,12 @@ def test_a_failure_while_publishing_leaves_the_old_one(
     build(target, "old")
 
     def fail(*_: object) -> None:
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with monkeypatch.context() as patched, pytest.raises(OSError, match="no space"):
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(PlaceError, match=r"dataset: cannot be written: the disk is full"),
+    ):
         patched.setattr(artefact, step, fail)
         build(target, "new")
     artefact.read(target, "dataset")
@@ -101,7 +108,8 @@ def test_a_failure_while_publishing_leaves_the_old_one(
 WRITER = """
 import sys, time
 from pathlib import Path
-from intrr_rec.io import artefact
+from intrr_rec.io import artefact, atomic, lock
+from intrr_rec.io.atomic import write_json, write_text
 target, generation = Path(sys.argv[1]), 0
 while True:
     generation += 1
@@ -135,22 +143,100 @@ def test_kill_9_in_mid_write_leaves_the_old_one(tmp_path: Path) -> None:
     kill(writer)
     artefact.read(target, "dataset")
     assert (target / "data.txt").read_text() == "old"
-    assert len(siblings(target)) == 2
+    assert len(siblings(target)) == 3, "its lock file and what it was writing"
     build(target, "new")
     assert (target / "data.txt").read_text() == "new"
     assert siblings(target) == ["dataset"], "the next writer clears what the killed one left"
 
 
-def test_a_writer_leaves_a_living_one_alone(tmp_path: Path) -> None:
+def test_a_second_writer_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
     target = tmp_path / "dataset"
     (tmp_path / ".dataset.tmp-file").write_text("not a folder of ours")
     with artefact.writing(target, "dataset", {}) as draft:
         (draft.path / "data.txt").write_text("outer")
-        build(target, "inner")
-        assert (target / "data.txt").read_text() == "inner" and draft.path.is_dir()
+        with pytest.raises(ArtefactError, match="another job is writing there"):
+            build(target, "inner")
+        assert draft.path.is_dir() and not target.exists()
     assert (target / "data.txt").read_text() == "outer"
     artefact.read(target, "dataset")
     assert siblings(target) == [".dataset.tmp-file", "dataset"]
+    build(target, "next")
+    assert (target / "data.txt").read_text() == "next"
+
+
+def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path: Path) -> None:
+    target = tmp_path / "dataset"
+    writer = start_writer(target, "pause")
+    assert writer.stdout and writer.stdout.readline() == "half-written\n"
+    with pytest.raises(ArtefactError, match="another job is writing there"):
+        build(target)
+    kill(writer)
+    build(target, "new")
+    assert (target / "data.txt").read_text() == "new" and siblings(target) == ["dataset"]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "parts/own.csv", ".hidden", "link"])
+def test_a_users_file_in_an_artefact_is_never_deleted(tmp_path: Path, name: str) -> None:
+    target = tmp_path / "dataset"
+    build(target)
+    if name == "link":
+        (target / name).symlink_to(tmp_path)
+    else:
+        (target / name).write_text("mine")
+    with pytest.raises(ArtefactError, match=rf"holds {name}, not listed in its manifest\.json"):
+        build(target, "second")
+    assert (target / name).exists() and (target / "data.txt").read_text() == "first"
+    assert siblings(target) == ["dataset"]
+
+
+def test_a_users_file_that_comes_while_a_job_works_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    target = tmp_path / "dataset"
+    build(target)
+    with artefact.writing(target, "dataset", {}) as draft:
+        (draft.path / "data.txt").write_text("second")
+        (target / "notes.txt").write_text("mine")
+    assert (target / "data.txt").read_text() == "second" and "notes.txt" in caplog.text
+    old = next(path for path in tmp_path.iterdir() if path.name.startswith("dataset.old-"))
+    assert (old / "notes.txt").read_text() == "mine"
+
+
+def test_a_link_is_written_through(tmp_path: Path) -> None:
+    there, link = tmp_path / "disk" / "dataset", tmp_path / "dataset"
+    build(there)
+    link.symlink_to(there)
+    build(link, "second")
+    assert link.is_symlink() and (there / "data.txt").read_text() == "second"
+    assert siblings(link) == ["dataset", "disk"] and siblings(there) == ["dataset"]
+    page, page_link = tmp_path / "disk" / "page.html", tmp_path / "page.html"
+    write_text(page, "old")
+    page_link.symlink_to(page)
+    write_text(page_link, "new")
+    assert page_link.is_symlink() and page.read_text() == "new"
+
+
+@pytest.mark.parametrize("points_at", ["nowhere", "self"])
+def test_a_link_to_nothing_is_refused_in_a_line(tmp_path: Path, points_at: str) -> None:
+    link = tmp_path / "out"
+    link.symlink_to(link if points_at == "self" else tmp_path / "gone")
+    for write in (build, lambda place: write_text(place, "text")):
+        with pytest.raises(PlaceError, match=r"is a symbolic link to .*, which is not there"):
+            write(link)
+    assert siblings(link) == ["out"] and link.is_symlink()
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
+def test_modes_follow_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        with artefact.writing(tmp_path / "bundle", "bundle", {}) as draft:
+            save_file({"x": torch.zeros(1)}, draft.path / "model.safetensors")
+            (draft.path / "model.safetensors").chmod(0o600)  # what some writers choose
+            (draft.path / "parts").mkdir()
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "bundle", *(tmp_path / "bundle").iterdir())}
+    folder, file = 0o777 & ~umask, 0o666 & ~umask
+    assert modes == {"bundle": folder, "parts": folder, "model.safetensors": file, "manifest.json": file}
 
 
 @pytest.mark.parametrize("refusal", [OSError("no locks here"), None])
@@ -164,7 +250,7 @@ def test_a_file_system_without_locks_only_keeps_what_is_stale(
         if refusal:
             raise refusal
 
-    monkeypatch.setattr(artefact.fcntl, "flock", flock)
+    monkeypatch.setattr(lock.fcntl, "flock", flock)
     build(target, "new")
     assert siblings(target) == ([".dataset.tmp-stale"] if refusal else []) + ["dataset"]
 
@@ -286,14 +372,14 @@ def test_an_artefact_built_from_something_else_is_refused(tmp_path: Path) -> Non
 
 def test_a_text_file_survives_a_failed_rewrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "metrics.json"
-    artefact.write_json(path, {"recall": 1})
+    write_json(path, {"recall": 1})
 
     def fail(*_: object) -> None:
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with monkeypatch.context() as patched, pytest.raises(OSError, match="no space"):
+    with monkeypatch.context() as patched, pytest.raises(PlaceError, match="disk is full"):
         patched.setattr(os, "replace", fail)
-        artefact.write_json(path, {"recall": 2})
+        write_json(path, {"recall": 2})
     assert json.loads(path.read_text()) == {"recall": 1}
     assert siblings(path) == ["metrics.json"]
 

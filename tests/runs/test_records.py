@@ -6,7 +6,7 @@ import statistics
 import pytest
 
 from intrr_rec.errors import ArtefactError, ConfigError
-from intrr_rec.io.artefact import write_json
+from intrr_rec.io.atomic import write_json
 from intrr_rec.runs.records import read_run, summarize
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from intrr_rec.errors import ArtefactError, DataError
 from intrr_rec.io import artefact
+from intrr_rec.io.atomic import write_json
 from intrr_rec.semantic_ids.artefact import CODEBOOKS, CODES, KIND, TRIE, SemanticIds
 from intrr_rec.semantic_ids.trie import PrefixTrie
 
@@ -32,7 +33,7 @@ def republish(path, change):
     change(path)
     files = {name: artefact.file_hash(path / name) for name in manifest.files}
     raw = json.loads((path / artefact.MANIFEST).read_text())
-    artefact.write_json(path / artefact.MANIFEST, raw | {"files": files})
+    write_json(path / artefact.MANIFEST, raw | {"files": files})
 
 
 def test_round_trip(tmp_path):

@@ -19,6 +19,7 @@ from intrr_rec.errors import ArtefactError, ConfigError, DataError
 from intrr_rec.evaluation.evaluator import Evaluator
 from intrr_rec.evaluation.results import evaluate_run
 from intrr_rec.io import artefact
+from intrr_rec.io.atomic import write_json
 from intrr_rec.models.embeddings.item_embeddings import Rows
 from intrr_rec.runs.checkpoints import Checkpoints
 from intrr_rec.runs.inputs import reopen_inputs
@@ -236,7 +237,7 @@ def test_a_bundle_of_another_version_is_refused_in_one_line(change, says, bundle
     with artefact.writing(tmp_path / "old", KIND, {}) as draft:
         shutil.copytree(old, draft.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
         settings = json.loads((old / SETTINGS).read_text()) | change
-        artefact.write_json(draft.path / SETTINGS, settings)
+        write_json(draft.path / SETTINGS, settings)
         draft.counts |= artefact.read(old, KIND).counts
     with pytest.raises(ArtefactError, match=says) as refusal:
         Bundle.load(tmp_path / "old")

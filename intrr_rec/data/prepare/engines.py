@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from intrr_rec.errors import ConfigError
+from intrr_rec.io.places import not_the_input
 
 EngineName = Literal["duckdb", "spark"]
 SPARK_EXTRA = "install requirements/spark.txt (`make spark-setup`) and Java 17"
@@ -217,6 +218,7 @@ def _session(choice: EngineChoice, scratch: Path, rows: int) -> Any:
     try:
         return builder.getOrCreate()
     except (PySparkException, OSError) as error:
+        not_the_input(error)
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"--engine spark: Spark at {choice.master} did not start ({reason}); {SPARK_EXTRA}") from None
 

@@ -29,7 +29,8 @@ from intrr_rec.data.raw.item_table import load_items
 from intrr_rec.data.raw.logs import common_kind, connect, create_events, load_events, open_logs
 from intrr_rec.errors import DataError
 from intrr_rec.io import artefact
-from intrr_rec.io.artefact import Manifest, file_hash, write_json
+from intrr_rec.io.artefact import Manifest, file_hash
+from intrr_rec.io.atomic import write_json
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import requests
 from intrr_rec.data.raw.descriptors import WILD, Descriptor, Download
 from intrr_rec.data.raw.reader import make_reader
 from intrr_rec.errors import DataError
-from intrr_rec.io.artefact import sync
+from intrr_rec.io.atomic import take_name
 
 log = logging.getLogger(__name__)
 BLOCK = 1 << 16  # what a broken connection may lose
@@ -59,7 +58,7 @@ def _bring(wanted: Download, target: Path) -> Path:
     except DataError:
         partial.unlink()
         raise
-    _take_name(partial, target)
+    take_name(partial, target)
     log.info("%s: %d bytes from %s", target, target.stat().st_size, wanted.url)
     return target
 
@@ -162,16 +161,10 @@ def _convert(format_: str, source: Path, table: Path) -> None:
         with pq.ParquetWriter(staging, reader.schema, compression="zstd") as writer:
             for batch in reader.batches(source):
                 writer.write_batch(batch)
-        _take_name(staging, table)
+        take_name(staging, table)
     finally:
         staging.unlink(missing_ok=True)
     log.info("%s: made from %s", table, source)
-
-
-def _take_name(staging: Path, target: Path) -> None:
-    sync(staging)
-    os.replace(staging, target)
-    sync(target.parent)
 
 
 def _is_pattern(url: str) -> bool:

@@ -22,6 +22,7 @@ import duckdb
 
 from intrr_rec.errors import DataError, nearest
 from intrr_rec.io.artefact import file_hash
+from intrr_rec.io.places import not_the_input
 
 IdKind = Literal["integer", "string"]
 
@@ -221,6 +222,7 @@ def readable(path: Path, format_: str) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
+        not_the_input(error)
         reason = (_malformed_json(path) if format_ == "json" else None) or _reason(error, path)
         raise DataError(f"{path}: cannot be read as {format_} ({reason}); write the file again or mend it") from None
 

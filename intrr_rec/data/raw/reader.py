@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from intrr_rec.config import Section, component
 from intrr_rec.errors import DataError
+from intrr_rec.io.places import not_the_input
 
 BLOCK = 1 << 16  # rows
 Rows = Iterator[dict[str, Any]]
@@ -57,6 +58,7 @@ class LogReader(ABC):
                     yield pa.RecordBatch.from_pylist(block, self.schema)
                     block = []
         except (OSError, EOFError, zlib.error, zipfile.BadZipFile, UnicodeDecodeError, KeyError) as error:
+            not_the_input(error)
             raise DataError(f"{path}: cannot be read ({error}); download it again") from None
         yield pa.RecordBatch.from_pylist(block, self.schema)
 

@@ -23,6 +23,7 @@ from intrr_rec.distributed.checkpoint.storage import WeightsOnlyReader, checkpoi
 from intrr_rec.distributed.parallelize import Parallel
 from intrr_rec.distributed.world import World
 from intrr_rec.errors import ArtefactError
+from intrr_rec.io.places import not_the_input
 from intrr_rec.models.embeddings.tables import UID_TABLE
 
 WEIGHT = f"embeddings.{UID_TABLE}.weight"
@@ -90,6 +91,7 @@ def load_grown(path: Path, parallel: Parallel, world: World, place_I: Tensor) ->
             for shard, first_row, first_column in _shards(value):
                 _load_rows(path, name, entry, shard, first_column, place_I[first_row : first_row + len(shard)])
     except (dcp.CheckpointException, pickle.UnpicklingError, KeyError, RuntimeError, ValueError) as error:
+        not_the_input(error)
         first = str(error).strip().splitlines()[-1][:200]
         raise ArtefactError(f"{path}: does not fit this model ({first})") from None
     if parallel.average and not averaged:

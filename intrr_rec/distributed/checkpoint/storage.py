@@ -26,8 +26,10 @@ from torch.futures import Future
 
 from intrr_rec.distributed.parallelize import Parallel
 from intrr_rec.distributed.world import World
-from intrr_rec.errors import ArtefactError
-from intrr_rec.io.artefact import COMPLETE, file_hash, swap_into_place, sync, write_json
+from intrr_rec.errors import ArtefactError, OutOfMemoryError, PlaceError, UserError
+from intrr_rec.io.artefact import COMPLETE, file_hash
+from intrr_rec.io.atomic import swap_into_place, sync, write_json
+from intrr_rec.io.places import is_out_of_memory, not_the_input, trouble
 
 STATE = "state.json"
 Tree = dict[str, Any]  # of such trees, and of tensors, sharded ones among them
@@ -40,7 +42,7 @@ def save_checkpoint(path: Path, tensors: Tree, world: World, state: dict[str, An
     All is written and synced in a folder beside `path`, the hashes of its files last; then that folder is renamed to `path`.
 
     Raises:
-        ArtefactError: the disk is full or cannot be written, on every rank; what was at `path` is still there.
+        PlaceError: the disk is full or cannot be written, on every rank; what was at `path` is still there.
     """
     staging = path.with_name(f".{path.name}.tmp-{world.told(uuid.uuid4().hex[:8])}")
     if world.is_main:
@@ -52,7 +54,7 @@ def save_checkpoint(path: Path, tensors: Tree, world: World, state: dict[str, An
             writer = dcp.FileSystemWriter(staging, sync_files=True)
             dcp.save(dict(tensors), storage_writer=writer, process_group=world.group)
         except (dcp.CheckpointException, OSError) as error:
-            raise ArtefactError(cannot_write(path, error)) from None
+            raise cannot_write(path, error) from None
 
     def publish() -> None:
         if not world.is_main:
@@ -63,8 +65,8 @@ def save_checkpoint(path: Path, tensors: Tree, world: World, state: dict[str, An
             write_json(staging / COMPLETE, {"files": sums})
             sync(staging)
             swap_into_place(staging, path)
-        except OSError as error:
-            raise ArtefactError(cannot_write(path, error)) from None
+        except (OSError, PlaceError) as error:
+            raise cannot_write(path, error) from None
 
     try:
         world.together(write_tensors)
@@ -101,6 +103,7 @@ def load_checkpoint(
             tensors["average"] = tensors.pop("model")
         dcp.load(tensors, storage_reader=reader)
     except (dcp.CheckpointException, pickle.UnpicklingError, RuntimeError, ValueError) as error:
+        not_the_input(error)
         first = str(error).strip().splitlines()[-1][:200]
         raise ArtefactError(f"{path}: does not fit this model ({first})") from None
     parallel.module.load_state_dict(model)
@@ -135,8 +138,8 @@ def verify(path: Path, world: World) -> None:
             raise ArtefactError(f"{path}: is damaged ({name} is not what was written)")
 
 
-def cannot_write(path: Path, error: BaseException) -> str:
-    """One line for what went wrong on the disk while a run was writing there.
+def cannot_write(path: Path, error: BaseException) -> UserError:
+    """The error for what went wrong on the disk while a run was writing there.
 
     torch.save hides the system's error behind its own; the number of free bytes tells the commonest cause all the same.
     """
@@ -144,9 +147,11 @@ def cannot_write(path: Path, error: BaseException) -> str:
     cause = causes[0]
     while not isinstance(cause, OSError) and (deeper := cause.__cause__ or cause.__context__):
         cause = deeper
+    if is_out_of_memory(cause):
+        return trouble(cause, path) or OutOfMemoryError("memory ran out")
     reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause).splitlines()[0]
     free = shutil.disk_usage(next(folder for folder in path.parents if folder.exists())).free / 2**20
-    return (
+    return PlaceError(
         f"{path}: cannot be written ({reason}; {free:,.0f} MB free); the checkpoints before it are whole: make room, "
         "then give the same command again"
     )

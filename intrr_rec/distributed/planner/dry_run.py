@@ -14,7 +14,7 @@ from intrr_rec.distributed.parallelize import META
 from intrr_rec.distributed.planner.hardware import GB, Machines
 from intrr_rec.distributed.planner.plan import Plan, make_plan
 from intrr_rec.distributed.planner.traffic import estimate_traffic
-from intrr_rec.io.artefact import write_json
+from intrr_rec.io.atomic import write_json
 from intrr_rec.models.base import Recommender
 from intrr_rec.models.registry import make_model
 

@@ -35,6 +35,7 @@ from intrr_rec.decoding.ranker import Ranker
 from intrr_rec.errors import ArtefactError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import Manifest
+from intrr_rec.io.places import not_the_input
 from intrr_rec.models.backbones.backbone import make_backbone
 from intrr_rec.models.dense_head import DenseHead
 from intrr_rec.models.embeddings.item_embeddings import Rows, Width
@@ -123,6 +124,7 @@ class Bundle:
             codes_IL, trie = paths.pop("codes"), PrefixTrie.from_tensors(paths)
             ranker = Ranker(RanSteps(ran, codebooks), trie, dense, Rows(rows[VALUES], rows.get(SCALE)))
         except (KeyError, RuntimeError) as error:
+            not_the_input(error)
             raise ArtefactError(f"{path}: its files do not fit one another ({error}); export it again") from None
         opened = cls(
             path,

@@ -26,6 +26,7 @@ from intrr_rec.distributed.world import World, join_world
 from intrr_rec.errors import ConfigError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import COMPLETE, Draft, file_hash
+from intrr_rec.io.atomic import write_json
 from intrr_rec.models.backbones.backbone import make_backbone
 from intrr_rec.models.embeddings.item_embeddings import DTYPES, Rows, Width
 from intrr_rec.models.intrr import IntRR
@@ -159,7 +160,7 @@ def write_small_files(
     settings = BundleSettings(
         model=recipe.model, evaluate=recipe.evaluate, codes_per_level=ids.codes_per_level, rows=rows
     )
-    artefact.write_json(folder / SETTINGS, settings.model_dump(mode="json"))
+    write_json(folder / SETTINGS, settings.model_dump(mode="json"))
     save_file(dict(tensors), folder / MODEL)
     save_file(ids.trie.tensors() | {"codes": narrow_codes(ids)}, folder / PATHS)
     pq.write_table(item_table(catalogue.dataset, (catalogue.row_I < 0).numpy()), folder / ITEM_TABLE)

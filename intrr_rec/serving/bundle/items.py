@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from intrr_rec.data.dataset import ITEMS, Dataset
 from intrr_rec.errors import ArtefactError, ConfigError
+from intrr_rec.io.places import not_the_input
 
 OWN = ("item_id", "title", "popularity", "first_seen", "newcomer")
 
@@ -116,7 +117,8 @@ class ItemTable:
     def _column(self, name: str) -> pa.ChunkedArray:
         try:
             return self._file.read(columns=[name])[name]
-        except (OSError, pa.ArrowException):
+        except (OSError, pa.ArrowException) as error:
+            not_the_input(error)
             raise ArtefactError(f"{self.path}: was cut short while it was in use; export the bundle again") from None
 
     def _find(self, own: str) -> int | None:

@@ -13,7 +13,7 @@ from intrr_rec.distributed.parallelize import META, parallelize
 from intrr_rec.distributed.world import join_world
 from intrr_rec.evaluation.evaluator import Evaluator
 from intrr_rec.evaluation.metrics import RECALL_AT, as_means, metrics_by_user, target_rank
-from intrr_rec.io.artefact import write_json
+from intrr_rec.io.atomic import write_json
 from intrr_rec.runs.checkpoints import Checkpoints
 from intrr_rec.runs.inputs import reopen_inputs
 from intrr_rec.serving.bundle.bundle import Bundle, this_device

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from intrr_rec.errors import ArtefactError, UserError
+from intrr_rec.io.places import not_the_input
 from intrr_rec.serving.bundle.bundle import Bundle
 from intrr_rec.serving.http.schemas import (
     Item,
@@ -72,6 +73,7 @@ class Backend:
         except UserError:
             raise
         except Exception as error:  # whatever is wrong with a bundle, it is not to be served
+            not_the_input(error)
             raise ArtefactError(
                 f"{path}: its self-test failed ({type(error).__name__}: {error}); export it again"
             ) from error

@@ -82,7 +82,7 @@ def test_an_interrupted_run_goes_on(tmp_path, trained, monkeypatch):
 def test_a_locked_cell_is_left_to_its_holder_and_the_lock_dies_with_it(tmp_path, trained):
     grid, place = lay_out(tmp_path), workplace(tmp_path)
     cells = expand(*load_grid(str(grid)))
-    lock = place.folder(cells[0]).parent / ".seed0.lock"
+    lock = place.folder(cells[0]).parent / ".seed0.making"
     lock.parent.mkdir(parents=True)
     holder = subprocess.Popen(
         [

@@ -10,7 +10,7 @@ from intrr_rec.distributed.checkpoint import async_writer as background
 from intrr_rec.distributed.checkpoint.async_writer import BackgroundWriter, copied
 from intrr_rec.distributed.checkpoint.storage import checkpoint_tensors
 from intrr_rec.distributed.world import join_world
-from intrr_rec.errors import ArtefactError
+from intrr_rec.errors import PlaceError
 from intrr_rec.runs.inputs import open_inputs
 from intrr_rec.training.trainer import Run
 from tests import tiny
@@ -72,12 +72,12 @@ def test_work_waits_for_the_work_before_it(world):
 def test_a_save_that_failed_is_raised_by_whatever_waits_for_it_next_and_once(run):
     (run.out / "checkpoints").write_text("in the way")
     run._save()
-    with pytest.raises(ArtefactError, match=r"step-00000000: cannot be written \(.*the same command again"):
+    with pytest.raises(PlaceError, match=r"step-00000000: cannot be written \(.*the same command again"):
         run.checkpoints.wait()
     assert not run.checkpoints.failed
     run.checkpoints.wait()
     run._save()
     while not run.checkpoints.failed:
         time.sleep(0.01)
-    with pytest.raises(ArtefactError, match="cannot be written"):
+    with pytest.raises(PlaceError, match="cannot be written"):
         run._heed()

@@ -11,8 +11,9 @@ from torch.distributed.checkpoint import filesystem, metadata
 from intrr_rec.distributed.checkpoint import storage as checkpoint
 from intrr_rec.distributed.checkpoint.storage import checkpoint_tensors, load_checkpoint, save_checkpoint
 from intrr_rec.distributed.world import join_world
-from intrr_rec.errors import ArtefactError
-from intrr_rec.io.artefact import COMPLETE, file_hash, write_json
+from intrr_rec.errors import ArtefactError, PlaceError
+from intrr_rec.io.artefact import COMPLETE, file_hash
+from intrr_rec.io.atomic import write_json
 from intrr_rec.runs.inputs import open_inputs
 from intrr_rec.training.trainer import Run
 from tests import tiny
@@ -148,7 +149,7 @@ def test_dying_in_the_middle_of_a_save_leaves_the_previous_checkpoint(make_run, 
     run.step(next(run.loader.epoch(2)))
     with monkeypatch.context() as patch:
         fail_before_publishing(patch, OSError("disk full"), keep_staging=killed)
-        with pytest.raises(ArtefactError, match=r"last: cannot be written \(disk full; .* MB free\)"):
+        with pytest.raises(PlaceError, match=r"last: cannot be written \(disk full; .* MB free\)"):
             save(folder / "last", run, world, {"epoch": 2}, with_optimizer=True)
     assert len(list(folder.iterdir())) == (2 if killed else 1)
     assert load_checkpoint(folder / "last", run.parallel, world, with_optimizer=True) == {"epoch": 1}

@@ -1,0 +1,118 @@
+"""The one atomic write: a file or a folder is the old one or the new one, never a mixture, whatever happens in between."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from intrr_rec.io.places import writing_to, written_through
+
+
+@contextmanager
+def replacing(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:
+    """A new file, open for writing, that takes the name `path` once the block has ended well and its bytes are on the disk.
+
+    A symbolic link is written through. The mode of the file follows the umask.
+
+    Raises:
+        PlaceError: the place is full or cannot be written; what was at `path` is still there.
+    """
+    path = written_through(path)
+    staging = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    with writing_to(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(staging, "wb" if binary else "w", encoding=None if binary else "utf-8") as handle:
+                yield handle
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(staging, path)
+            sync(path.parent)
+        finally:
+            staging.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that a crash leaves the old one or the new one.
+
+    Raises:
+        PlaceError: as `replacing`.
+    """
+    with replacing(path) as handle:
+        handle.write(text)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file of bytes, as `write_text`.
+
+    Raises:
+        PlaceError: as `replacing`.
+    """
+    with replacing(path, binary=True) as handle:
+        handle.write(content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, as `write_text`.
+
+    Raises:
+        PlaceError: as `replacing`.
+    """
+    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def take_name(staging: Path, target: Path) -> None:
+    """Give a file that is written the name `target`, once its bytes are on the disk."""
+    sync(staging)
+    os.replace(staging, target)
+    sync(target.parent)
+
+
+def swap_into_place(staging: Path, target: Path) -> None:
+    """Put the folder `staging` at `target`; what was there is then at `staging`, for the caller to remove."""
+    if not target.exists():
+        os.rename(staging, target)
+    elif not _exchange(staging, target):
+        retired = target.with_name(f".{target.name}.old-{os.getpid()}")
+        os.rename(target, retired)
+        os.rename(staging, target)
+        os.rename(retired, staging)
+    sync(target.parent)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder, as far as that goes."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def follow_umask(folder: Path) -> None:
+    """Give everything in `folder`, and itself, the mode that a plain `open` or `mkdir` would: some writers choose 0600."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
+
+
+def sync(path: Path) -> None:
+    """Have a file or folder written through to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Atomically exchange two folders (Linux renameat2); False where the system cannot."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    at_cwd, exchange = -100, 2
+    return renameat2(at_cwd, os.fsencode(a), at_cwd, os.fsencode(b), exchange) == 0
