@@ -18,9 +18,24 @@ class ServeConfig(Section):
         128, ge=1, description="requests waiting for the model; one more is answered 429 with Retry-After"
     )
     max_in_flight: int = Field(256, ge=1, description="requests of any kind being worked on; one more is answered 429")
-    max_connections: int = Field(1024, ge=1, description="open connections; one more is answered 503 and closed")
+    max_connections: int = Field(
+        1024,
+        ge=16,
+        description="open connections; for one more, the connection that has waited longest for its client is closed. "
+        "Lowered at start to what the limit of open files (ulimit -n) leaves",
+    )
+    backlog: int = Field(1024, ge=1, description="connections the kernel holds until the server accepts them")
+    header_seconds: float = Field(
+        10.0, gt=0, description="from the opening of a connection to the end of a request's headers; then answered 408"
+    )
     max_body_bytes: int = Field(65_536, ge=256, description="of a request; more is answered 413")
     body_seconds: float = Field(10.0, gt=0, description="a body that takes longer to arrive is answered 408")
+    body_bytes_per_second: int = Field(
+        500, ge=1, description="a body that arrives more slowly, its first three seconds apart, is answered 408"
+    )
+    send_seconds: float = Field(30.0, gt=0, description="a client that takes no answer for so long is disconnected")
+    # Longer than the minute after which balancers let go of an idle connection: they close it first, and lose no request.
+    keep_alive_seconds: float = Field(75.0, gt=0, description="an idle connection is closed after")
     max_history: int = Field(1_000, ge=1, description="items in one request; the model reads the newest of them")
     max_filter_items: int = Field(1_000, ge=1, description="items in a deny-list or an allow-list of one request")
     max_k: int = Field(100, ge=1, description="items one may ask for")

@@ -80,14 +80,16 @@ def read_answer(connection: http.client.HTTPConnection) -> Answer:
     response = connection.getresponse()
     data = response.read()
     is_json = response.headers.get("content-type", "").startswith("application/json")
-    return Answer(response.status, dict(response.headers), json.loads(data) if is_json else data.decode())
+    return Answer(response.status, dict(response.headers), json.loads(data) if is_json and data else data.decode())
 
 
 @contextmanager
-def serving(bundle: Path, *settings: str, token: str | None = None) -> Iterator[Server]:
-    """`intrr serve` of a bundle on a free port, with these `serve.key=value`."""
+def serving(bundle: Path, *settings: str, token: str | None = None, open_files: int | None = None) -> Iterator[Server]:
+    """`intrr serve` of a bundle on a free port, with these `serve.key=value` and this limit of open files."""
     environment = dict(os.environ) | {"OMP_NUM_THREADS": "1"} | ({"INTRR_TOKEN": token} if token else {})
     command = [sys.executable, "-m", "intrr_rec", "serve", str(bundle), "--port", "0", *settings]
+    if open_files is not None:
+        command = ["sh", "-c", f'ulimit -n {open_files} && exec "$@"', "sh", *command]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     server = Server(process, token=token)
 

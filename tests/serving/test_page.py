@@ -23,7 +23,7 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 PATIENCE_MS = 120_000
-TOKEN = "a secret of the page's test"
+TOKEN = "a-secret-of-the-page"
 
 pytestmark = [
     pytest.mark.slow,

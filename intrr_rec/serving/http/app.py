@@ -12,8 +12,7 @@ from typing import Annotated, Any
 import torch
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
-from fastapi.staticfiles import StaticFiles
+from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from intrr_rec import __version__
@@ -21,9 +20,10 @@ from intrr_rec.config.serving import ServeConfig
 from intrr_rec.errors import UserError
 from intrr_rec.serving.http.backend import Backend
 from intrr_rec.serving.http.batcher import Batcher, Overloaded
-from intrr_rec.serving.http.guard import RECOMMEND, Guard, Refused, busy, from_elsewhere
+from intrr_rec.serving.http.guard import RECOMMEND, STATIC, busy, from_elsewhere, guard
 from intrr_rec.serving.http.live import Live
 from intrr_rec.serving.http.metrics import CONTENT_TYPE, Metrics
+from intrr_rec.serving.http.problems import Refused, explain_invalid, problem, without_places
 from intrr_rec.serving.http.schemas import (
     Health,
     ItemDetail,
@@ -35,6 +35,7 @@ from intrr_rec.serving.http.schemas import (
 )
 
 PAGE = Path(__file__).parent / "page"
+PAGE_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 MOST_FOUND = 50
 
 log = logging.getLogger(__name__)
@@ -77,9 +78,7 @@ class Service:
             self.live.answer, settings, one_thread_for_all, self.metrics.observe_batch
         )
         self.app = _routes(self)
-        self.app.add_middleware(
-            Guard, settings=settings, batcher=self.batcher, metrics=self.metrics, token=token, hosts=hosts
-        )
+        guard(self.app, settings, self.batcher, self.metrics, token, hosts)
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
@@ -98,11 +97,12 @@ def _routes(service: Service) -> FastAPI:
         lifespan=service.lifespan,
         docs_url=None,  # both load scripts from elsewhere
         redoc_url=None,
-        responses=_problems(401, 413, 421, 422, 429),
+        redirect_slashes=False,
+        responses=_problems(400, 401, 408, 413, 422, 429, 503),
     )
     live, settings = service.live, service.settings
 
-    @app.post(RECOMMEND, responses=_problems(400, 408))
+    @app.post(RECOMMEND)
     async def recommend(request: RecommendRequest) -> RecommendResponse:
         """The best items after a history."""
         if (reason := request.beyond(settings)) is not None:
@@ -128,7 +128,7 @@ def _routes(service: Service) -> FastAPI:
         """Items whose title holds every word."""
         return SearchResponse(items=await _aside(live, live.current.search, query, limit))
 
-    @app.get("/items/{item_id:path}", responses=_problems(404, 503))
+    @app.get("/items/{item_id:path}", responses=_problems(404))
     async def item(item_id: str) -> ItemDetail:
         """An item's Semantic ID, how redistribution spreads it, and its neighbours."""
         found = await _aside(live, live.current.item, item_id)
@@ -141,7 +141,7 @@ def _routes(service: Service) -> FastAPI:
         """Whether the process lives."""
         return Health(status="draining" if service.draining else "ok", bundle=live.current.bundle_hash)
 
-    @app.get("/readyz", responses=_problems(503))
+    @app.get("/readyz")
     async def readyz() -> Health:
         """Whether to send requests here: not while it is being stopped."""
         if service.draining or not service.batcher.alive:
@@ -163,17 +163,31 @@ def _routes(service: Service) -> FastAPI:
         try:
             changed = await live.reload()
         except UserError as error:
-            raise HTTPException(409, f"the old bundle goes on: {error}") from None
+            reason = without_places(str(error), live.current.bundle.path)
+            raise HTTPException(409, f"the old bundle goes on: {reason}") from None
         return Reloaded(bundle=live.current.bundle_hash, changed=changed)
 
-    @app.get("/", include_in_schema=False)
-    async def page() -> FileResponse:
-        return FileResponse(PAGE / "index.html")
+    # Held in memory: a page costs no open file, so it comes also where those are scarce.
+    page = {file.name: Response(file.read_bytes(), media_type=PAGE_TYPES[file.suffix]) for file in PAGE.iterdir()}
 
-    app.mount("/static", StaticFiles(directory=PAGE), "static")
+    @app.get("/", include_in_schema=False)
+    async def index() -> Response:
+        return page["index.html"]
+
+    @app.get(STATIC + "{name}", include_in_schema=False)
+    async def static(name: str) -> Response:
+        if name not in page:
+            raise HTTPException(404, "no such file")
+        return page[name]
+
+    async def damaged(_: Request, error: Exception) -> JSONResponse:
+        """The bundle's files were changed under the server."""
+        log.error("%s", error)
+        return problem(503, without_places(str(error), live.current.bundle.path))
+
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
-    app.add_exception_handler(UserError, _damaged)
+    app.add_exception_handler(UserError, damaged)
     app.add_exception_handler(Exception, _fault)
     return app
 
@@ -183,30 +197,15 @@ async def _aside(live: Live, work: Callable, *arguments: object) -> Any:
 
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:
-    """One line; what was given is not repeated, for it may be anything."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "body")
-    message = str(first["msg"]).removeprefix("Value error, ")
-    return _problem(422, f"{where}: {message}" if where else message)
+    return problem(422, explain_invalid(error))
 
 
 async def _refused(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return _problem(error.status_code, str(error.detail), error.headers)
-
-
-async def _damaged(_: Request, error: Exception) -> JSONResponse:
-    """The bundle's files were changed under the server."""
-    log.error("%s", error)
-    return _problem(503, str(error))
+    return problem(error.status_code, str(error.detail), error.headers)
 
 
 async def _fault(_: Request, error: Exception) -> JSONResponse:
     log.error("a fault of ours", exc_info=error)
-    return _problem(500, "a fault of the server; its log has the details")
-
-
-def _problem(status: int, reason: str, headers: Any = None) -> JSONResponse:
-    clean = reason.encode("utf-8", "replace").decode()  # a lone surrogate has no place in an answer
-    return JSONResponse({"error": clean}, status, headers)
+    return problem(500, "a fault of the server; its log has the details")

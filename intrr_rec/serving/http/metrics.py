@@ -36,6 +36,10 @@ class Metrics:
         )
         self.unknown_items = Counter("intrr_unknown_items", "Items of histories that the bundle has not.", registry=r)
         self.defaults = Counter("intrr_default_answers", "Answers by popularity, to empty histories.", registry=r)
+        self.ended = Counter(
+            "intrr_connections_ended", "Connections that the server closed, by what their client did not do in time; "
+            "room: for a newer one.", ["reason"], registry=r,
+        )  # fmt: skip
         self.reloads = Counter("intrr_reloads", "Reloads of the bundle, by outcome.", ["outcome"], registry=r)
         self.bundle = Gauge("intrr_bundle", "1 for the bundle being served.", ["hash"], registry=r)
 

@@ -8,9 +8,11 @@ import logging
 import os
 import signal
 import socket
+import time
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any, cast
 
 import uvicorn
 
@@ -20,11 +22,10 @@ from intrr_rec.errors import ConfigError, UserError
 from intrr_rec.serving.bundle.bundle import this_device
 from intrr_rec.serving.http.app import Service
 from intrr_rec.serving.http.backend import Backend
-from intrr_rec.serving.http.guard import LOOPBACK
+from intrr_rec.serving.http.connections import ACCEPTED_AT_ONCE, SECURITY_HEADERS, Connections, fit_to_open_files
+from intrr_rec.serving.http.guard import LOOPBACK, require_usable_token
 
 TOKEN_VARIABLE = "INTRR_TOKEN"
-# Longer than the minute after which balancers let go of an idle connection, so that they, who know of it, are the first.
-KEEP_ALIVE_SECONDS = 75
 # A client that does not read its answer does not keep the process alive for ever.
 STOP_SECONDS = 60
 
@@ -44,11 +45,13 @@ def serve(bundle: Path, *, host: str, port: int, settings: ServeConfig) -> None:
 
     Raises:
         ArtefactError: no bundle fit to serve.
-        ConfigError: an address that cannot be bound, or one that others can reach without a token.
+        ConfigError: an address that cannot be bound, or one that others can reach without a token; a token that no
+            request can carry; too few open files.
     """
-    token, local = os.environ.get(TOKEN_VARIABLE) or None, host in LOOPBACK
+    token, local = require_usable_token(os.environ.get(TOKEN_VARIABLE), TOKEN_VARIABLE), host in LOOPBACK
     if not local and token is None:
         raise ConfigError(f"--host {host}: others can reach it, so set a bearer token in {TOKEN_VARIABLE}")
+    settings = fit_to_open_files(settings)
     keep_freed_memory()
     load = partial(Backend.load, bundle, this_device())
     with _bound(host, port) as listening:
@@ -72,21 +75,59 @@ def _bound(host: str, port: int) -> socket.socket:
 
 async def _serve(service: Service, listening: socket.socket) -> None:
     settings = service.settings
+    connections = Connections(settings, lambda reason: service.metrics.ended.labels(reason).inc())
     config = uvicorn.Config(
         service.app,
-        http="h11",
+        http=cast(Any, connections),
         ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        headers=SECURITY_HEADERS,
+        backlog=ACCEPTED_AT_ONCE,
+        timeout_keep_alive=cast(int, settings.keep_alive_seconds),
         timeout_graceful_shutdown=STOP_SECONDS,
-        limit_concurrency=settings.max_connections,
     )
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(Seldom())
+    asyncio.get_running_loop().set_exception_handler(partial(_on_fault, connections))
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload_soon, service)
     await _Server(config, service).serve([listening])
     log.info("stopped; all that was accepted is answered")
+
+
+def _on_fault(connections: Connections, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What asyncio cannot raise. A connection that cannot be accepted for want of a descriptor is made room for."""
+    if isinstance(error := context.get("exception"), OSError) and "accept" in context["message"]:
+        log.error("a connection cannot be accepted: %s", error.strerror)
+        connections.make_room()
+    else:
+        loop.default_exception_handler(context)
+
+
+class Seldom(logging.Filter):
+    """Lets each warning and error through once a minute: whoever causes one at will shall not fill the disk."""
+
+    SECONDS = 60.0
+    KINDS = 100
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[tuple[object, ...], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to log a record."""
+        if record.levelno < logging.WARNING:
+            return True
+        kind = record.pathname, record.lineno, record.getMessage(), record.exc_info and record.exc_info[0]
+        now = time.monotonic()
+        if now - self._last.get(kind, -self.SECONDS) < self.SECONDS:
+            return False
+        if len(self._last) >= self.KINDS:
+            self._last.clear()
+        self._last[kind] = now
+        return True
 
 
 def _reload_soon(service: Service) -> None:
@@ -110,6 +151,8 @@ class _Server(uvicorn.Server):
         """Open the port, then say where."""
         await super().startup(sockets)
         for listening in sockets or ():
+            # asyncio takes one number for what the kernel holds and for what is accepted at once; the first may be larger.
+            listening.listen(self._service.settings.backlog)
             host, port = listening.getsockname()[:2]
             where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             log.info("serving bundle %s on http://%s", self._service.live.current.bundle_hash[:12], where)

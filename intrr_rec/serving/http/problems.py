@@ -1,0 +1,56 @@
+"""Refusals: every error is one line of JSON that repeats neither what was sent nor where the server's files are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from intrr_rec.serving.http.schemas import Filters, RecommendRequest
+
+# The parts of a request that take keys, by the place that FastAPI names.
+_PARTS: dict[tuple[str, ...], type[BaseModel]] = {(): RecommendRequest, ("filters",): Filters}
+_NAMES = {"query", "limit", "item_id", *(name for part in _PARTS.values() for name in part.model_fields)}
+_ABSOLUTE = re.compile(r"(?<![\w./])/\w")
+_SEE_LOG = "the server's log says why"
+
+
+class Refused(HTTPException):
+    """A request that is not answered: status, a reason in words, and headers to say it with."""
+
+
+def problem(status: int, reason: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """The answer to a request that is not answered otherwise."""
+    clean = reason.encode("utf-8", "replace").decode()  # a lone surrogate has no place in an answer
+    return JSONResponse({"error": clean}, status, headers)
+
+
+def explain_invalid(error: RequestValidationError) -> str:
+    """What is wrong with a request and where, in the server's own words.
+
+    The place may hold keys that the client made up, so only names from the description and positions are told.
+    """
+    first = error.errors()[0]
+    place = [part for part in first["loc"] if part != "body"]
+    if first["type"] == "json_invalid":
+        return "the body is not JSON"
+    if first["type"] == "extra_forbidden":
+        known = _PARTS[tuple(map(str, place[:-1]))].model_fields
+        where = ".".join(map(str, place[:-1]))
+        return (f"{where}: " if where else "") + "unknown key; known are " + ", ".join(known)
+    where = ".".join(str(part) for part in place if isinstance(part, int) or part in _NAMES)
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message
+
+
+def without_places(message: str, *folders: Path) -> str:
+    """A message for clients: names of these folders are left out; where another absolute path remains, all of it is."""
+    names = {str(each) for folder in folders for each in (folder.resolve(), folder.absolute(), folder)} - {".", "/"}
+    for name in sorted(names, key=len, reverse=True):
+        message = message.replace(name, "the bundle")
+    return _SEE_LOG if _ABSOLUTE.search(message) else message
