@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from datetime import date, datetime, timezone
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from intrr_rec.config.section import Section
+from intrr_rec.config.time_units import seconds_of
 
 Weight = Annotated[int, Field(ge=0)]
 
@@ -22,6 +21,11 @@ class PrepareConfig(Section):
     time_column: str | None = Field(
         "timestamp", description="null: the logs have no time, and the order of their rows is the order of events"
     )
+    time_unit: Literal["auto", "s", "ms", "us", "ns"] = Field(
+        "auto",
+        description="what numbers in time_column count since 1970; auto: told by their size, and a mixture is refused. Dates, "
+        "ISO 8601 and Arrow timestamps need none. The dataset stores seconds",
+    )
     event_column: str | None = Field(
         None, description="column of event types (click, purchase, ...); null: there is none"
     )
@@ -33,7 +37,7 @@ class PrepareConfig(Section):
     )
     deduplicate: Literal["none", "event", "pair"] = Field(
         "none",
-        description="event: of events equal in user, item and time the first stays; pair: a user's first event with an item",
+        description="event: of events equal in user, item and full time the first stays; pair: a user's first event with an item",
     )
     max_sequence: int | None = Field(
         None, ge=3, description="users with more interactions are dropped, since they are hardly people; null: no bound"
@@ -64,7 +68,7 @@ class PrepareConfig(Section):
     @field_validator("split_at", mode="before")
     @classmethod
     def _moments(cls, given: object) -> object:
-        return [_seconds(moment) for moment in given] if isinstance(given, list | tuple) else given
+        return [seconds_of(moment) for moment in given] if isinstance(given, list | tuple) else given
 
     @model_validator(mode="after")
     def _consistent(self) -> PrepareConfig:
@@ -82,19 +86,3 @@ class PrepareConfig(Section):
             if self.split_at[0] >= self.split_at[1]:
                 raise ValueError("split_at: validation must begin before the test does")
         return self
-
-
-def _seconds(moment: object) -> object:
-    """A moment in one of the forms YAML gives it, as seconds since 1970; what is none stays as it is."""
-    if isinstance(moment, str):
-        if moment.strip().lstrip("-").isdigit():
-            return int(moment)
-        try:
-            moment = datetime.fromisoformat(moment.replace("Z", "+00:00"))
-        except ValueError:
-            raise ValueError(f"{moment!r} is neither ISO 8601 nor whole seconds since 1970") from None
-    if isinstance(moment, date) and not isinstance(moment, datetime):
-        moment = datetime(moment.year, moment.month, moment.day)
-    if isinstance(moment, datetime):
-        return math.floor((moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp())
-    return moment

@@ -145,8 +145,12 @@ def test_filters_from_words(bundles, tmp_path):
         read_filters(items, where=["red"])
     with pytest.raises(ConfigError, match="no column 'color'"):
         read_filters(items, where=["color=red"])
-    with pytest.raises(ConfigError, match="--newer-than yesterday"):
+    with pytest.raises(ConfigError, match=r"--newer-than: .yesterday. is neither"):
         read_filters(items, newer_than="yesterday")
+    with pytest.raises(
+        ConfigError, match="1700000000000 looks like milliseconds; give seconds since 1970: 1700000000;"
+    ):
+        read_filters(items, newer_than="1700000000000")
     with pytest.raises(DataError, match="cannot be read"):
         read_filters(items, allow=tmp_path / "none")
 

@@ -7,6 +7,7 @@ who has one keeps it, and newcomers follow in the order of their own ids.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from intrr_rec.config import PrepareConfig
-from intrr_rec.data.dataset import ITEMS, KIND, USERS
+from intrr_rec.config.time_units import TimeUnit
+from intrr_rec.data.dataset import ITEMS, KIND, STATISTICS, USERS
 from intrr_rec.data.prepare.engines import EngineChoice
 from intrr_rec.data.prepare.filters import Known
 from intrr_rec.data.raw.files import IdKind, RawFile, id_kind, literal, quoted
@@ -50,6 +52,7 @@ class Previous:
         config: what it was prepared with, and is again.
         kinds: of its ids, by column.
         files: raw files it was made of: the number of the next.
+        unit: that numbers in their time column count; None: there were none.
     """
 
     path: Path
@@ -57,6 +60,7 @@ class Previous:
     config: PrepareConfig
     kinds: dict[str, IdKind]
     files: int
+    unit: TimeUnit | None
 
     @classmethod
     def open(cls, path: Path, asked: PrepareConfig, engine: EngineChoice) -> Previous:
@@ -87,7 +91,8 @@ class Previous:
             for ours, name in (("user_id", config.user_column), ("item_id", config.item_column))
         }
         files = sum(role.startswith("interactions/") for role in manifest.parents)
-        return cls(path, manifest, config, kinds, files)
+        unit = json.loads((path / STATISTICS).read_text()).get("time_unit")
+        return cls(path, manifest, config, kinds, files, unit)
 
     def require_new(self, con: duckdb.DuckDBPyConnection, logs: Sequence[RawFile]) -> None:
         """Refuse logs that were added before, or whose ids are of another kind.
@@ -109,7 +114,7 @@ class Previous:
     def read_rows(self, con: duckdb.DuckDBPyConnection) -> None:
         """Put the kept rows into `events`."""
         for part in sorted((self.path / ROWS).iterdir()):
-            con.execute(f"INSERT INTO events SELECT * FROM read_parquet({literal(str(part))})")
+            con.execute(f"INSERT INTO events BY NAME SELECT * FROM read_parquet({literal(str(part))})")
 
     def known(self, con: duckdb.DuckDBPyConnection) -> Known:
         """Who has a number."""

@@ -62,7 +62,7 @@ class Engine(ABC):
 
     @abstractmethod
     def events(self) -> nw.LazyFrame[Any]:
-        """The raw events: file, row, user_id, item_id, time, event."""
+        """The raw events: file, row, user_id, item_id, time, nanos, event."""
 
     @abstractmethod
     def batches(self, frame: nw.LazyFrame[Any], rows: int) -> Iterator[pa.RecordBatch]:

@@ -1,6 +1,6 @@
 """The preparation as relations, once, for every engine: which events stay, how users and items are numbered, in what order.
 
-`events(file, row, user_id, item_id, time, event)` comes in; file order is the pair (file, row), so nothing hangs on the order
+`events(file, row, user_id, item_id, time, nanos, event)` comes in; file order is the pair (file, row), so nothing hangs on the order
 in which an engine happens to return rows. Sums are of whole numbers and every order is total, so engines cannot differ.
 """
 
@@ -20,7 +20,7 @@ from intrr_rec.errors import DataError
 log = logging.getLogger(__name__)
 Frame: TypeAlias = "nw.LazyFrame[Any]"
 
-PLACE = ("time", "file", "row")  # the order of one user's events
+PLACE = ("time", "nanos", "file", "row")  # the order of one user's events
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def _steps(config: PrepareConfig) -> list[tuple[str, Any]]:
         weight = nw.col("weight").sum().over("user_id", "item_id")
         steps.append(("min_weight", lambda events: events.filter(weight >= config.min_weight)))
     if config.deduplicate != "none":
-        same = ["user_id", "item_id", *(["time"] if config.deduplicate == "event" else [])]
+        same = ["user_id", "item_id", *(["time", "nanos"] if config.deduplicate == "event" else [])]
         steps.append(("deduplicate", lambda events: events.unique(same, keep="first", order_by=PLACE)))
     if config.max_sequence is not None:
         length = nw.col("row").count().over("user_id")

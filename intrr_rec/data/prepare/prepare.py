@@ -18,6 +18,7 @@ import duckdb
 import pyarrow as pa
 
 from intrr_rec.config import PrepareConfig
+from intrr_rec.config.time_units import TimeUnit
 from intrr_rec.data.dataset import ITEMS, KIND, SEQUENCES, STATISTICS, USERS
 from intrr_rec.data.prepare.append import Previous, write_rows_as_read
 from intrr_rec.data.prepare.engines import DuckDBEngine, Engine, EngineChoice
@@ -76,13 +77,13 @@ def prepare_dataset(
             if previous:
                 previous.copy_rows(draft.path)
                 previous.read_rows(con)
-            load_events(con, logs, kinds, config, first)
+            unit = load_events(con, logs, kinds, config, first, previous.unit if previous else None)
             if config.keep_rows:
                 write_rows_as_read(con, draft.path, first)
             with closing(engine.open(con, scratch)) as running:
                 relations = relate(running, config, previous.known(con) if previous else None)
                 draft.counts.update(relations.counts)
-                _write_relations(running, relations, draft.path, kinds, config)
+                _write_relations(running, relations, draft.path, kinds, config, unit)
                 _hand_over_items(con, running, relations, scratch, kinds[config.item_column])
             free = load_items(con, items, kinds[config.item_column], config) if items else None
             if previous:
@@ -100,14 +101,19 @@ def prepare_dataset(
 
 
 def _write_relations(
-    engine: Engine, relations: Relations, folder: Path, kinds: dict[str, IdKind], config: PrepareConfig
+    engine: Engine,
+    relations: Relations,
+    folder: Path,
+    kinds: dict[str, IdKind],
+    config: PrepareConfig,
+    unit: TimeUnit | None,
 ) -> None:
     events = engine.batches(relations.events, ROW_GROUP_EVENTS)
     write_sequences(events, folder / SEQUENCES / "part-00000.parquet", relations.counts["interactions"])
     users = engine.batches(relations.users, ROW_GROUP_ROWS)
     schema = pa.schema([("user", pa.int64()), ("user_id", _arrow_type(kinds[config.user_column]))])
     write_rows(users, schema, folder / USERS)
-    write_json(folder / STATISTICS, relations.counts | relations.statistics)
+    write_json(folder / STATISTICS, relations.counts | relations.statistics | {"time_unit": unit})
 
 
 def _hand_over_items(

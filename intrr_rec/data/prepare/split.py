@@ -9,12 +9,12 @@ counts as after it: events of one time are never parted. Who has no target, or n
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from typing import Any, TypeAlias
 
 import narwhals as nw
 
 from intrr_rec.config import PrepareConfig
+from intrr_rec.config.time_units import said
 from intrr_rec.data.prepare.engines import Engine
 from intrr_rec.errors import DataError
 
@@ -91,14 +91,6 @@ def split_in_time(engine: Engine, events: Frame, config: PrepareConfig) -> TimeS
         if not getattr(split.users, part):
             raise DataError(f"prepare.split=global_time: {what}; choose other moments by prepare.split_at")
     return split
-
-
-def said(moment: int) -> str:
-    """A moment as a person writes it, where the calendar reaches so far."""
-    try:
-        return datetime.fromtimestamp(moment, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    except (ValueError, OverflowError, OSError):
-        return str(moment)
 
 
 def _moments(engine: Engine, events: Frame) -> tuple[int, int]:

@@ -32,7 +32,7 @@ _FORMATS = {
     ".csv.gz": "csv",
     **{f".{name}{packed}": "json" for name in ("jsonl", "ndjson", "json") for packed in ("", ".gz")},
 }
-_INTEGERS = frozenset(f"{sign}{width}INT" for sign in ("", "U") for width in ("TINY", "SMALL", "", "BIG", "HUGE")) | {
+INTEGERS = frozenset(f"{sign}{width}INT" for sign in ("", "U") for width in ("TINY", "SMALL", "", "BIG", "HUGE")) | {
     "INTEGER",
     "UINTEGER",
 }
@@ -97,28 +97,6 @@ class RawFile:
         """SQL of a value as text."""
         name = quoted(column)
         return f"({name} ->> '$')" if self.format == "json" else f"CAST({name} AS VARCHAR)"
-
-    def time_sql(self, column: str) -> str:
-        """SQL of a timestamp as BIGINT seconds since 1970 (UTC unless the value says otherwise); NULL where it is none."""
-        name, type_ = quoted(column), self.columns[column]
-        if type_ in _INTEGERS:
-            return f"TRY_CAST({name} AS BIGINT)"
-        if type_ in ("FLOAT", "DOUBLE") or type_.startswith("DECIMAL"):
-            return f"CASE WHEN {name} = floor({name}) THEN TRY_CAST({name} AS BIGINT) END"
-        if type_ == "DATE" or type_.startswith("TIMESTAMP"):
-            return f"CAST(floor(epoch(CAST({name} AS TIMESTAMPTZ))) AS BIGINT)"
-        if type_ not in ("VARCHAR", "JSON"):
-            raise DataError(
-                f"{self.path}: column '{column}' has type {type_}; timestamps must be integer seconds since 1970, "
-                f"dates or ISO 8601 text"
-            )
-        text = f"({name} ->> '$')" if type_ == "JSON" else name
-        return (
-            f"CASE WHEN regexp_full_match({text}, '-?[0-9]+([.]0+)?') "
-            f"THEN TRY_CAST(regexp_replace({text}, '[.]0+$', '') AS BIGINT) "
-            f"WHEN regexp_matches({text}, '^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}') "
-            f"THEN CAST(floor(epoch(TRY_CAST({text} AS TIMESTAMPTZ))) AS BIGINT) END"
-        )
 
 
 def table_files(path: Path) -> list[Path]:
@@ -198,7 +176,7 @@ def id_kind(con: duckdb.DuckDBPyConnection, raw: RawFile, column: str) -> IdKind
             return None
         where, type_ = f", row {first[0][0]}", first[0][1].replace("UBIGINT", "BIGINT")
     else:
-        where, type_ = "", "BIGINT" if raw.columns[column] in _INTEGERS else raw.columns[column]
+        where, type_ = "", "BIGINT" if raw.columns[column] in INTEGERS else raw.columns[column]
     if type_ not in ("BIGINT", "VARCHAR"):
         raise DataError(
             f"{raw.path}: column '{column}'{where} has type {type_}; ids must be integers or strings, write it as one"

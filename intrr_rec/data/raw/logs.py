@@ -1,4 +1,6 @@
-"""Raw logs → the table `events(file, row, user_id, item_id, time, event)` of a DuckDB connection.
+"""Raw logs → the table `events(file, row, user_id, item_id, time, nanos, event)` of a DuckDB connection.
+
+`time` is seconds since 1970, `nanos` the nanoseconds in that second; both null where the logs have no times.
 
 Every verb that reads events reads them here: by the same names of columns, with the same judgement of each value, which names
 file, column and row.
@@ -13,6 +15,7 @@ from pathlib import Path
 import duckdb
 
 from intrr_rec.config import PrepareConfig
+from intrr_rec.config.time_units import TimeUnit
 from intrr_rec.data.raw.files import (
     MAX_ID_CHARACTERS,
     IdKind,
@@ -25,6 +28,7 @@ from intrr_rec.data.raw.files import (
     require_column,
     table_files,
 )
+from intrr_rec.data.raw.times import settle_unit, time_sql
 from intrr_rec.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -87,12 +91,23 @@ def common_kind(con: duckdb.DuckDBPyConnection, logs: Sequence[RawFile], column:
 
 
 def load_events(
-    con: duckdb.DuckDBPyConnection, logs: Sequence[RawFile], kinds: dict[str, IdKind], config: PrepareConfig, first: int
-) -> None:
+    con: duckdb.DuckDBPyConnection,
+    logs: Sequence[RawFile],
+    kinds: dict[str, IdKind],
+    config: PrepareConfig,
+    first: int,
+    unit: TimeUnit | None = None,
+) -> TimeUnit | None:
     """Put the logs into the table `events`, as files number `first`, `first + 1`, …
 
+    Args:
+        unit: that the times of earlier files count in; None: there are none, or they have no numbers.
+
+    Returns:
+        The unit with these files.
+
     Raises:
-        DataError: the first value that cannot be used, by file, column and row.
+        DataError: the first value that cannot be used, by file, column and row; or times of several units.
     """
     user, item, time = config.user_column, config.item_column, config.time_column
     for n, raw in enumerate(logs, first):
@@ -107,16 +122,18 @@ def load_events(
         worst = min(found, default=None)
         if worst:
             raise bad_value(con, raw, *worst, kinds.get(worst[1]))
+        if time is not None:
+            unit = settle_unit(con, n, raw, time, config.time_unit, unit)
         log.info("read %d interactions from %s", rows, raw.path)
+    return unit
 
 
 def create_events(con: duckdb.DuckDBPyConnection, kinds: dict[str, IdKind], config: PrepareConfig) -> None:
     """An empty table `events`, for ids of these kinds by column."""
     types = ("BIGINT" if kinds[name] == "integer" else "VARCHAR" for name in (config.user_column, config.item_column))
     con.execute(
-        'CREATE TABLE events (file INTEGER, "row" BIGINT, user_id {}, item_id {}, time BIGINT, event VARCHAR)'.format(
-            *types
-        )
+        'CREATE TABLE events (file INTEGER, "row" BIGINT, user_id {}, item_id {}, time BIGINT, nanos BIGINT DEFAULT 0, '
+        "event VARCHAR)".format(*types)
     )
 
 
@@ -130,12 +147,13 @@ def read_events(
     """
     user, item, time = config.user_column, config.item_column, config.time_column
     read = dict.fromkeys(column for column in (user, item, time, config.event_column) if column is not None)
-    time_sql = "NULL" if time is None else raw.time_sql(time)
+    unit: TimeUnit = "s" if config.time_unit == "auto" else config.time_unit
+    seconds, nanos = ("NULL", "NULL") if time is None else time_sql(raw, time, unit)
     event_sql = "NULL" if config.event_column is None else raw.text_sql(config.event_column)
     with readable(raw.path, raw.format):
         added = con.execute(
             f'INSERT INTO events SELECT {n}, "row", {raw.id_sql(user, kinds[user])}, '
-            f"{raw.id_sql(item, kinds[item])}, {time_sql}, {event_sql} FROM {raw.scan(*read)}"
+            f"{raw.id_sql(item, kinds[item])}, {seconds}, {nanos}, {event_sql} FROM {raw.scan(*read)}"
         ).fetchall()[0][0]
     if not added:
         raise DataError(f"{raw.path}: holds no rows; remove it or write it again")
@@ -151,7 +169,7 @@ def bad_value(con: duckdb.DuckDBPyConnection, raw: RawFile, row: int, column: st
     shown = repr(value) if len(str(value)) <= 80 else f"{str(value)[:40]!r}… ({len(str(value)):,} characters)"
     if kind is None:
         return DataError(
-            f"{where}: {shown} is not a timestamp; write whole seconds since 1970 (not negative) or ISO 8601"
+            f"{where}: {shown} is not a timestamp; write a number since 1970 (not negative), a date or ISO 8601"
         )
     if kind == "string" and len(str(value)) > MAX_ID_CHARACTERS:
         return DataError(

@@ -1,4 +1,4 @@
-"""Questions put to interactions before a dataset is built, as SQL over `events(file, row, user_id, item_id, time)`.
+"""Questions put to interactions before a dataset is built, as SQL over `events(file, row, user_id, item_id, time, nanos)`.
 
 DuckDB answers them out of core; what comes back is counts. Each check yields one finding, also where all is well, so that a
 report shows what was looked at.
@@ -13,13 +13,11 @@ from datetime import datetime, timezone
 import duckdb
 
 from intrr_rec.config import PrepareConfig
+from intrr_rec.config.time_units import EARLIEST, UNIT_NAMES, TimeUnit
 from intrr_rec.data.validate.findings import Extent, Finding
 
 DAY = 86_400
-# Before it there was no web shop to log: such times are missing, or count from something else than 1970.
-EARLIEST = int(datetime(1990, 1, 1, tzinfo=timezone.utc).timestamp())
-# From here on a count of seconds is past the year 5000, and one of milliseconds past 1973.
-UNITS = ((10**17, "nanoseconds"), (10**14, "microseconds"), (10**11, "milliseconds"))
+FLOAT32_STEP = 128  # seconds between neighbours among float32 numbers of this century's seconds since 1970
 MANY = 100  # fewer users, pairs or rows than this prove nothing
 PERIODS = 60
 
@@ -66,7 +64,7 @@ def check_duplicates(con: duckdb.DuckDBPyConnection, table: str, config: Prepare
     repeats = again("user_id, item_id")
     counted = "interactions of the named types" if config.event_weights else "interactions"
     if config.time_column is not None:
-        copies = again("user_id, item_id, time")
+        copies = again("user_id, item_id, time, nanos")
         says = f"{copies:,} of {total:,} {counted} ({copies / total:.1%}) repeat the user, item and time of another"
         if copies and config.deduplicate != "none":
             yield Finding("duplicates", "fine", f"{says}: dropped by prepare.deduplicate={config.deduplicate}")
@@ -85,22 +83,22 @@ def check_duplicates(con: duckdb.DuckDBPyConnection, table: str, config: Prepare
     yield Finding("repeats", "fine", says + dropped)
 
 
-def check_clock(con: duckdb.DuckDBPyConnection, now: float | None = None) -> Iterator[Finding]:
-    """Timestamps in another unit than seconds, of several units, in the future, before the web, or all equal."""
+def check_clock(
+    con: duckdb.DuckDBPyConnection, unit: TimeUnit | None, asked: str, now: float | None = None
+) -> Iterator[Finding]:
+    """The unit of timestamps, and timestamps in the future, before the web, all equal, or multiples of what float32 holds.
+
+    Args:
+        unit: that the numbers of the logs count in; None: there are none.
+        asked: `prepare.time_unit`.
+    """
     ahead = int(time.time() if now is None else now) + DAY
-    bounds = [least for least, _ in UNITS]
-    names = [name for _, name in UNITS] + ["the future", "seconds", "before 1990"]
-    cases = [*(f"WHEN time >= {least} THEN {n}" for n, least in enumerate(bounds))]
-    cases += [f"WHEN time > {ahead} THEN 3", f"WHEN time >= {EARLIEST} THEN 4"]
-    rows = con.execute(
-        f"SELECT CASE {' '.join(cases)} ELSE 5 END AS kind, count(*), min(time), max(time) FROM events GROUP BY kind"
-    ).fetchall()
-    found = {names[kind]: count for kind, count, *_ in rows}
-    first, last = min(row[2] for row in rows), max(row[3] for row in rows)
-    total = sum(found.values())
-    units = {name: found[name] for _, name in UNITS if name in found}
-    plain = total - sum(units.values())
-    if first == last:
+    total, future, early, first, last, is_one, is_coarse = row_of(
+        con,
+        f"SELECT count(*), count(*) FILTER (time > {ahead}), count(*) FILTER (time < {EARLIEST}), min(time), max(time), "
+        f"min((time, nanos)) = max((time, nanos)), bool_and(time % {FLOAT32_STEP} = 0 AND nanos = 0) AND count(DISTINCT time % {DAY}) > 1 FROM events",
+    )
+    if is_one:
         yield Finding(
             "clock",
             "warning",
@@ -109,33 +107,31 @@ def check_clock(con: duckdb.DuckDBPyConnection, now: float | None = None) -> Ite
             "prepare.time_column=null; if not, find the time of each event.",
         )
         return
-    if units and (plain or len(units) > 1):
-        parts = [f"{count:,} look like {name}" for name, count in units.items()]
-        yield Finding(
-            "clock",
-            "error",
-            f"timestamps of several units: {', '.join([*parts, f'{plain:,} like seconds'] if plain else parts)}",
-            "Sorted together they are in the wrong order. Write all of them as whole seconds since 1970.",
-        )
-    elif units:
-        (name,) = units
+    guessed = unit not in (None, "s") and asked == "auto"
+    if guessed:
+        assert unit is not None
         yield Finding(
             "clock",
             "warning",
-            f"timestamps look like {name} ({first} to {last})",
-            "They are read as seconds: the order is right, but every gap is far too long for a model that reads times "
-            "(model.hstu.time_bias). Divide them down to whole seconds.",
+            f"timestamps look like {UNIT_NAMES[unit]}: they are read as such",
+            f"Say so for certain with prepare.time_unit={unit}. The dataset stores seconds, as filters and requests do.",
         )
-    if future := found.get("the future", 0):
+    if is_coarse and total >= MANY and first >= EARLIEST:
         yield Finding(
             "clock",
             "warning",
-            f"{future:,} timestamps lie in the future, the last on {_date(last)}"
-            if not units
-            else f"{future:,} in the future",
+            f"every timestamp is a multiple of {FLOAT32_STEP} seconds",
+            "So are times that were once held as float32: the order within two minutes is lost. Write the logs again from a source "
+            "of int64, float64 or timestamps.",
+        )
+    if future:
+        yield Finding(
+            "clock",
+            "warning",
+            f"{future:,} timestamps lie in the future, the last on {_date(last)}",
             "A wrong clock or a wrong unit: these events become the targets of their users. Mend or remove them.",
         )
-    if early := found.get("before 1990", 0):
+    if early:
         yield Finding(
             "clock",
             "warning",
@@ -143,7 +139,7 @@ def check_clock(con: duckdb.DuckDBPyConnection, now: float | None = None) -> Ite
             "Times that count from something else than 1970 (a user's first event, say) order a user's own events, but must "
             "not be compared between users; a 0 that stands for a missing time puts the event first.",
         )
-    if not units and not future and not early:
+    if not guessed and not future and not early:
         yield Finding("clock", "fine", f"seconds from {_date(first)} to {_date(last)}")
 
 
@@ -151,8 +147,8 @@ def check_row_order(con: duckdb.DuckDBPyConnection) -> Iterator[Finding]:
     """Whether each user's rows stand in order of time."""
     users, late = row_of(
         con,
-        "SELECT count(*), count(*) FILTER (late) FROM (SELECT bool_or(time < before) AS late FROM (SELECT user_id, time, "
-        'lag(time) OVER (PARTITION BY user_id ORDER BY file, "row") AS before FROM events) GROUP BY user_id)',
+        "SELECT count(*), count(*) FILTER (late) FROM (SELECT bool_or((time, nanos) < before) AS late FROM (SELECT user_id, "
+        'time, nanos, lag((time, nanos)) OVER (PARTITION BY user_id ORDER BY file, "row") AS before FROM events) GROUP BY user_id)',
     )
     says = (
         f"the rows of {late:,} of {users:,} users ({late / users:.1%}) do not stand in order of time: they are sorted"
@@ -185,7 +181,7 @@ def check_item_order(con: duckdb.DuckDBPyConnection) -> Iterator[Finding]:
             yield Finding("item order", "fine", says)
     pairs, up = row_of(
         con,
-        "SELECT count(*), count(*) FILTER (item_id > item_before) FROM steps WHERE time = time_before AND item_id <> item_before",
+        "SELECT count(*), count(*) FILTER (item_id > item_before) FROM steps WHERE time IS NOT NULL AND (time, nanos) = before AND item_id <> item_before",
     )
     if pairs < MANY:
         return

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import duckdb
 
-from intrr_rec.data.prepare.split import TimeSplit, said
+from intrr_rec.config.time_units import said
+from intrr_rec.data.prepare.split import TimeSplit
 from intrr_rec.data.validate.findings import Finding
 from intrr_rec.data.validate.log_checks import MANY, row_of, scalar_of
 
@@ -18,25 +19,25 @@ from intrr_rec.data.validate.log_checks import MANY, row_of, scalar_of
 def order_events(con: duckdb.DuckDBPyConnection, split: TimeSplit | None = None) -> None:
     """Make `steps`: every kept interaction with its place in the user's history, its neighbours, and what the split makes of it.
 
-    `learnt` says that it is of the training part, `target` that it is the user's test target, `rival` is the time of the
+    `learnt` says that it is of the training part, `target` that it is the user's test target, `rival` is the full time of the
     event that would be the target in its place, were the order of equal times another.
     """
     if split is None:
-        learnt, target, rival = "place < length - 1", "place = length", "time_before"
+        learnt, target, rival = "place < length - 1", "place = length", "before"
     else:
-        learnt, rival = f"time < {split.valid_from}", "time_after"
+        learnt, rival = f"time < {split.valid_from}", "after"
         target = f"time >= {split.test_from} AND coalesce(time_before < {split.test_from}, false)"
     con.execute(
         f"CREATE TABLE steps AS SELECT *, {learnt} AS learnt, {target} AS target, {rival} AS rival FROM (SELECT user_id, item_id, "
-        "time, lag(item_id) OVER history AS item_before, lag(time) OVER history AS time_before, lead(time) OVER history AS "
-        "time_after, row_number() OVER history AS place, count(*) OVER (PARTITION BY user_id) AS length FROM events "
-        'WINDOW history AS (PARTITION BY user_id ORDER BY time, file, "row"))'
+        "time, nanos, lag(item_id) OVER history AS item_before, lag(time) OVER history AS time_before, lag((time, nanos)) OVER "
+        "history AS before, lead((time, nanos)) OVER history AS after, row_number() OVER history AS place, count(*) OVER (PARTITION BY user_id) AS length FROM events "
+        'WINDOW history AS (PARTITION BY user_id ORDER BY time, nanos, file, "row"))'
     )
 
 
 def check_ties(con: duckdb.DuckDBPyConnection, split: TimeSplit | None = None) -> Iterator[Finding]:
     """Users whose test target has the time of the event that stands next to it: the other target, or the next of its part."""
-    users, tied = row_of(con, "SELECT count(*), count(*) FILTER (time = rival) FROM steps WHERE target")
+    users, tied = row_of(con, "SELECT count(*), count(*) FILTER ((time, nanos) = rival) FROM steps WHERE target")
     which = "the last two interactions" if split is None else "the first two interactions of the test part"
     says = f"{which} of {tied:,} of {users:,} users ({tied / users:.1%}) have the same time"
     if tied > 0.1 * users:

@@ -6,7 +6,7 @@ It goes the way of `intrr prepare`, but notes what that would stop at and goes o
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -15,10 +15,12 @@ from typing import TypeVar
 import duckdb
 
 from intrr_rec.config import PrepareConfig
+from intrr_rec.config.time_units import TimeUnit
 from intrr_rec.data.prepare.prepare import counted_events, filter_events, split_events
 from intrr_rec.data.raw.files import IdKind, RawFile, quoted, table_files
 from intrr_rec.data.raw.item_table import load_items
 from intrr_rec.data.raw.logs import bad_value, common_kind, connect, create_events, open_logs, read_events
+from intrr_rec.data.raw.times import settle_unit
 from intrr_rec.data.validate import log_checks as checks
 from intrr_rec.data.validate import split_checks
 from intrr_rec.data.validate.findings import Examination, Finding
@@ -64,7 +66,8 @@ def _examine(
         return
     yield from _columns(logs)
     kinds = {column: common_kind(con, logs, column) for column in (config.user_column, config.item_column)}
-    yield from _values(con, logs, kinds, config)
+    units: list[TimeUnit] = []
+    has_time = (yield from _values(con, logs, kinds, config, units)) and has_time
     found.raw = raw = checks.extent(con)
     if not raw.interactions:
         return
@@ -72,7 +75,7 @@ def _examine(
     yield from checks.check_ids(con, {ours: name for ours, name in names.items() if kinds[name] == "string"})
     yield from checks.check_duplicates(con, counted_events(con, config), config)
     if has_time:
-        yield from checks.check_clock(con)
+        yield from checks.check_clock(con, units[-1] if units else None, config.time_unit)
         yield from checks.check_row_order(con)
     _distributions(con, found)
     dropped = filter_events(con, config)
@@ -145,13 +148,21 @@ def _columns(logs: Sequence[RawFile]) -> Iterator[Finding]:
 
 
 def _values(
-    con: duckdb.DuckDBPyConnection, logs: Sequence[RawFile], kinds: dict[str, IdKind], config: PrepareConfig
-) -> Iterator[Finding]:
-    """Read `events` without the rows that cannot be used, and say which those are."""
+    con: duckdb.DuckDBPyConnection,
+    logs: Sequence[RawFile],
+    kinds: dict[str, IdKind],
+    config: PrepareConfig,
+    units: list[TimeUnit],
+) -> Generator[Finding, None, bool]:
+    """Read `events` without the rows that cannot be used, and say which those are.
+
+    The unit of the times is put into `units`, if it is one. Returns whether the times of different rows can be compared.
+    """
     columns = {"user_id": config.user_column, "item_id": config.item_column, "time": config.time_column}
     named = {ours: name for ours, name in columns.items() if name is not None}
     create_events(con, kinds, config)
     broken = False
+    unit: TimeUnit | None = None
     for n, raw in enumerate(logs):
         try:
             read_events(con, n, raw, kinds, config)
@@ -169,8 +180,19 @@ def _values(
                 yield Finding("values", "error", str(example), f"{count:,} rows of this file are like it.")
                 broken = True
                 con.execute(f"DELETE FROM events WHERE file = {n} AND ({unusable})")
+        if config.time_column is None:
+            continue
+        try:
+            unit = settle_unit(con, n, raw, config.time_column, config.time_unit, unit)
+        except DataError as error:
+            yield Finding(
+                "clock", "error", str(error), "`intrr prepare` stops here. What hangs on time is not looked at below."
+            )
+            return False
+    units += [unit] if unit else []
     if not broken:
         yield Finding("values", "fine", f"every row has {', '.join(named.values())}, and each can be read")
+    return True
 
 
 def _items(con: duckdb.DuckDBPyConnection, table: Path, kind: IdKind, config: PrepareConfig) -> Iterator[Finding]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from pathlib import Path
+from typing import cast
 
+from intrr_rec.config.time_units import seconds_of
 from intrr_rec.errors import ConfigError, DataError
 from intrr_rec.serving.bundle.items import ItemTable
 from intrr_rec.serving.recommender import Filters
@@ -59,10 +60,7 @@ def _read_ids(items: ItemTable, path: Path) -> list[int]:
 
 
 def _seconds(word: str) -> int:
-    if word.isdigit():
-        return int(word)
     try:
-        moment = datetime.fromisoformat(word)
-    except ValueError:
-        raise ConfigError(f"--newer-than {word}: write a date such as 2026-01-31, or seconds since 1970") from None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp())
+        return cast(int, seconds_of(word))
+    except ValueError as error:
+        raise ConfigError(f"--newer-than: {error}; write a date such as 2026-01-31, or seconds since 1970") from None

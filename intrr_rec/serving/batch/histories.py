@@ -22,8 +22,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from intrr_rec.config import PrepareConfig
+from intrr_rec.config.time_units import TimeUnit
 from intrr_rec.data.dataset import ITEMS, KIND, SEQUENCES, USERS
 from intrr_rec.data.raw.files import RawFile, files_hash, open_raw, quoted, readable, require_column, table_files
+from intrr_rec.data.raw.times import time_sql
 from intrr_rec.errors import DataError
 from intrr_rec.io import artefact
 
@@ -173,12 +175,14 @@ class EventSource:
     def _sql(self) -> str:
         user, item, time = self.config.user_column, self.config.item_column, self.config.time_column
         read: set[str] = {user, item, *([time] if self._has_times and time else [])}
+        unit: TimeUnit = "s" if self.config.time_unit == "auto" else self.config.time_unit
+        times = [time_sql(raw, str(time), unit) if self._has_times else ("NULL", "NULL") for raw in self._raw]
         parts = [
             f'SELECT {quoted(user)} AS "user", CAST({quoted(item)} AS VARCHAR) AS item, {n} AS file, "row", '
-            f"{raw.time_sql(str(time)) if self._has_times else 'NULL'} AS time FROM {raw.scan(*sorted(read))}"
+            f"{times[n][0]} AS time, {times[n][1]} AS nanos FROM {raw.scan(*sorted(read))}"
             for n, raw in enumerate(self._raw)
         ]
-        return f'SELECT "user", item, time FROM ({" UNION ALL ".join(parts)}) ORDER BY "user", time, file, "row"'
+        return f'SELECT "user", item, time FROM ({" UNION ALL ".join(parts)}) ORDER BY "user", time, nanos, file, "row"'
 
     def _histories(self, table: pa.Table) -> Histories:
         first_U = np.flatnonzero(_is_start(table["user"]))

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
 
 from intrr_rec.config.serving import ServeConfig
+from intrr_rec.config.time_units import seconds_fault
 
 # An item's own id is what the catalogue calls it; a whole number means the same as its digits.
 ItemId = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | Annotated[StrictStr, Field(max_length=512)]
-Seconds = Annotated[StrictInt, Field(ge=-(2**40), lt=2**40)]
+
+
+def _seconds(moment: int) -> int:
+    if fault := seconds_fault(moment):
+        raise ValueError(fault)
+    return moment
+
+
+Seconds = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63), AfterValidator(_seconds)]
 
 
 class Asked(BaseModel):

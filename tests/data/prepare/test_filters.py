@@ -152,14 +152,14 @@ def test_what_stops_a_stream_half_way_is_what_is_told(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_spark_writes_the_bytes_of_duckdb(tmp_path: Path) -> None:
-    """Every filter, the moments of a split in time, string ids beyond ASCII, equal times, several files, an item table of types that Spark lacks."""
+    """Every filter, the moments of a split in time, string ids beyond ASCII, equal times and times within a second, several files, an item table of types that Spark lacks."""
     if importlib.util.find_spec("pyspark") is None or shutil.which("java") is None:
         pytest.skip("NO SPARK HERE: install requirements/spark.txt and Java 17; `make test-slow` does the former")
     rng = np.random.default_rng(0)
     names = ["é", "Z", "a", "10", "9", "ü x", "𝄞", "~"]
     events = [
-        (f"{names[u % 8]}{u // 8}", f"{names[i % 8]}{i}", int(t), ["view", "buy", "noise"][k])
-        for u, i, t, k in zip(*(rng.integers(0, top, 900) for top in (40, 24, 50, 3)), strict=True)
+        (f"{names[u % 8]}{u // 8}", f"{names[i % 8]}{i}", int(t) / 4, ["view", "buy", "noise"][k])
+        for u, i, t, k in zip(*(rng.integers(0, top, 900) for top in (40, 24, 200, 3)), strict=True)
     ]
     logs = [write(tmp_path / "b.parquet", events[:500]), write(tmp_path / "a.parquet", events[500:])]
     items = tmp_path / "items.parquet"
@@ -168,6 +168,7 @@ def test_spark_writes_the_bytes_of_duckdb(tmp_path: Path) -> None:
     config = configured(min_weight=2, deduplicate="event", max_sequence=40, k_core=3, split="global_time")
     one = prepare_dataset(logs, items, tmp_path / "one", config)
     two = prepare_dataset(logs, items, tmp_path / "two", config, EngineChoice("spark", "local[1]", 1.0))
-    assert sequences(Dataset.open(tmp_path / "one")) == naive(events, config)
+    expected = {user: [(item, int(t)) for item, t in history] for user, history in naive(events, config).items()}
+    assert sequences(Dataset.open(tmp_path / "one")) == expected
     assert 0 < one.counts["interactions"] < 900
     assert (two.files, two.content_hash) == (one.files, one.content_hash)

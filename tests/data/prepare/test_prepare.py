@@ -233,7 +233,7 @@ BROKEN = {
     ),
     "null time": ({"x.csv": GOOD + "1,2,\n"}, r"column 'timestamp', row 4: the timestamp is missing"),
     "negative time": ({"x.csv": GOOD + "1,2,-5\n"}, r"column 'timestamp', row 4: '-5' is not a timestamp"),
-    "fraction": ({"x.csv": GOOD + "1,2,1.5\n"}, r"column 'timestamp', row 4: '1\.5' is not a timestamp"),
+    "two points": ({"x.csv": GOOD + "1,2,1.5.5\n"}, r"column 'timestamp', row 4: '1\.5\.5' is not a timestamp"),
     "no date": ({"x.csv": GOOD + "1,2,2020-13-01\n"}, r"column 'timestamp', row 4: '2020-13-01' is not"),
     "huge time": ({"x.csv": GOOD + "1,2,99999999999999999999\n"}, r"row 4: '99999999999999999999' is not"),
     "earliest row first": ({"x.csv": GOOD + "1,2,x\n,2,3\n"}, r"column 'timestamp', row 4"),
