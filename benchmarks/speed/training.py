@@ -41,7 +41,7 @@ from intrr_rec.io.atomic import write_json
 from intrr_rec.models.base import CodeRecommender
 from intrr_rec.runs.inputs import Inputs, open_inputs
 from intrr_rec.training.trainer import Run
-from intrr_rec.vectors.encoder import computes_bf16
+from intrr_rec.vectors.precision import computes_bf16
 
 
 class Backbone(str, Enum):

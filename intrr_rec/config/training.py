@@ -42,8 +42,10 @@ class TrainConfig(Section):
     gradient_clip: float | None = Field(
         None, gt=0, description="largest norm of a step's gradient over all parameters and tables; null: any"
     )
-    precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="bf16: matrix products of training in bfloat16 (autocast); weights and updates stay fp32"
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "fp32",
+        description="bf16: matrix products of training in bfloat16 (autocast); weights and updates stay fp32; auto: bf16 "
+        "where the processor computes it natively, else fp32",
     )
     ema_decay: float | None = Field(
         None,
@@ -83,4 +85,8 @@ class EvaluateConfig(Section):
         "found by scoring the whole catalogue",
     )
     path_weight: float = Field(0.5, ge=0, description="of log P beside the dense score")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "fp32",
+        description="of matrix products while ranking, as `train.precision`; it is not what the model was trained in",
+    )
     batch_users: int = Field(256, ge=1, description="users a decode step; a small batch stays in the processor's cache")

@@ -12,7 +12,7 @@ from intrr_rec.config import TrainConfig
 from intrr_rec.data.loading.batch import Batch
 from intrr_rec.distributed.parallelize import Parallel
 from intrr_rec.distributed.world import World
-from intrr_rec.vectors.encoder import computes_bf16
+from intrr_rec.vectors.precision import autocast, computes_bf16, resolve
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,9 @@ class TrainingStep:
         self.config = config
         self.world = world
         if config.precision == "bf16" and world.is_main and not computes_bf16(world.device):
-            log.warning("train.precision=bf16: this processor emulates it, many times slower than fp32")
+            log.warning("train.precision=bf16: this processor emulates it, slower than fp32; `auto` would choose fp32")
+        if config.precision == "auto" and world.is_main:
+            log.info("train.precision=auto: %s on this processor", resolve("auto", world.device))
 
     def __call__(self, parts: Sequence[Batch], step: int) -> dict[str, Tensor]:
         """Step by this rank's share of a step, in one part or several that are accumulated.
@@ -46,7 +48,7 @@ class TrainingStep:
         parallel = self.parallel
         total: dict[str, Tensor] = {}
         for number, batch in enumerate(parts):
-            with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            with autocast(self.config.precision, self.world.device):
                 losses = parallel.module(batch.to(self.world.device))
             if number == 0:
                 parallel.optimizer.zero_grad(set_to_none=True)

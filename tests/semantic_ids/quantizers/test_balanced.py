@@ -60,40 +60,42 @@ def skewed():
     return torch.cat([0.3 * points(480, 6) + 2, 2 * points(120, 6, seed=1)])
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("method", ["rk_means", "residual_vq", "rq_vae", "vq_vae"])
-def test_balances_any_method_and_comes_back_from_its_state(method):
+def test_balances_any_method_and_comes_back_from_its_state(method, learned):
     settings = {
         "method": method,
+        "seed": learned.seed,
         "levels": 2,
         "codes": [8, 6],
         "normalize": False,
+        "assignment": "balanced",
         "training": {"epochs": 15, "batch_items": 100},
         "autoencoder": {"latent": 6, "hidden": [16]},
         "balance": {"slack": 0.25, "rounds": 4},
     }
     source = TensorSource(skewed())
-    found = {}
-    for assignment in ("nearest", "balanced"):
-        config = IndexConfig.model_validate(settings | {"assignment": assignment})
-        quantizer = make_quantizer(config, 6)
-        quantizer.fit(source)
-        codes_IL = assign_all(quantizer, source)
-        found[assignment] = [level_quality(codes_IL[:, level], size) for level, size in enumerate((8, 6))]
-    for nearest, balanced, size in zip(found["nearest"], found["balanced"], (8, 6), strict=True):
-        assert balanced["entropy_ratio"] > 0.95 and balanced["entropy_ratio"] >= nearest["entropy_ratio"] - 0.01
-        assert max(balanced["counts"]) < 1.6 * 600 / size
+    config = IndexConfig.model_validate(settings)
+    quantizer = make_quantizer(config, 6)
+    quantizer.fit(source)
+    codes_IL = assign_all(quantizer, source)
+    for level, size in enumerate((8, 6)):  # by the nearest codes, the entropy ratio of the first level is about .6
+        found = level_quality(codes_IL[:, level], size)
+        learned.above(f"entropy ratio, level {level}", found["entropy_ratio"], 0.9)
+        learned.below(f"largest code by the mean, level {level}", max(found["counts"]) * size / 600, 1.6)
     again = make_quantizer(config, 6)
     again.load_state(load(save(quantizer.state())))
     new = points(50, 6, seed=9)
     assert torch.equal(again.assign(new)[0], quantizer.assign(new)[0])
 
 
-def test_moving_codewords_pays_back_part_of_the_error():
+@pytest.mark.learns
+def test_moving_codewords_pays_back_part_of_the_error(learned):
     errors = {}
     for rounds in (1, 6):
-        settings = {"levels": 1, "codes": 8, "normalize": False, "assignment": "balanced"}
+        settings = {"levels": 1, "codes": 8, "normalize": False, "assignment": "balanced", "seed": learned.seed}
         config = IndexConfig.model_validate(settings | {"balance": {"slack": 0.0, "rounds": rounds}})
         quantizer = make_quantizer(config, 6)
         quantizer.fit(TensorSource(skewed()))
         errors[rounds] = quantizer.relative_error[-1]
-    assert errors[6] < 0.97 * errors[1]
+    learned.below("error of six rounds by that of one", errors[6] / errors[1], 0.97)

@@ -60,17 +60,18 @@ def test_pairs_are_those_of_a_loop(tmp_path):
     assert sorted(zip(before.tolist(), after.tolist(), strict=True)) == sorted(expected)
 
 
-def test_vectors_gather_what_is_consumed_together_and_never_see_the_targets(grouped):
-    vectors_IC = collaborative_vectors(grouped, GROUPS, seed=0)
+@pytest.mark.learns
+def test_vectors_gather_what_is_consumed_together_and_never_see_the_targets(grouped, learned):
+    vectors_IC = collaborative_vectors(grouped, GROUPS, seed=learned.seed)
     assert vectors_IC.shape == (GROUPS * MEMBERS, GROUPS)
     torch.testing.assert_close(vectors_IC.norm(dim=1), torch.ones(GROUPS * MEMBERS))
     alike_II = vectors_IC @ vectors_IC.T
     group_I = torch.arange(GROUPS * MEMBERS) // MEMBERS
     same_II = group_I[:, None] == group_I[None]
-    assert alike_II[same_II].mean() > 0.8
+    learned.above("cosine within a group", alike_II[same_II].mean(), 0.8)
     # Every user's targets lie in the next group: had they been read, groups would not be orthogonal.
-    assert alike_II[~same_II].abs().max() < 1e-3
-    assert torch.equal(vectors_IC, collaborative_vectors(grouped, GROUPS, seed=0))
+    learned.below("cosine between groups", alike_II[~same_II].abs().max(), 1e-3)
+    assert torch.equal(vectors_IC, collaborative_vectors(grouped, GROUPS, seed=learned.seed))
 
 
 def test_an_item_beside_no_other_has_no_vector(tmp_path):
@@ -103,24 +104,30 @@ def test_diversity_is_zero_when_even_and_one_when_collapsed():
     assert float(diversity_loss([(table[:1] + 0.1).repeat(4, 1)], [table])) == pytest.approx(1, abs=1e-3)
 
 
-def test_aligned_codes_follow_the_groups_where_content_says_nothing(grouped):
+@pytest.mark.learns
+def test_aligned_codes_follow_the_groups_where_content_says_nothing(grouped, learned):
     """Content is noise; told of the groups, items of one group share first codes far more often."""
     x_ID = torch.randn(GROUPS * MEMBERS, 10, generator=torch.Generator().manual_seed(0))
     shared = {}
-    for weight in (0.0, 2.0):
-        config = IndexConfig.model_validate(
-            {
-                "method": "rq_vae",
-                "levels": 2,
-                "codes": 4,
-                "training": {"epochs": 150, "batch_items": 24, "learning_rate": 1e-2},
-                "autoencoder": {"latent": 6, "hidden": [32]},
-                "collaborative": {"weight": weight, "width": 8, "diversity": weight / 10},
-            }
-        )
-        vectors_IC = collaborative_vectors(grouped, 8, seed=0) if weight else None
-        quantizer = make_quantizer(config, 10, vectors_IC)
-        quantizer.fit(TensorSource(x_ID))
-        first_I = assign_all(quantizer, TensorSource(x_ID))[:, 0].view(GROUPS, MEMBERS)
-        shared[weight] = float((first_I[:, :, None] == first_I[:, None, :]).double().mean())
-    assert shared[2.0] > shared[0.0] + 0.3
+    for weight in (0.0, 10.0):
+        found = []
+        for seed in range(3 * learned.seed, 3 * learned.seed + 3):  # one fit alone is a matter of luck
+            config = IndexConfig.model_validate(
+                {
+                    "method": "rq_vae",
+                    "seed": seed,
+                    "levels": 2,
+                    "codes": 4,
+                    "training": {"epochs": 150, "batch_items": 24, "learning_rate": 1e-2},
+                    "autoencoder": {"latent": 6, "hidden": [32]},
+                    "collaborative": {"weight": weight, "width": 8, "diversity": min(weight, 2) / 10},
+                }
+            )
+            vectors_IC = collaborative_vectors(grouped, 8, seed=seed) if weight else None
+            quantizer = make_quantizer(config, 10, vectors_IC)
+            quantizer.fit(TensorSource(x_ID))
+            first_I = assign_all(quantizer, TensorSource(x_ID))[:, 0].view(GROUPS, MEMBERS)
+            found.append(float((first_I[:, :, None] == first_I[:, None, :]).double().mean()))
+        shared[weight] = sum(found) / len(found)
+    learned.below("pairs of a group that share their first code, not told", shared[0.0], 0.45)
+    learned.above("pairs of a group that share their first code", shared[10.0], 0.45)

@@ -11,6 +11,7 @@ from intrr_rec.semantic_ids.quality.metrics import level_quality
 from intrr_rec.semantic_ids.quantizers.methods import make_quantizer
 from intrr_rec.semantic_ids.quantizers.quantizer import TensorSource, relative_error
 
+UNUSED = 1
 METHODS = ["rk_means", "residual_vq", "vq_vae", "rq_vae"]
 SMALL = {
     "levels": 2,
@@ -43,13 +44,16 @@ def quantizer(request):
     return request.param, fitted(request.param)
 
 
-def test_uses_its_codes_and_explains_the_vectors(quantizer):
-    method, quantizer = quantizer
+@pytest.mark.learns
+@pytest.mark.parametrize("method", METHODS)
+def test_uses_its_codes_and_explains_the_vectors(method, learned):
+    quantizer = fitted(method, seed=learned.seed)
     codes_IL = assign_all(quantizer, TensorSource(VECTORS))
     for level, size in enumerate((6, 5)):
         quality = level_quality(codes_IL[:, level], size)
-        assert quality["used"] == size and quality["entropy_ratio"] > 0.7, f"level {level} of {method} collapsed"
-    assert quantizer.relative_error[-1] < 0.45
+        learned.below(f"unused codes, level {level}", size - quality["used"], UNUSED)
+        learned.above(f"entropy ratio, level {level}", quality["entropy_ratio"], 0.7)
+    learned.below("relative error", quantizer.relative_error[-1], 0.45)
     assert quantizer.sizes == (6, 5) and [len(table) for table in quantizer.codebooks] == [6, 5]
 
 
@@ -87,26 +91,32 @@ def test_training_leaves_the_global_generator_alone():
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("method", METHODS[1:])
 @pytest.mark.parametrize("update", ["gradient", "ema"])
-def test_error_falls_with_either_update(method, update):
+def test_error_falls_with_either_update(method, update, learned):
     figures = []
+    # Residual VQ starts near its optimum; by gradients it needs a larger rate to leave a mark in twelve epochs.
+    rate = 3e-2 if (method, update) == ("residual_vq", "gradient") else 3e-3
     fitted(
         method,
         lambda what, step, steps, figure: None if "warm-up" in what else figures.append((step, steps, figure)),
-        training={"epochs": 12, "batch_items": 60, "learning_rate": 3e-3, "update": update, "ema_decay": 0.9},
+        training={"epochs": 12, "batch_items": 60, "learning_rate": rate, "update": update, "ema_decay": 0.9},
+        seed=learned.seed,
     )
     assert [figure[:2] for figure in figures] == [(step, 12) for step in range(1, 13)]
-    assert figures[-1][2] < figures[0][2]
+    learned.below("last error by the first", figures[-1][2] / figures[0][2], 1)
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("change", [{"normalize_levels": True}, {"warmup_epochs": 5}, {"batch_norm": False}])
-def test_switches_of_the_autoencoder_learn_too(change):
-    quantizer = fitted("rq_vae", autoencoder=SMALL["autoencoder"] | change)
-    assert quantizer.relative_error[-1] < 0.45
+def test_switches_of_the_autoencoder_learn_too(change, learned):
+    quantizer = fitted("rq_vae", autoencoder=SMALL["autoencoder"] | change, seed=learned.seed)
+    learned.below("relative error", quantizer.relative_error[-1], 0.45)
 
 
-def test_restart_revives_codes_that_lie_far_off(monkeypatch):
+@pytest.mark.learns
+def test_restart_revives_codes_that_lie_far_off(monkeypatch, learned):
     def far_off(codebooks, latents, generator):
         with torch.no_grad():
             for table in codebooks.tables:
@@ -117,9 +127,10 @@ def test_restart_revives_codes_that_lie_far_off(monkeypatch):
     used = {}
     for restart in (False, True):
         training = {"epochs": 12, "batch_items": 60, "restart": restart}
-        codes_IL = assign_all(fitted("rq_vae", training=training), TensorSource(VECTORS))
+        codes_IL = assign_all(fitted("rq_vae", training=training, seed=learned.seed), TensorSource(VECTORS))
         used[restart] = len(codes_IL[:, 0].unique())
-    assert used[False] == 1 and used[True] >= 5
+    assert used[False] == 1
+    learned.above("codes revived", used[True], 4)
 
 
 @pytest.mark.parametrize("method", METHODS)
