@@ -85,8 +85,4 @@ class EvaluateConfig(Section):
         "found by scoring the whole catalogue",
     )
     path_weight: float = Field(0.5, ge=0, description="of log P beside the dense score")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "fp32",
-        description="of matrix products while ranking, as `train.precision`; it is not what the model was trained in",
-    )
     batch_users: int = Field(256, ge=1, description="users a decode step; a small batch stays in the processor's cache")
