@@ -22,9 +22,6 @@ def export(
     ] = None,
     dataset: Annotated[Path | None, typer.Option("--dataset", help="The dataset of that version.")] = None,
     vectors: Vectors = None,
-    programs: Annotated[
-        bool, typer.Option("--programs", help="Also backbone and RAN as programs of torch.export.")
-    ] = False,
     report: Annotated[
         Path | None, typer.Option("--report", help="Evaluate model and bundle; JSON file of both figures.")
     ] = None,
@@ -36,7 +33,7 @@ def export(
     if (semantic_ids is None) != (dataset is None) or (report and dataset):
         raise ConfigError("export: --semantic-ids and --dataset go together, and without --report")
     grown = Grown(dataset, semantic_ids, vectors) if dataset and semantic_ids else None
-    write_bundle(run, out, rows, grown, programs=programs)
+    write_bundle(run, out, rows, grown)
     if report:
         report_bundle(run, out, report)
 

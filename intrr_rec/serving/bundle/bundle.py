@@ -6,7 +6,6 @@ representations.safetensors   E_i of every item: float32, bfloat16, or int8 with
 guidance.safetensors          what guides each item's redistribution, as wide; read a row at a time, on demand
 paths.safetensors             Semantic IDs and the trie over them
 items.parquet                 own ids, titles, popularity, columns to filter by
-programs/                     backbone and RAN as programs of torch.export, where they were asked for
 
 Opening one starts no process group and reads no recipe, dataset or table of TorchRec's.
 
@@ -18,7 +17,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,8 +45,8 @@ from intrr_rec.serving.bundle.items import ItemTable
 from intrr_rec.serving.bundle.tensor_file import RowFile
 
 KIND = "bundle"
-# Of what lies in the files: an older bundle is refused, not misread. 2: programs are asked for the states of some slots.
-SCHEMA = 2
+# Of what lies in the files: an older bundle is refused, not misread.
+SCHEMA = 3
 SETTINGS, MODEL, PATHS, ITEM_TABLE = "settings.json", "model.safetensors", "paths.safetensors", "items.parquet"
 REPRESENTATIONS, GUIDANCE = "representations.safetensors", "guidance.safetensors"
 VALUES, SCALE = "values", "scale"
@@ -93,17 +92,15 @@ class Bundle:
     guidance_file: RowFile
 
     @classmethod
-    def load(cls, path: Path | str, device: torch.device | str = "cpu", *, programs: bool = False) -> Bundle:
+    def load(cls, path: Path | str, device: torch.device | str = "cpu") -> Bundle:
         """Verify and open a bundle.
 
         Args:
             path: of the bundle.
             device: of all tensors.
-            programs: run the bundle's exported programs in place of the modules; on the CPU only.
 
         Raises:
-            ArtefactError: missing, altered, of another kind or schema, or its files disagree with one another; or it holds no
-                programs, or such as may not be loaded.
+            ArtefactError: missing, altered, of another kind or schema, or its files disagree with one another.
         """
         path, device = Path(path), torch.device(device)
         manifest = artefact.read(path, KIND)
@@ -142,7 +139,7 @@ class Bundle:
             RowFile(path / GUIDANCE),
         )
         opened._require_consistent(len(rows[VALUES]))
-        return opened._with_programs() if programs else opened
+        return opened
 
     @property
     def n_items(self) -> int:
@@ -162,17 +159,6 @@ class Bundle:
             assert values is not None
             rows.append(Rows(values, scale).take(torch.zeros(1, dtype=torch.int64)))
         return torch.cat(rows).to(self.device)
-
-    def _with_programs(self) -> Bundle:
-        from intrr_rec.serving.bundle.programs import (  # torch.export takes a while
-            FOLDER,
-            ExportedBackbone,
-            ExportedSteps,
-        )
-
-        folder = self.path / FOLDER
-        ran = ExportedSteps(folder, self.settings.codes_per_level)
-        return replace(self, backbone=ExportedBackbone(folder), ranker=replace(self.ranker, ran=ran))
 
     def _require_consistent(self, rows: int) -> None:
         levels, items = len(self.settings.codes_per_level), self.manifest.counts["items"]

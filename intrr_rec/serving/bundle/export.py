@@ -27,11 +27,8 @@ from intrr_rec.errors import ConfigError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import COMPLETE, Draft, file_hash
 from intrr_rec.io.atomic import write_json
-from intrr_rec.models.backbones.backbone import make_backbone
 from intrr_rec.models.embeddings.item_embeddings import DTYPES, Rows, Width
 from intrr_rec.models.intrr import IntRR
-from intrr_rec.models.ran import Ran
-from intrr_rec.models.ran_decoder import RanSteps
 from intrr_rec.runs.checkpoints import Checkpoints
 from intrr_rec.runs.inputs import reopen_inputs
 from intrr_rec.runs.run_files import CHECKPOINTS
@@ -47,7 +44,6 @@ from intrr_rec.serving.bundle.bundle import (
     SETTINGS,
     VALUES,
     BundleSettings,
-    filled,
 )
 from intrr_rec.serving.bundle.catalogue import Catalogue
 from intrr_rec.serving.bundle.items import item_table
@@ -65,9 +61,7 @@ class Grown:
     vectors: Path | None = None
 
 
-def write_bundle(
-    run: Path, out: Path, rows: Width = "float32", grown: Grown | None = None, *, programs: bool = False
-) -> None:
+def write_bundle(run: Path, out: Path, rows: Width = "float32", grown: Grown | None = None) -> None:
     """Write the bundle of a run's best checkpoint; every rank of a job calls this, the main one writes.
 
     Args:
@@ -75,7 +69,6 @@ def write_bundle(
         out: the bundle; one there is replaced when the new one is whole.
         rows: type of the representations on disk and in memory. bfloat16 takes half, int8 a quarter.
         grown: a later catalogue; None is the run's own.
-        programs: also write backbone and RAN as programs of torch.export.
 
     Raises:
         ArtefactError: not a run folder, changed inputs, no checkpoint, or `out` holds something else.
@@ -101,8 +94,6 @@ def write_bundle(
         draft = drafts[0] if drafts else None
         if draft is not None:
             write_small_files(draft.path, inputs.recipe, catalogue, tensors, rows)
-            if programs:
-                _write_programs(draft.path, inputs.recipe, catalogue, tensors)
             draft.counts |= {
                 "items": catalogue.dataset.n_items,
                 "levels": catalogue.semantic_ids.levels,
@@ -164,17 +155,6 @@ def write_small_files(
     save_file(dict(tensors), folder / MODEL)
     save_file(ids.trie.tensors() | {"codes": narrow_codes(ids)}, folder / PATHS)
     pq.write_table(item_table(catalogue.dataset, (catalogue.row_I < 0).numpy()), folder / ITEM_TABLE)
-
-
-def _write_programs(folder: Path, recipe: Recipe, catalogue: Catalogue, tensors: Mapping[str, Tensor]) -> None:
-    from intrr_rec.serving.bundle.programs import FOLDER, write_programs  # torch.export takes a while
-
-    levels = len(catalogue.semantic_ids.codes_per_level)
-    config, cpu = recipe.model, torch.device("cpu")
-    backbone = filled(make_backbone(config, config.window), "backbone.", tensors, cpu)
-    ran = filled(Ran(levels, config.width, config.ran), "ran.", tensors, cpu)
-    steps = RanSteps(ran, [tensors[f"codebook.{level}"] for level in range(levels)])
-    write_programs(folder / FOLDER, backbone, steps, config.window, reads_times=config.reads_times)
 
 
 def narrow_codes(ids: SemanticIds) -> Tensor:
