@@ -1,6 +1,7 @@
 """`intrr fetch`: brings the files that a descriptor names, checks them, and makes tables of official formats.
 
 A download that was cut off goes on where it stopped; a file takes its name only when it is whole and its checksum right.
+A descriptor may come from a stranger: nothing that it or a store names is written outside the data folder.
 """
 
 from __future__ import annotations
@@ -28,27 +29,52 @@ def fetch(descriptor: Descriptor, data: Path) -> list[Path]:
     """Bring what is not there yet below `data`; returns all files of the descriptor's downloads and their tables.
 
     Raises:
-        DataError: a URL that cannot be read, a wrong checksum, a file that is not of its official format.
+        DataError: a name that leads out of `data`, a URL that cannot be read, a wrong checksum, a file that is not of its
+            official format.
     """
     made = []
+    for wanted in descriptor.download:  # before anything is written
+        for name in (wanted.name, *wanted.tables):
+            _inside(data, name, wanted.url)
     for wanted in descriptor.download:
-        files = _copy_pattern(wanted, data) if _is_pattern(wanted.url) else [_bring(wanted, data / wanted.name)]
+        files = _copy_pattern(wanted, data) if _is_pattern(wanted.url) else [_bring(wanted, data, wanted.name)]
         made += files
         for name, format_ in wanted.tables.items():
-            table = data / name
+            table = _inside(data, name, wanted.url)
             if not table.exists() or table.stat().st_mtime < files[0].stat().st_mtime:
                 _convert(format_, files[0], table)
             made.append(table)
     return made
 
 
-def _bring(wanted: Download, target: Path) -> Path:
+def _inside(data: Path, name: str, url: str) -> Path:
+    """The path of `name` below `data`.
+
+    Raises:
+        DataError: it leads out of the folder: by `..`, as an absolute path, or through a symbolic link.
+    """
+    root = data.resolve()
+    path = data / name
+    for each in (path, _partial(path)):
+        found = each.resolve() if "\0" not in name else root
+        if found == root or not found.is_relative_to(root):
+            raise DataError(f"{url}: {name!r} leads out of {data}, and nothing is written there; fix `to` or the names")
+    return path
+
+
+def _partial(target: Path) -> Path:
+    """Where a file is put together before it takes its name."""
+    return target.with_name(f".{target.name}.partial") if target.name else target
+
+
+def _bring(wanted: Download, data: Path, name: str) -> Path:
+    target = _inside(data, name, wanted.url)
     if target.exists():
         _check(wanted, target, f"{target}: is there already, and")
         log.info("%s: is there already", target)
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
+    partial = _partial(target)
     if wanted.url.startswith(("http://", "https://")):
         _resume(wanted.url, partial)
     else:
@@ -117,8 +143,10 @@ def _copy_pattern(wanted: Download, data: Path) -> list[Path]:
         raise DataError(f"{wanted.url}: names no files; mend the pattern")
     scheme = wanted.url.partition("://")[0]
     names = [name[len(fixed) :].lstrip("/") for name in found]
+    for full, name in zip(found, names, strict=True):
+        _inside(data, f"{wanted.to}/{name}", f"{scheme}://{full}")
     return [
-        _bring(Download(url=f"{scheme}://{full}"), data / wanted.to / name)
+        _bring(Download(url=f"{scheme}://{full}"), data, f"{wanted.to}/{name}")
         for full, name in zip(found, names, strict=True)
     ]
 
@@ -154,7 +182,7 @@ def _check(wanted: Download, file: Path, who: str) -> None:
 
 
 def _convert(format_: str, source: Path, table: Path) -> None:
-    staging = table.with_name(f".{table.name}.partial")
+    staging = _partial(table)
     table.parent.mkdir(parents=True, exist_ok=True)
     reader = make_reader(format_)
     try:

@@ -51,7 +51,7 @@ def _product(line: str, path: Path, number: int) -> dict[str, Any]:
             "categories": " | ".join(" > ".join(path) for path in paths) or None,
             "description": found.get("description"),
         }
-    except (ValueError, SyntaxError, TypeError, AttributeError, KeyError) as error:
+    except (ValueError, SyntaxError, TypeError, AttributeError, KeyError, RecursionError, MemoryError) as error:
         raise DataError(f"{path}: line {number} is no product of the Amazon 2014 metadata ({error})") from None
 
 

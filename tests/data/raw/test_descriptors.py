@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -23,7 +24,7 @@ from intrr_rec.cli.logs import given_logs
 from intrr_rec.config import PrepareConfig
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.data.prepare.prepare import prepare_dataset
-from intrr_rec.data.raw.descriptors import load_descriptor
+from intrr_rec.data.raw.descriptors import Descriptor, load_descriptor
 from intrr_rec.data.raw.download import fetch
 from intrr_rec.errors import ConfigError, DataError
 from tests.data.prepare.test_prepare import sequences
@@ -314,3 +315,59 @@ def test_a_wrong_text_template_is_named(tmp_path: Path, template: str, says: str
     )
     with pytest.raises(DataError, match=says):
         prepare_dataset(logs.interactions, tmp_path / "i.csv", tmp_path / "ds", logs.settings)
+
+
+def downloads(tmp_path: Path, **wanted: Any) -> Descriptor:
+    source = tmp_path / "store" / "log.csv"
+    source.parent.mkdir(exist_ok=True)
+    source.write_text("user_id,item_id\n1,2\n")
+    return Descriptor.model_validate(
+        {"title": "hostile", "interactions": "log.csv", "download": [{"url": f"file://{source}"} | wanted]}
+    )
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"to": "../escaped"},
+        {"to": "deep/../../escaped"},
+        {"to": "{tmp}/escaped"},
+        {"to": "link/escaped"},
+        {"to": "."},
+        {"to": "nul\0byte"},
+        {"url": "https://localhost/.."},
+        {"to": "log.csv", "tables": {"../escaped": "movielens_1m_movies"}},
+        {"to": "log.csv", "tables": {"{tmp}/escaped": "movielens_1m_movies"}},
+        {"url": "hostile://bucket/*", "to": "parts"},
+    ],
+)
+def test_nothing_is_written_outside_the_data_folder(tmp_path: Path, wanted: dict[str, Any]) -> None:
+    """A store's keys are any text: `../..` in one of them leads out of the folder just as in a descriptor."""
+    data = tmp_path / "deep" / "data"
+    data.mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (data / "link").symlink_to(tmp_path / "elsewhere")
+
+    class HostileStore(fsspec.AbstractFileSystem):
+        protocol = "hostile"
+
+        def glob(self, path: str, *_: Any, **__: Any) -> list[str]:
+            return ["bucket/good.csv", "bucket/../../../escaped"]
+
+        def get_file(self, remote: str, local: str, **_: Any) -> None:
+            Path(local).write_text("hostile")
+
+    fsspec.register_implementation("hostile", HostileStore, clobber=True)
+    text = json.dumps(wanted).replace("{tmp}", str(tmp_path))
+    descriptor = downloads(tmp_path, **json.loads(text))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(DataError, match="leads out of"):
+        fetch(descriptor, data)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_data_folder_itself_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "data").symlink_to(tmp_path / "disk")
+    assert fetch(downloads(tmp_path), tmp_path / "data") == [tmp_path / "data" / "log.csv"]
+    assert (tmp_path / "disk" / "log.csv").read_text().startswith("user_id")
