@@ -64,6 +64,10 @@ def instead(word: str, known: Iterable[str], section: str = "") -> str:
     return f"; there are {', '.join(section + name for name in known)}" if known else ""
 
 
+class TrainingError(UserError):
+    """A run that cannot go on: its loss or weights are no longer finite numbers."""
+
+
 class Stopped(BaseException):
     """A run ended before its time, and the same command goes on: no error, so nothing that catches errors takes it for one.
 

@@ -18,8 +18,8 @@ import yaml
 
 from benchmarks.tables.grid import Grid
 from intrr_rec.config import Recipe, load_recipe, same_run
-from intrr_rec.errors import ConfigError
-from intrr_rec.io.artefact import MANIFEST, Manifest
+from intrr_rec.errors import ArtefactError, ConfigError
+from intrr_rec.io.artefact import Manifest, peek
 
 State = Literal["finished", "interrupted", "missing", "changed", "impossible"]
 Measure = Literal["accuracy", "training", "latency"]
@@ -212,8 +212,8 @@ def artefact_settings(place: Path) -> dict[str, Any] | None:
 
 def _manifest(place: Path) -> Manifest | None:
     try:
-        return Manifest(**json.loads((place / MANIFEST).read_text()))
-    except (OSError, ValueError, TypeError):
+        return peek(place)
+    except ArtefactError:
         return None
 
 

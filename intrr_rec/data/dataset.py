@@ -9,7 +9,6 @@ Shape suffixes: E events, U users, I items.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,18 +17,23 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field
 
 from intrr_rec.data.event_store import EventStore
 from intrr_rec.data.loading.windows import IntArray
+from intrr_rec.errors import ArtefactError
 from intrr_rec.io import artefact
-from intrr_rec.io.artefact import Manifest
-from intrr_rec.io.storage import Folder, Location, location
+from intrr_rec.io.artefact import MANIFEST, Manifest, Opened
+from intrr_rec.io.records import as_record
+from intrr_rec.io.storage import Location, location
 
 KIND = "dataset"
 SEQUENCES = "sequences"
 ITEMS = "items.parquet"
 USERS = "users.parquet"
 STATISTICS = "statistics.json"
+REQUIRED = (f"{SEQUENCES}/*.parquet", ITEMS, USERS, STATISTICS)
+MOMENT = 1 << 53  # seconds, beyond any time of a log
 
 SEQUENCE_SCHEMA = pa.schema(
     [("user", pa.int64()), ("items", pa.list_(pa.int64())), ("timestamps", pa.list_(pa.int64()))]
@@ -38,6 +42,27 @@ SEQUENCE_SCHEMA = pa.schema(
 
 Part = Literal["train", "valid", "test"]
 _LAST_ONES: dict[Part, int] = {"train": 2, "valid": 2, "test": 1}
+
+
+class Counts(BaseModel):
+    """Sizes that the manifest of a dataset tells."""
+
+    users: int = Field(ge=1)
+    items: int = Field(ge=1)
+    interactions: int = Field(ge=1)
+
+
+class _Split(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    valid_from: int = Field(ge=-MOMENT, le=MOMENT)
+    test_from: int = Field(ge=-MOMENT, le=MOMENT)
+
+
+class _Statistics(BaseModel):
+    """What is read of `statistics.json`: the moments of a split by time."""
+
+    split: _Split | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,13 +92,26 @@ class Dataset:
             ArtefactError: `path` is not a whole, unaltered dataset artefact.
         """
         path = location(path)
-        manifest = artefact.read(path, KIND)
+        return artefact.open_artefact(path, KIND, lambda opened: cls._of(path, opened), REQUIRED)
+
+    @classmethod
+    def _of(cls, path: Location, opened: Opened) -> Dataset:
+        manifest = opened.manifest
+        counts = as_record(manifest.counts, Counts, f"{path}/{MANIFEST}", "prepare the logs again")
         parts = sorted(name for name in manifest.files if name.startswith(f"{SEQUENCES}/"))
-        folder = Folder.at(path)
-        events = EventStore(folder, parts, manifest.counts["interactions"])
-        split = json.loads(folder.read(STATISTICS)).get("split")
-        moments = (split["valid_from"], split["test_from"]) if split else None
-        return cls(path, manifest, manifest.counts["users"], manifest.counts["items"], events, events.offsets, moments)
+        events = EventStore(opened.folder, parts, counts.interactions, counts.items)
+        found = {"users": len(events.offsets) - 1, "interactions": len(events)}
+        for name in (USERS, ITEMS):
+            found[name] = opened.parquet(name).metadata.num_rows
+        for name, expected in (("users", counts.users), ("interactions", counts.interactions)):
+            if found[name] != expected:
+                raise ArtefactError(f"{path}: {SEQUENCES} has {found[name]} {name}, its {MANIFEST} says {expected}")
+        for name, expected in ((USERS, counts.users), (ITEMS, counts.items)):
+            if found[name] != expected:
+                raise ArtefactError(f"{path}: {name} has {found[name]} rows, its {MANIFEST} says {expected}")
+        split = opened.record(STATISTICS, _Statistics).split
+        moments = (split.valid_from, split.test_from) if split else None
+        return cls(path, manifest, counts.users, counts.items, events, events.offsets, moments)
 
     @cached_property
     def items_E(self) -> np.ndarray:

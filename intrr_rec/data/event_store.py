@@ -41,6 +41,7 @@ class EventStore:
         folder: of the dataset.
         files: names in it, in order.
         events: E, of all of them.
+        n_items: items have dense ids below it.
 
     Attributes:
         groups: in the order of users.
@@ -48,7 +49,7 @@ class EventStore:
         has_times: whether the events have times.
     """
 
-    def __init__(self, folder: Folder, files: Sequence[str], events: int) -> None:
+    def __init__(self, folder: Folder, files: Sequence[str], events: int, n_items: int) -> None:
         self.folder = folder
         self.groups: list[Group] = []
         self.has_times = True
@@ -61,6 +62,10 @@ class EventStore:
                 for number in range(parquet.num_row_groups):
                     lists = _only_chunk(parquet, number, "items")
                     items = lists.flatten().to_numpy()
+                    if items.dtype != np.int64 or (len(items) and not 0 <= items.min() <= items.max() < n_items):
+                        raise ArtefactError(f"{folder.place}/{file}: row group {number} holds an item that is none")
+                    if seen + len(items) > events:
+                        raise ArtefactError(f"{folder.place}/{file}: holds more events than the dataset has")
                     lengths.append(np.diff(lists.offsets.to_numpy()).astype(np.int64))
                     self.groups.append(Group(file, number, users, users + len(lists)))
                     if self._items_E is not None:
@@ -87,7 +92,12 @@ class EventStore:
         found = self.groups[group]
         try:
             with self.folder.open(found.file) as handle:
-                return _only_chunk(pq.ParquetFile(handle, pre_buffer=True), found.number, column).flatten().to_numpy()
+                lists = _only_chunk(pq.ParquetFile(handle, pre_buffer=True), found.number, column)
+                values = lists.flatten().to_numpy()
+                first, end = self.events_of(group)
+                if values.dtype != np.int64 or len(values) != end - first:
+                    raise OSError(f"its {column} are not an integer for each event")
+                return values
         except (OSError, pa.ArrowException) as error:
             not_the_input(error)
             where = f"{self.folder.place}/{found.file}: row group {found.number}"

@@ -9,48 +9,38 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import json
 import logging
 import os
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from intrr_rec.errors import ArtefactError
 from intrr_rec.io.atomic import follow_umask, remove_tree, swap_into_place, sync, write_json
 from intrr_rec.io.lock import Lock, Taken
+from intrr_rec.io.manifest import COMPLETE, MANIFEST, SCHEMA_VERSION, Manifest, require_parent
+from intrr_rec.io.opened import Opened, open_artefact, peek, read
 from intrr_rec.io.places import writing_to, written_through
-from intrr_rec.io.storage import Folder, Location, location
+from intrr_rec.io.records import parse_json
 
+__all__ = [
+    "COMPLETE",
+    "MANIFEST",
+    "SCHEMA_VERSION",
+    "Draft",
+    "Manifest",
+    "Opened",
+    "file_hash",
+    "open_artefact",
+    "peek",
+    "read",
+    "require_parent",
+    "writing",
+]
 log = logging.getLogger(__name__)
-SCHEMA_VERSION = 1
-MANIFEST = "manifest.json"
-COMPLETE = "complete.json"  # of a checkpoint: the hashes of its files, written last
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What an artefact holds and what it was built from.
-
-    `files` maps each relative path to its SHA-256; `parents` maps a role ("dataset", "vectors") to the content hash of
-    what was read in that role.
-    """
-
-    kind: str
-    files: dict[str, str]
-    counts: dict[str, int]
-    config: dict[str, Any]
-    parents: dict[str, str]
-    schema_version: int = SCHEMA_VERSION
-
-    @property
-    def content_hash(self) -> str:
-        """SHA-256 over the kind, the file hashes and the parents: equal content, equal hash, wherever it lies."""
-        identity = {"kind": self.kind, "files": self.files, "parents": self.parents, "schema": self.schema_version}
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass
@@ -111,10 +101,12 @@ def _fill_and_publish(staging: Path, target: Path, kind: str, config: Mapping[st
     yield draft
     paths = sorted(p for p in staging.rglob("*") if p.is_file())
     files = {p.relative_to(staging).as_posix(): file_hash(p) for p in paths}
-    manifest = Manifest(kind, files, dict(draft.counts), dict(config), dict(draft.parents))
+    manifest = Manifest(
+        kind=kind, files=files, counts=dict(draft.counts), config=dict(config), parents=dict(draft.parents)
+    )
     for path in paths:
         sync(path)
-    write_json(staging / MANIFEST, asdict(manifest))
+    write_json(staging / MANIFEST, manifest.document())
     follow_umask(staging)
     sync(staging)
     swap_into_place(staging, target)
@@ -122,54 +114,6 @@ def _fill_and_publish(staging: Path, target: Path, kind: str, config: Mapping[st
         kept = target.with_name(f"{target.name}.old-{os.getpid()}")
         staging.rename(kept)
         log.warning("%s: held %s, which no manifest lists; the folder as it was is now %s", target, added[0], kept)
-
-
-def read(path: Location, kind: str) -> Manifest:
-    """Read and verify an artefact's manifest, hashing every file it names.
-
-    Args:
-        path: a folder, or the URL of one.
-        kind: what it must be.
-
-    Raises:
-        ArtefactError: no manifest, another kind, another schema, a missing file or a wrong hash.
-    """
-    folder = Folder.at(location(path))
-    if not folder.is_folder():
-        raise ArtefactError(f"{path}: no such {kind} artefact; build it first or mend the path")
-    if not folder.has(MANIFEST):
-        raise ArtefactError(f"{path}: has no {MANIFEST}, so it is not a finished {kind} artefact; build it again")
-    try:
-        manifest = Manifest(**json.loads(folder.read(MANIFEST)))
-    except (ValueError, TypeError) as error:
-        raise ArtefactError(f"{path}/{MANIFEST}: cannot be read ({error}); build the artefact again") from None
-    if manifest.kind != kind:
-        raise ArtefactError(f"{path}: is a '{manifest.kind}' artefact, but a '{kind}' artefact is needed here")
-    if manifest.schema_version != SCHEMA_VERSION:
-        raise ArtefactError(
-            f"{path}: schema {manifest.schema_version}, this version reads {SCHEMA_VERSION}; rebuild it"
-        )
-    for name, expected in manifest.files.items():
-        if not folder.has(name):
-            raise ArtefactError(f"{path}: file {name} is missing; build the artefact again")
-        if folder.hash(name) != expected:
-            raise ArtefactError(f"{path}: file {name} was altered (its hash differs from {MANIFEST}); build it again")
-    return manifest
-
-
-def require_parent(path: Location, manifest: Manifest, role: str, parent_path: Location, parent: Manifest) -> None:
-    """Refuse an artefact that was built from another `role` than the one given.
-
-    Raises:
-        ArtefactError: the recorded content hash differs from `parent`'s.
-    """
-    recorded = manifest.parents.get(role)
-    if recorded != parent.content_hash:
-        was = (recorded or "nothing")[:12]
-        raise ArtefactError(
-            f"{path}: was built from {role} {was}, but {parent_path} is {parent.content_hash[:12]}; "
-            f"build it again from {parent_path} or give the {role} it came from"
-        )
 
 
 def _require_ours(target: Path, kind: str) -> None:
@@ -189,9 +133,9 @@ def _require_ours(target: Path, kind: str) -> None:
 def _unlisted(path: Path, kind: str) -> list[str] | None:
     """Files and links in an artefact that its manifest does not list; None where it is no artefact of this kind."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        listed = {MANIFEST, *manifest["files"]} if manifest["kind"] == kind else None
-    except (OSError, ValueError, KeyError, TypeError):
+        found = parse_json((path / MANIFEST).read_bytes(), str(path), "")
+        listed = {MANIFEST, *found["files"]} if found["kind"] == kind else None
+    except (OSError, ArtefactError, KeyError, TypeError):
         return None
     if listed is None:
         return None

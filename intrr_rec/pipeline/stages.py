@@ -175,4 +175,4 @@ def _best(run: Path) -> str:
 
 
 def _hash(place: Path) -> str:
-    return artefact.Manifest(**json.loads((place / artefact.MANIFEST).read_text())).content_hash
+    return artefact.peek(place).content_hash

@@ -11,29 +11,40 @@ Shape legend: I items, R retired items, L levels (the de-duplication level is th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors.torch import load_file, save
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import save
 from torch import Tensor
 
 from intrr_rec.errors import ArtefactError
 from intrr_rec.io import artefact
-from intrr_rec.io.artefact import Manifest
+from intrr_rec.io.artefact import MANIFEST, Manifest, Opened
 from intrr_rec.io.atomic import write_json
+from intrr_rec.io.records import as_record
 from intrr_rec.semantic_ids.trie import PrefixTrie
 
 KIND = "semantic ids"
 SETTINGS, QUANTIZER = "settings.json", "quantizer.safetensors"
 CODES, CODEBOOKS, TRIE, QUALITY = "codes.parquet", "codebooks.safetensors", "trie.safetensors", "quality.json"
 RETIRED, DRIFT = "retired.parquet", "drift.json"
+REQUIRED = (CODES, CODEBOOKS, QUANTIZER, SETTINGS, TRIE, QUALITY)
+
+
+class _Made(BaseModel):
+    """What is read of the settings in the manifest."""
+
+    model_config = ConfigDict(strict=True)
+
+    codes_per_level: list[Annotated[int, Field(ge=1, le=1 << 31)]] = Field(min_length=2, max_length=64)
+    version: int = Field(ge=1, le=1 << 31)
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,8 @@ class SemanticIds:
         codebooks: L - 1 tables `[K, D]`, one a residual level.
         trie: the prefix trie over `codes_IL`.
         quality: what `measure_quality` found.
+        quantizer: what the quantizer needs to give further items codes.
+        version: 1 for a fresh artefact, one more with every extension.
         since_I: the version each item's id was published in.
         retired: items that left the catalogue; not in the trie.
         drift: what `measure_drift` found when this version was made; None in a fresh artefact.
@@ -95,14 +108,11 @@ class SemanticIds:
     codebooks: tuple[Tensor, ...]
     trie: PrefixTrie
     quality: dict[str, Any]
+    quantizer: Mapping[str, Tensor]
+    version: int
     since_I: Tensor
     retired: Paths
     drift: dict[str, Any] | None
-
-    @property
-    def version(self) -> int:
-        """1 for a fresh artefact, one more with every extension."""
-        return self.manifest.config.get("version", 1)
 
     @property
     def n_items(self) -> int:
@@ -113,16 +123,6 @@ class SemanticIds:
     def levels(self) -> int:
         """L, the de-duplication level included."""
         return len(self.codes_per_level)
-
-    def quantizer_state(self) -> dict[str, Tensor]:
-        """What the quantizer needs to give further items codes.
-
-        Raises:
-            ArtefactError: the artefact was made before that was kept.
-        """
-        if QUANTIZER not in self.manifest.files:
-            raise ArtefactError(f"{self.path}: holds no {QUANTIZER}, so it cannot be extended; build it again")
-        return load_file(self.path / QUANTIZER)
 
     @staticmethod
     def write(
@@ -182,31 +182,47 @@ class SemanticIds:
             ArtefactError: missing, altered, of another kind or schema, or its files disagree with one another.
         """
         path = Path(path)
-        manifest = artefact.read(path, KIND)
-        table = pq.read_table(path / CODES)
+        return artefact.open_artefact(path, KIND, lambda opened: cls._of(path, opened), REQUIRED)
+
+    @classmethod
+    def _of(cls, path: Path, opened: Opened) -> SemanticIds:
+        manifest, files = opened.manifest, opened.manifest.files
+        made = as_record(manifest.config, _Made, f"{path}/{MANIFEST}", "build the semantic ids again")
+        table = opened.parquet(CODES).read()
         since = table["since"] if "since" in table.column_names else np.ones(len(table), np.int64)
-        drift = path / DRIFT
-        named = load_file(path / CODEBOOKS)
-        opened = cls(
+        named = opened.tensors(CODEBOOKS)
+        retired = opened.parquet(RETIRED).read() if RETIRED in files else None
+        ids = cls(
             path=path,
             manifest=manifest,
             codes_IL=_codes(table),
-            item_ids=table["item_id"],
-            codes_per_level=tuple(manifest.config["codes_per_level"]),
+            item_ids=_own_ids(table),
+            codes_per_level=tuple(made.codes_per_level),
             codebooks=tuple(named[f"level.{level}"] for level in range(len(named))),
-            trie=PrefixTrie.from_tensors(load_file(path / TRIE)),
-            quality=json.loads((path / QUALITY).read_text(encoding="utf-8")),
+            trie=PrefixTrie.from_tensors(opened.tensors(TRIE)),
+            quality=_object(opened.json(QUALITY)),
+            quantizer=opened.tensors(QUANTIZER),
+            version=made.version,
             since_I=torch.tensor(np.asarray(since)),
-            retired=_read_retired(path / RETIRED, table),
-            drift=json.loads(drift.read_text(encoding="utf-8")) if drift.exists() else None,
+            retired=_retired(retired, table),
+            drift=_object(opened.json(DRIFT)) if DRIFT in files else None,
         )
-        opened._require_consistent(table["item"].to_numpy())
-        return opened
+        ids._require_consistent(table["item"].to_numpy())
+        return ids
 
     def _require_consistent(self, items_I: np.ndarray) -> None:
         shape = (self.manifest.counts["items"], self.manifest.counts["levels"])
         sizes = tuple(len(codebook_KD) for codebook_KD in self.codebooks)
+        smallest_L, largest_L = (self.codes_IL.amin(0).tolist(), self.codes_IL.amax(0).tolist())
+        within = all(
+            0 <= low <= high < codes
+            for low, high, codes in zip(smallest_L, largest_L, self.codes_per_level, strict=False)
+        )
         checks = {
+            f"{CODES} has {self.codes_IL.shape[1]} levels, the settings {len(self.codes_per_level)}": len(smallest_L)
+            == len(self.codes_per_level),
+            f"{CODES} holds a code beyond its level's": within,
+            f"{CODES} gives items no version": self.since_I.shape == (self.n_items,),
             f"{CODES} has shape {tuple(self.codes_IL.shape)}, the manifest says {shape}": self.codes_IL.shape == shape,
             f"{CODES} does not list items 0 … {shape[0] - 1} in order": np.array_equal(items_I, np.arange(shape[0])),
             f"{CODEBOOKS} has level sizes {sizes}, the manifest says {self.codes_per_level[:-1]}": sizes
@@ -218,12 +234,7 @@ class SemanticIds:
                 raise ArtefactError(f"{self.path}: {fault}; build the semantic ids again")
 
     def _trie_matches(self) -> bool:
-        leaves = self.trie.leaf_items.long()
-        return (
-            self.trie.levels == self.codes_IL.shape[1]
-            and len(leaves) == self.trie.nodes(self.trie.levels) == len(self.codes_IL)
-            and torch.equal(self.codes_IL[leaves, -1], self.trie.child_codes[-1].long())
-        )
+        return torch.equal(self.trie.codes_of_items(), self.codes_IL)
 
 
 def _lists(codes_IL: Tensor) -> pa.Array:
@@ -233,11 +244,29 @@ def _lists(codes_IL: Tensor) -> pa.Array:
 
 def _codes(table: pa.Table) -> Tensor:
     column = table["codes"].combine_chunks()
-    flat = column.flatten().to_numpy().astype(np.int64)
-    return torch.from_numpy(flat).reshape(len(table), column.type.list_size)
+    if not pa.types.is_fixed_size_list(column.type) or column.null_count or not column.type.list_size:
+        raise ValueError("codes are no lists of one length")
+    flat = column.flatten()
+    if not pa.types.is_integer(flat.type) or flat.null_count:
+        raise ValueError("codes are no integers")
+    return torch.from_numpy(flat.to_numpy().astype(np.int64)).reshape(len(table), column.type.list_size)
 
 
-def _read_retired(path: Path, live: pa.Table) -> Paths:
-    table = pq.read_table(path) if path.exists() else live.slice(0, 0).append_column("since", pa.array([], pa.int64()))
+def _own_ids(table: pa.Table) -> pa.ChunkedArray:
+    ids = table["item_id"]
+    if ids.null_count or not (pa.types.is_int64(ids.type) or pa.types.is_string(ids.type)):
+        raise ValueError(f"item_id has type {ids.type}, or gaps")
+    return ids
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{QUALITY} and {DRIFT} are JSON objects")
+    return value
+
+
+def _retired(table: pa.Table | None, live: pa.Table) -> Paths:
+    if table is None:
+        table = live.select(["item_id", "codes"]).slice(0, 0).append_column("since", pa.array([], pa.int64()))
     since_R = torch.tensor(table["since"].to_numpy())
-    return Paths(table["item_id"].combine_chunks(), _codes(table), since_R)
+    return Paths(_own_ids(table).combine_chunks(), _codes(table), since_R)

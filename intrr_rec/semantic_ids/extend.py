@@ -55,7 +55,7 @@ def extend_semantic_ids(
     item_ids = dataset.item_ids().combine_chunks()
     _require_same_ids(old, dataset, item_ids)
     source = TensorSource(torch.from_numpy(read_vectors(vectors_path, dataset)))
-    state = old.quantizer_state()
+    state = dict(old.quantizer)
     if source.width != old.manifest.config["width"]:
         raise ArtefactError(
             f"{vectors_path}: vectors have {source.width} dimensions, those of {old_dir} had "

@@ -152,6 +152,17 @@ class PrefixTrie:
             node = int(torch.searchsorted(offset_N.long(), node, right=True)) - 1
         return tuple(reversed(path))
 
+    def codes_of_items(self) -> Tensor:
+        """The path of every item, `[I, L]`, int64, by dense id."""
+        node_I, levels = torch.arange(len(self.leaf_items), device=self.leaf_items.device), []
+        for offset_N, code_N in zip(reversed(self.child_offsets), reversed(self.child_codes), strict=True):
+            levels.append(code_N[node_I].long())
+            node_I = torch.arange(len(offset_N) - 1, device=node_I.device).repeat_interleave(offset_N.long().diff())[
+                node_I
+            ]
+        codes_IL = torch.stack(levels[::-1], dim=1)
+        return codes_IL[self.leaf_items.long().argsort()]
+
     def to(self, device: torch.device | str) -> PrefixTrie:
         """The same trie with its arrays on `device`."""
         return PrefixTrie._of(
@@ -169,12 +180,34 @@ class PrefixTrie:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> PrefixTrie:
-        """The inverse of `tensors`."""
+        """The inverse of `tensors`.
+
+        Raises:
+            ValueError: they are no trie.
+        """
         levels = sum(name.startswith("child_codes.") for name in tensors)
         offsets = [tensors[f"child_offsets.{level}"] for level in range(levels)]
         codes = [tensors[f"child_codes.{level}"] for level in range(levels)]
+        _require_trie(offsets, codes, tensors["leaf_items"])
         max_children = [int(offset_N.long().diff().max()) for offset_N in offsets]
         return cls._of(offsets, codes, tensors["leaf_items"], max_children)
+
+
+def _require_trie(offsets: Sequence[Tensor], codes: Sequence[Tensor], leaf_items: Tensor) -> None:
+    """Every node of a depth has children, which lie side by side, and every leaf is one item."""
+    if not codes or any(t.ndim != 1 or t.dtype not in _INTEGERS or not len(t) for t in (*offsets, *codes, leaf_items)):
+        raise ValueError("the arrays of the trie are no lists of integers")
+    nodes = 1
+    for depth, (offset_N, code_N) in enumerate(zip(offsets, codes, strict=True)):
+        offset_N = offset_N.long()
+        fits = len(offset_N) == nodes + 1 and offset_N[0] == 0 and offset_N[-1] == len(code_N)
+        if not fits or bool((offset_N.diff() < 1).any()) or bool((code_N < 0).any()):
+            raise ValueError(f"the trie does not hang together at depth {depth}")
+        nodes = len(code_N)
+    if len(leaf_items) != nodes or not torch.equal(
+        leaf_items.long().sort().values, torch.arange(nodes, device=leaf_items.device)
+    ):
+        raise ValueError("the leaves of the trie are not one for each item")
 
 
 def lexsort_rows(codes_IL: Tensor) -> Tensor:

@@ -305,9 +305,9 @@ def another_schema(target: Path) -> None:
         (change_a_byte, r"data\.txt was altered"),
         (remove_a_file, r"parts/0\.txt is missing"),
         (remove_the_manifest, r"has no manifest\.json"),
-        (cut_the_manifest, "cannot be read"),
-        (empty_the_manifest, "cannot be read"),
-        (list_for_a_manifest, "cannot be read"),
+        (cut_the_manifest, r"manifest\.json: is not JSON"),
+        (empty_the_manifest, "has no .sha256."),
+        (list_for_a_manifest, "has no .sha256."),
         (another_schema, "schema 99"),
     ],
 )

@@ -1,7 +1,5 @@
 """The semantic ids artefact: round trip, equal bytes, and every way its files can disagree."""
 
-import json
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -32,8 +30,7 @@ def republish(path, change):
     manifest = artefact.read(path, KIND)
     change(path)
     files = {name: artefact.file_hash(path / name) for name in manifest.files}
-    raw = json.loads((path / artefact.MANIFEST).read_text())
-    write_json(path / artefact.MANIFEST, raw | {"files": files})
+    write_json(path / artefact.MANIFEST, manifest.model_copy(update={"files": files}).document())
 
 
 def test_round_trip(tmp_path):

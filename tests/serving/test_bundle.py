@@ -137,7 +137,7 @@ def test_category_masks(bundles, tmp_path):
     )
     from intrr_rec.serving.bundle.items import ItemTable
 
-    items = ItemTable(tmp_path / "items.parquet")
+    items = ItemTable(tmp_path / "items.parquet", pq.ParquetFile(tmp_path / "items.parquet"))
     assert items.columns == ["kind", "parity"]
     assert items.having("parity", ["1"]).tolist() == [item % 2 == 1 for item in range(len(table))]
     assert items.having("kind", ["even", "x"]).tolist() == [item % 2 == 0 for item in range(len(table))]
@@ -228,8 +228,8 @@ def test_an_altered_bundle_is_refused(bundles, tmp_path):
     [
         ({"bundle_schema": 1}, "is a bundle of schema 1, this version reads 3; export it again"),
         ({"bundle_schema": None}, "is a bundle of schema None"),
-        ({"rows": "int4"}, "settings.json: rows: .*; export it again"),
-        ({"model": {"window": 8, "depth": 3}}, r"settings.json: model.depth: .*; export it again"),
+        ({"rows": "int4"}, "settings.json: 'rows': .*; export it again"),
+        ({"model": {"window": 8, "depth": 3}}, r"settings.json: 'model.depth': .*; export it again"),
     ],
 )
 def test_a_bundle_of_another_version_is_refused_in_one_line(change, says, bundles, tmp_path):

@@ -18,12 +18,11 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from intrr_rec.config import PrepareConfig
 from intrr_rec.config.time_units import TimeUnit
-from intrr_rec.data.dataset import ITEMS, KIND, SEQUENCES, USERS
+from intrr_rec.data.dataset import ITEMS, KIND, REQUIRED, SEQUENCES, USERS
 from intrr_rec.data.raw.files import RawFile, files_hash, open_raw, quoted, readable, require_column, table_files
 from intrr_rec.data.raw.times import time_sql
 from intrr_rec.errors import DataError
@@ -80,19 +79,20 @@ class DatasetSource:
     """
 
     def __init__(self, path: Path, held_out: int) -> None:
-        manifest = artefact.read(path, KIND)
-        self.path, self.held_out = path, held_out
+        self._opened = artefact.open_artefact(path, KIND, lambda opened: opened, REQUIRED)
+        manifest = self._opened.manifest
+        self.held_out = held_out
         self.identity = f"{manifest.content_hash}-{held_out}"
         self.users: int | None = manifest.counts["users"]
         self._parts = sorted(name for name in manifest.files if name.startswith(f"{SEQUENCES}/"))
 
     def shards(self, users: int, scratch: Path) -> Iterator[Histories]:
         """See `Source`."""
-        item_ids = pq.read_table(self.path / ITEMS, columns=["item_id"])["item_id"].cast(pa.string()).combine_chunks()
-        user_ids = pq.read_table(self.path / USERS, columns=["user_id"])["user_id"].combine_chunks()
+        item_ids = self._opened.parquet(ITEMS).read(["item_id"])["item_id"].cast(pa.string()).combine_chunks()
+        user_ids = self._opened.parquet(USERS).read(["user_id"])["user_id"].combine_chunks()
         pending: list[pa.Table] = []
         for part in self._parts:
-            for batch in pq.ParquetFile(self.path / part).iter_batches(batch_size=min(users, READ_ROWS)):
+            for batch in self._opened.parquet(part).iter_batches(batch_size=min(users, READ_ROWS)):
                 pending.append(pa.Table.from_batches([batch]))
                 while sum(map(len, pending)) >= users:
                     table = pa.concat_tables(pending)

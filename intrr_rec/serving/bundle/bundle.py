@@ -14,17 +14,15 @@ Shape suffixes: I items, U items looked up, D width, L levels, K codes.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
-from pydantic import BaseModel, ValidationError
-from safetensors.torch import load_file
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from intrr_rec.config import EvaluateConfig, ModelConfig
@@ -33,11 +31,11 @@ from intrr_rec.decoding.filters import Leaves
 from intrr_rec.decoding.ranker import Ranker
 from intrr_rec.errors import ArtefactError
 from intrr_rec.io import artefact
-from intrr_rec.io.artefact import Manifest
-from intrr_rec.io.places import not_the_input
+from intrr_rec.io.artefact import Manifest, Opened
+from intrr_rec.io.records import as_record
 from intrr_rec.models.backbones.backbone import make_backbone
 from intrr_rec.models.dense_head import DenseHead
-from intrr_rec.models.embeddings.item_embeddings import Rows, Width
+from intrr_rec.models.embeddings.item_embeddings import DTYPES, Rows, Width
 from intrr_rec.models.ran import Ran
 from intrr_rec.models.ran_decoder import RanSteps
 from intrr_rec.semantic_ids.trie import PrefixTrie
@@ -50,16 +48,20 @@ SCHEMA = 3
 SETTINGS, MODEL, PATHS, ITEM_TABLE = "settings.json", "model.safetensors", "paths.safetensors", "items.parquet"
 REPRESENTATIONS, GUIDANCE = "representations.safetensors", "guidance.safetensors"
 VALUES, SCALE = "values", "scale"
+REQUIRED = (SETTINGS, MODEL, PATHS, ITEM_TABLE, REPRESENTATIONS, GUIDANCE)
 M = TypeVar("M", bound=nn.Module)
+_INTEGERS = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
 class BundleSettings(BaseModel):
     """What `settings.json` holds: the bundle's schema, the model, how it ranks, K_l of each level, the type of the rows."""
 
+    model_config = ConfigDict(extra="forbid")
+
     bundle_schema: int = SCHEMA
     model: ModelConfig
     evaluate: EvaluateConfig
-    codes_per_level: tuple[int, ...]
+    codes_per_level: tuple[Annotated[int, Field(ge=1, le=1 << 31)], ...] = Field(min_length=2, max_length=64)
     rows: Width
 
 
@@ -103,43 +105,43 @@ class Bundle:
             ArtefactError: missing, altered, of another kind or schema, or its files disagree with one another.
         """
         path, device = Path(path), torch.device(device)
-        manifest = artefact.read(path, KIND)
-        settings = _read_settings(path)
+        return artefact.open_artefact(path, KIND, lambda opened: cls._of(path, opened, device), REQUIRED)
+
+    @classmethod
+    def _of(cls, path: Path, opened: Opened, device: torch.device) -> Bundle:
+        settings = _settings(path, opened)
         config, levels = settings.model, len(settings.codes_per_level)
-        tensors, paths, rows = (_load(path / name, device) for name in (MODEL, PATHS, REPRESENTATIONS))
-        try:
-            backbone = filled(make_backbone(config, config.window), "backbone.", tensors, device)
-            ran = filled(Ran(levels, config.width, config.ran), "ran.", tensors, device)
-            codebooks = tuple(tensors[f"codebook.{level}"] for level in range(levels))
-            dense = DenseHead(config.dense, config.width) if config.dense.weight else None
-            if dense is not None:
-                dense = filled(dense, "dense.", tensors, device)
-            item_ran, item_codebooks = ran, codebooks
-            if not config.shared_ran:
-                item_ran = filled(Ran(levels, config.width, config.ran), "item_ran.", tensors, device)
-                item_codebooks = tuple(tensors[f"item_codebook.{level}"] for level in range(levels))
-            codes_IL, trie = paths.pop("codes"), PrefixTrie.from_tensors(paths)
-            ranker = Ranker(RanSteps(ran, codebooks), trie, dense, Rows(rows[VALUES], rows.get(SCALE)))
-        except (KeyError, RuntimeError) as error:
-            not_the_input(error)
-            raise ArtefactError(f"{path}: its files do not fit one another ({error}); export it again") from None
-        opened = cls(
+        tensors, paths, rows = (_finite(path, name, opened.tensors(name)) for name in (MODEL, PATHS, REPRESENTATIONS))
+        tensors, paths, rows = ({name: t.to(device) for name, t in each.items()} for each in (tensors, paths, rows))
+        backbone = filled(lambda: make_backbone(config, config.window), "backbone.", tensors, device)
+        ran = filled(lambda: Ran(levels, config.width, config.ran), "ran.", tensors, device)
+        codebooks = _codebooks("codebook", tensors, settings)
+        dense = None
+        if config.dense.weight:
+            dense = filled(lambda: DenseHead(config.dense, config.width), "dense.", tensors, device)
+        item_ran, item_codebooks = ran, codebooks
+        if not config.shared_ran:
+            item_ran = filled(lambda: Ran(levels, config.width, config.ran), "item_ran.", tensors, device)
+            item_codebooks = _codebooks("item_codebook", tensors, settings)
+        codes_IL, trie = paths.pop("codes"), PrefixTrie.from_tensors(paths)
+        table = Rows(rows[VALUES], rows.get(SCALE))
+        opened_bundle = cls(
             path,
-            manifest,
+            opened.manifest,
             settings,
             device,
             backbone,
-            ranker,
+            Ranker(RanSteps(ran, codebooks), trie, dense, table),
             ran,
             codebooks,
             item_ran,
             item_codebooks,
             codes_IL,
-            ItemTable(path / ITEM_TABLE),
-            RowFile(path / GUIDANCE),
+            ItemTable(path / ITEM_TABLE, opened.parquet(ITEM_TABLE)),
+            RowFile(path / GUIDANCE, opened.folder.open(GUIDANCE)),
         )
-        opened._require_consistent(len(rows[VALUES]))
-        return opened
+        opened_bundle._require_consistent()
+        return opened_bundle
 
     @property
     def n_items(self) -> int:
@@ -160,15 +162,28 @@ class Bundle:
             rows.append(Rows(values, scale).take(torch.zeros(1, dtype=torch.int64)))
         return torch.cat(rows).to(self.device)
 
-    def _require_consistent(self, rows: int) -> None:
+    def _require_consistent(self) -> None:
         levels, items = len(self.settings.codes_per_level), self.manifest.counts["items"]
-        sizes = {
-            PATHS: (len(self.codes_IL), self.codes_IL.shape[1], len(self.ranker.trie.leaf_items)),
-            REPRESENTATIONS: (rows, levels, rows),
-            ITEM_TABLE: (len(self.items), levels, len(self.items)),
+        table, width = self.ranker.rows, self.settings.model.width
+        assert table is not None
+        known: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {VALUES: (DTYPES[self.settings.rows], (items, width))}
+        if self.settings.rows == "int8":
+            known[SCALE] = (torch.float32, (items,))
+        found = {VALUES: (table.values_ID.dtype, tuple(table.values_ID.shape))}
+        if table.scale_I is not None:
+            found[SCALE] = (table.scale_I.dtype, tuple(table.scale_I.shape))
+        paths = self.codes_IL.ndim == 2 and self.codes_IL.dtype in _INTEGERS
+        checks = {
+            PATHS: paths
+            and self.codes_IL.shape == (items, levels)
+            and torch.equal(self.ranker.trie.codes_of_items(), self.codes_IL.long())
+            and bool((self.codes_IL.amax(0).cpu() < torch.tensor(self.settings.codes_per_level)).all()),
+            REPRESENTATIONS: found == known,
+            GUIDANCE: self.guidance_file.shapes == known,
+            ITEM_TABLE: len(self.items) == items,
         }
-        for name, found in sizes.items():
-            if found != (items, levels, items):
+        for name, passed in checks.items():
+            if not passed:
                 raise ArtefactError(f"{self.path}: {name} is not of {items} items in {levels} levels; export it again")
 
 
@@ -179,25 +194,40 @@ def this_device() -> torch.device:
     return torch.device("cpu")
 
 
-def _read_settings(path: Path) -> BundleSettings:
-    words = json.loads((path / SETTINGS).read_text(encoding="utf-8"))
-    if (found := words.get("bundle_schema", 1)) != SCHEMA:
-        raise ArtefactError(f"{path}: is a bundle of schema {found}, this version reads {SCHEMA}; export it again")
-    try:
-        return BundleSettings.model_validate(words)
-    except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"]))
-        raise ArtefactError(f"{path}: {SETTINGS}: {where}: {error.errors()[0]['msg']}; export it again") from None
+def _settings(path: Path, opened: Opened) -> BundleSettings:
+    found = opened.json(SETTINGS)
+    schema = found.get("bundle_schema") if isinstance(found, dict) else None
+    if schema != SCHEMA:
+        raise ArtefactError(f"{path}: is a bundle of schema {schema}, this version reads {SCHEMA}; export it again")
+    return as_record(found, BundleSettings, f"{path}/{SETTINGS}", "export it again")
 
 
-def _load(path: Path, device: torch.device) -> dict[str, Tensor]:
-    """A file's tensors, copied: of a file that is mapped and then cut short in its place, a look at a page ends the process."""
-    tensors = load_file(path, str(device))
-    return {name: tensor.clone() for name, tensor in tensors.items()} if device.type == "cpu" else tensors
+def _finite(path: Path, name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ArtefactError(f"{path}: {name}: '{key}' holds values that are not finite; train again, then export")
+    return tensors
 
 
-def filled(module: M, prefix: str, tensors: Mapping[str, Tensor], device: torch.device) -> M:
-    """A module with the tensors of this prefix, in evaluation mode."""
+def _codebooks(name: str, tensors: Mapping[str, Tensor], settings: BundleSettings) -> tuple[Tensor, ...]:
+    books = tuple(tensors[f"{name}.{level}"] for level in range(len(settings.codes_per_level)))
+    for codes, book_KD in zip(settings.codes_per_level, books, strict=True):
+        if book_KD.shape != (codes, settings.model.width) or book_KD.dtype != torch.float32:
+            raise ValueError(f"{name} has shape {tuple(book_KD.shape)}, the settings say {codes} codes")
+    return books
+
+
+def filled(make: Callable[[], M], prefix: str, tensors: Mapping[str, Tensor], device: torch.device) -> M:
+    """A module with the tensors of this prefix, in evaluation mode.
+
+    Raises:
+        ValueError: the module that the settings describe has other tensors; nothing was allocated for it.
+    """
     own: dict[str, Any] = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    with torch.device("meta"):
+        described = {key: (value.shape, value.dtype) for key, value in make().state_dict().items()}
+    if described != {key: (value.shape, value.dtype) for key, value in own.items()}:
+        raise ValueError(f"{MODEL} does not hold the tensors '{prefix}*' of the model in {SETTINGS}")
+    module = make()
     module.load_state_dict(own)
     return module.to(device).eval().requires_grad_(False)

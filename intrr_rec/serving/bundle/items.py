@@ -23,6 +23,13 @@ from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.io.places import not_the_input
 
 OWN = ("item_id", "title", "popularity", "first_seen", "newcomer")
+_TYPES = {
+    "item_id": pa.string(),
+    "title": pa.string(),
+    "popularity": pa.int64(),
+    "first_seen": pa.int64(),
+    "newcomer": pa.bool_(),
+}
 
 
 class ItemTable:
@@ -31,14 +38,23 @@ class ItemTable:
     The file stays open, so one that takes its place later is not mixed with it.
 
     Args:
-        path: of the file.
+        path: of the file, for error messages.
+        file: the file, open.
+
+    Raises:
+        ArtefactError: a column is missing or of another type, or has gaps.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, file: pq.ParquetFile) -> None:
         self.path = path
-        self._file = pq.ParquetFile(path)
+        self._file = file
         self.schema = self._file.schema_arrow
+        for name, expected in _TYPES.items():
+            if name not in self.schema.names or self.schema.field(name).type != expected:
+                raise ArtefactError(f"{path}: has no column '{name}' of type {expected}; export the bundle again")
         table = self._file.read(columns=["item_id", "title", "popularity", "newcomer"])
+        if gaps := [name for name in table.column_names if table[name].null_count]:
+            raise ArtefactError(f"{path}: column '{gaps[0]}' has gaps; export the bundle again")
         self._ids = table["item_id"].combine_chunks()
         self._titles = table["title"].combine_chunks()
         self.popularity_I: NDArray[np.int64] = table["popularity"].to_numpy()

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 from torch import Tensor
 
 from intrr_rec.errors import ArtefactError
+from intrr_rec.io.records import as_record, parse_json
 
+LARGEST_HEADER = 1 << 20
 _NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.int8: "I8"}
+_DTYPES = {word: dtype for dtype, word in _NAMES.items()}
+_FIX = "export the bundle again"
+_Size = Annotated[int, Field(ge=0, le=1 << 53)]
 
 
 class TensorFile:
@@ -61,15 +67,31 @@ class RowFile:
     cut short in its place is an error, and not the end of the process.
 
     Args:
-        path: of the file.
+        path: of the file, for error messages.
+        file: the file, open for reading at any place (pyarrow.NativeFile).
+
+    Attributes:
+        shapes: type and shape of each tensor.
+
+    Raises:
+        ArtefactError: not such a file, or one whose header does not fit its length.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = open(path, "rb")  # noqa: SIM115 closed with its owner
-        size = int.from_bytes(self._file.read(8), "little")
-        self._tensors = json.loads(self._file.read(size))
+    def __init__(self, path: Path, file: Any) -> None:
+        self.path, self._file = path, file
+        length = file.size()
+        size = int.from_bytes(file.read_at(8, 0), "little")
+        if length < 8 or size > min(length - 8, LARGEST_HEADER):
+            raise ArtefactError(f"{path}: its header is longer than the file; {_FIX}")
         self._data = 8 + size
+        header = parse_json(file.read_at(size, 8), str(path), _FIX)
+        entries = as_record(header, _Header, str(path), _FIX).root
+        self.shapes = {name: (_DTYPES[entry.dtype], entry.shape) for name, entry in entries.items()}
+        self._first = {name: self._data + entry.data_offsets[0] for name, entry in entries.items()}
+        for name, (dtype, shape) in self.shapes.items():
+            begin, end = entries[name].data_offsets
+            if end - begin != dtype.itemsize * math.prod(shape) or self._data + end > length:
+                raise ArtefactError(f"{path}: '{name}' does not lie in the file as its header says; {_FIX}")
 
     def row(self, name: str, place: int) -> Tensor | None:
         """One row of a tensor, `[1, …]`; None where the file has no such tensor.
@@ -77,12 +99,23 @@ class RowFile:
         Raises:
             ArtefactError: the file was cut short since it was opened.
         """
-        entry = self._tensors.get(name)
-        if entry is None:
+        if name not in self.shapes:
             return None
-        dtype = next(dtype for dtype, word in _NAMES.items() if word == entry["dtype"])
-        size = dtype.itemsize * math.prod(entry["shape"][1:])
-        data = os.pread(self._file.fileno(), size, self._data + entry["data_offsets"][0] + place * size)
+        dtype, shape = self.shapes[name]
+        size = dtype.itemsize * math.prod(shape[1:])
+        data = self._file.read_at(size, self._first[name] + place * size)
         if len(data) != size:
-            raise ArtefactError(f"{self.path}: was cut short while it was in use; export the bundle again")
-        return torch.frombuffer(bytearray(data), dtype=dtype).view(1, *entry["shape"][1:])
+            raise ArtefactError(f"{self.path}: was cut short while it was in use; {_FIX}")
+        return torch.frombuffer(bytearray(data), dtype=dtype).view(1, *shape[1:])
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    dtype: Literal["F32", "BF16", "I8"]
+    shape: Annotated[tuple[_Size, ...], Field(min_length=1, max_length=8, strict=False)]
+    data_offsets: Annotated[tuple[_Size, _Size], Field(strict=False)]
+
+
+class _Header(RootModel[dict[str, _Entry]]):
+    """What a file of tensors begins with."""

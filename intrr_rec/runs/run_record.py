@@ -1,0 +1,78 @@
+"""`run.json`: where the inputs of a run lie, what they hash to, and the command that began it; sealed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from intrr_rec.errors import ArtefactError
+from intrr_rec.io.artefact import write_json
+from intrr_rec.io.manifest import Hash
+from intrr_rec.io.records import read_record, sealed
+from intrr_rec.io.storage import Location
+from intrr_rec.runs.run_files import CONFIG, INPUTS
+
+SCHEMA = 2
+FIX = "put the file back, or train again into another --out"
+_Place = Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+class RunPaths(_Strict):
+    """Where the inputs lie: absolute paths, or URLs."""
+
+    dataset: _Place
+    semantic_ids: _Place
+    vectors: _Place | None = None
+    init_from: _Place | None = None
+
+
+class RunHashes(_Strict):
+    """Content hashes of the inputs."""
+
+    dataset: Hash
+    semantic_ids: Hash
+
+
+class RunRecord(_Strict):
+    """`run.json`.
+
+    Attributes:
+        job: the TorchX job that trains, if one does.
+    """
+
+    run_schema: int = Field(SCHEMA, ge=SCHEMA, le=SCHEMA)
+    paths: RunPaths
+    hashes: RunHashes
+    command: str
+    job: str | None = None
+
+
+def read_run_record(run: Path) -> RunRecord:
+    """The record of a run folder.
+
+    Raises:
+        ArtefactError: not a run folder, or its record was altered.
+    """
+    record = read_record(run / INPUTS, RunRecord, FIX) if (run / CONFIG).is_file() else None
+    if record is None:
+        raise ArtefactError(f"{run}: is not a run folder (no {CONFIG} or {INPUTS}); give the --out of `intrr train`")
+    return record
+
+
+def write_run_record(run: Path, paths: dict[str, Location | None], hashes: RunHashes, command: str) -> None:
+    """Write the record of a run that begins; of one that goes on only the paths may have changed, and the command stays."""
+    located = {role: str(path.absolute()) if isinstance(path, Path) else path for role, path in paths.items()}
+    there = read_record(run / INPUTS, RunRecord, FIX)
+    job = os.environ.get("TORCHX_JOB_ID")
+    if there is not None and there.hashes == hashes:
+        command, job = there.command, job or there.job
+    record = RunRecord(paths=RunPaths.model_validate(located), hashes=hashes, command=command, job=job)
+    if record != there:
+        write_json(run / INPUTS, sealed(record.model_dump()))
