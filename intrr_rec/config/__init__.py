@@ -25,7 +25,7 @@ from intrr_rec.config.model import (
     ZchConfig,
 )
 from intrr_rec.config.preparation import PrepareConfig
-from intrr_rec.config.recipe import Recipe, load_recipe, parse, read_yaml, same_run, save_recipe
+from intrr_rec.config.recipe import Recipe, is_sealed, load_recipe, parse, read_yaml, same_run, save_recipe
 from intrr_rec.config.section import Section
 from intrr_rec.config.serving import ServeConfig
 from intrr_rec.config.sharding import ShardingConfig, TopologyConfig
@@ -61,6 +61,7 @@ __all__ = [
     "TrainConfig",
     "ZchConfig",
     "component",
+    "is_sealed",
     "load_recipe",
     "names",
     "parse",

@@ -6,6 +6,7 @@ command line override both. Unknown keys are refused with the nearest valid name
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -24,10 +25,9 @@ from intrr_rec.config.training import EvaluateConfig, TrainConfig
 from intrr_rec.errors import ConfigError, instead, nearest
 from intrr_rec.io.atomic import write_text
 
-# Keys of run folders written earlier, and what they are now; so those folders still open.
-RENAMED = {
-    "train": {"uid_sharding": ("sharding", "uid"), "uid_learning_rate": ("sharding", "learning_rate")},
-}
+SEAL = "# sha256: "  # begins a file that `save_recipe` wrote
+LARGEST = 1 << 20  # characters of a recipe
+MOST_VALUES = 100_000
 
 # Items up to which evaluation makes every item's token beforehand; above, the tokens of each batch of histories.
 FEW_ITEMS = 1_000_000
@@ -110,8 +110,9 @@ def parse(settings: dict[str, Any], source: str) -> Recipe:
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
-    """Write the fully resolved settings as YAML, atomically."""
-    write_text(path, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+    """Write the fully resolved settings as YAML, atomically, after a comment with their SHA-256, which `read_yaml` checks."""
+    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+    write_text(path, f"{SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
 
 
 def same_run(saved: Path, recipe: Recipe) -> bool:
@@ -142,21 +143,44 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path in seen:
         raise ConfigError(f"{path}: its 'base' leads back to itself; remove one of the two")
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        settings = _parse_yaml(path, path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); mend the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: is not valid YAML ({error})") from None
     if not isinstance(settings, dict):
         raise ConfigError(f"{path}: must hold 'section: {{key: value}}' entries")
-    for section, keys in RENAMED.items():
-        for old, (group, new) in keys.items():
-            if old in (settings.get(section) or {}):
-                settings[section].setdefault(group, {})[new] = settings[section].pop(old)
     base = settings.pop("base", None)
     if base is None:
         return settings
     return _merge(read_yaml(path.parent / str(base), (*seen, path)), settings)
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether a file of settings carries the hash that `save_recipe` writes."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read(len(SEAL)) == SEAL
+
+
+def _parse_yaml(path: Path, text: str) -> Any:
+    first, _, rest = text.partition("\n")
+    if first.startswith(SEAL) and first != f"{SEAL}{hashlib.sha256(rest.encode()).hexdigest()}":
+        raise ConfigError(
+            f"{path}: was altered after it was written (its first line does not fit the others); put it back, or remove "
+            "that line to use the file as a recipe of your own"
+        )
+    if len(text) > LARGEST:
+        raise ConfigError(f"{path}: is larger than {LARGEST >> 20} MB, which no recipe is")
+    settings = yaml.safe_load(text) or {}
+    waiting, seen = [settings], 0
+    while waiting:  # an alias counts each time: a few lines of aliases of aliases stand for billions of values
+        found = waiting.pop()
+        seen += 1
+        if seen > MOST_VALUES:
+            raise ConfigError(f"{path}: holds more than {MOST_VALUES:,} values, which no recipe does")
+        if isinstance(found, (dict, list)):
+            waiting += found.values() if isinstance(found, dict) else found
+    return settings
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Shape suffixes: W places, L levels, K codes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -24,11 +23,13 @@ from intrr_rec.evaluation.evaluator import Evaluator, Ranked, TargetRanks, most_
 from intrr_rec.evaluation.slices import HISTORY_FROM, POPULARITY_FROM, SLICED_BY, as_slices, band_name, slice_sums
 from intrr_rec.evaluation.target_ranks import write_ranks
 from intrr_rec.io.atomic import write_json
+from intrr_rec.io.records import sealed
 from intrr_rec.models.intrr import IntRR
 from intrr_rec.runs.checkpoints import Checkpoints
 from intrr_rec.runs.inputs import Inputs, reopen_inputs
 from intrr_rec.runs.parts import write_parts
-from intrr_rec.runs.run_files import INPUTS, INSPECTION, RECOMMENDATIONS, RESULTS
+from intrr_rec.runs.run_files import INSPECTION, RECOMMENDATIONS, RESULTS
+from intrr_rec.runs.run_record import read_run_record
 from intrr_rec.semantic_ids.collisions import path_groups
 
 TOP = 20
@@ -80,7 +81,7 @@ def write_results(run: Path, evaluator: Evaluator, state: dict[str, Any], loaded
         "checkpoint": loaded,
         "world_size": world.size,
         "device": str(world.device),
-        "command": json.loads((run / INPUTS).read_text())["command"],
+        "command": read_run_record(run).command,
         "dataset": inputs.dataset.manifest.counts,
         "baseline": {"name": "most popular", "metrics": most_popular(inputs, "test")},
         "evaluate": inputs.recipe.evaluate.model_dump(mode="json"),
@@ -94,8 +95,8 @@ def write_results(run: Path, evaluator: Evaluator, state: dict[str, Any], loaded
     _write_recommendations(run / RECOMMENDATIONS, inputs, ranked, world)
     inspection = {"redistribution": _redistribution(evaluator), "examples": _examples(inputs, ranked[0])}
     if world.is_main:
-        write_json(run / RESULTS, results)
-        write_json(run / INSPECTION, inspection)
+        write_json(run / RESULTS, sealed(results))
+        write_json(run / INSPECTION, sealed(inspection))
         _show(results)
     world.barrier()
     return results

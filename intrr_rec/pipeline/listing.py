@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -15,8 +14,10 @@ from rich.table import Table
 from torchx.runner import Runner, get_runner
 
 from intrr_rec.errors import ArtefactError
+from intrr_rec.runs.metrics_file import metric_lines
 from intrr_rec.runs.records import read_results
 from intrr_rec.runs.run_files import CONFIG, INPUTS, METRICS, RESULTS
+from intrr_rec.runs.run_record import read_run_record
 
 SELECTED, SHOWN = "recall@10", ("recall@10", "ndcg@10")
 
@@ -84,9 +85,9 @@ def _below(folder: Path) -> list[Path]:
 
 def read_listed(path: Path, runner: Runner | None) -> Listed:
     """What there is to say of a run; with a runner, that of its job's scheduler as well."""
-    job = json.loads((path / INPUTS).read_text()).get("job")
+    job = read_run_record(path).job
     figures = path / METRICS
-    lines = [json.loads(line) for line in figures.read_text().splitlines()] if figures.is_file() else []
+    lines = metric_lines(figures)
     results = read_results(path)
     best: dict[str, float] = {}
     if results is not None:

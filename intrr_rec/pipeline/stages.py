@@ -19,8 +19,11 @@ from intrr_rec.data.raw.files import table_files
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import COMPLETE, file_hash
+from intrr_rec.io.records import read_sealed
 from intrr_rec.pipeline.description import Pipeline, StageName
+from intrr_rec.runs.records import MEND
 from intrr_rec.runs.run_files import BEST, CHECKPOINTS, CONFIG, INPUTS, RESULTS
+from intrr_rec.runs.run_record import read_recipe, read_run_record
 from intrr_rec.vectors.table import vectors_hash
 from torchx_components import jobs
 from torchx_components.launch import IMAGE
@@ -139,12 +142,12 @@ def _changed(was: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
 def _run_fault(run: Path, dataset: Path, ids: Path, recipe: Recipe) -> str | None:
     if not (run / INPUTS).is_file():
         return MISSING
-    hashes = json.loads((run / INPUTS).read_text())["hashes"]
+    hashes = read_run_record(run).hashes.model_dump()
     if hashes != {"dataset": _hash(dataset), "semantic_ids": _hash(ids)}:
         raise ConfigError(
             f"{run}: was trained on other artefacts than those in {run.parent}; move it away, or give the pipeline another work"
         )
-    saved = load_recipe(run / CONFIG)
+    saved = read_recipe(run)
     if not same_run(run / CONFIG, recipe.model_copy(update={"evaluate": saved.evaluate})):
         return "trained with other settings"
     return None if (run / RESULTS).is_file() else "not finished"
@@ -153,7 +156,9 @@ def _run_fault(run: Path, dataset: Path, ids: Path, recipe: Recipe) -> str | Non
 def _results_fault(run: Path, recipe: Recipe) -> str | None:
     if not (run / RESULTS).is_file():
         return MISSING
-    changed = _changed(json.loads((run / RESULTS).read_text())["evaluate"], recipe.evaluate.model_dump(mode="json"))
+    changed = _changed(
+        (read_sealed(run / RESULTS, MEND) or {}).get("evaluate", {}), recipe.evaluate.model_dump(mode="json")
+    )
     return f"made with another {changed}" if changed else None
 
 

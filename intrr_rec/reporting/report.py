@@ -9,7 +9,6 @@ Legend of suffixes: K codes, L levels.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import defaultdict
@@ -25,6 +24,7 @@ from intrr_rec.io.atomic import write_text
 from intrr_rec.io.records import read_record, read_text, shell_word
 from intrr_rec.reporting import plots
 from intrr_rec.reporting.page import Figure, render, usage_figures
+from intrr_rec.runs.metrics_file import metric_lines
 from intrr_rec.runs.records import MEND, Results, read_results
 
 _MAX_EXAMPLES = 12
@@ -88,7 +88,7 @@ def write_report(run: Path) -> Path:
     config = read_text(run / "config.yaml")
     if config is None:
         raise ArtefactError(f"{run}: has no config.yaml, so it is not a run folder; give the --out of `intrr train`")
-    lines = _metric_lines(run / "metrics.jsonl")
+    lines = metric_lines(run / "metrics.jsonl")
     results = read_results(run)
     inspection = read_record(run / "inspection.json", Inspection, MEND)
     quality = results.semantic_ids if results else None
@@ -245,23 +245,3 @@ def _redistribution_figures(inspection: Inspection | None) -> list[Figure]:
 
 def _letters() -> list[str]:
     return [chr(ord("A") + number) for number in range(_MAX_SHARING)]
-
-
-def _metric_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; a last line without its line end is one being written, and is left out.
-
-    Raises:
-        ArtefactError: a finished line is not a JSON object with "step" and "split".
-    """
-    lines = []
-    for number, text in enumerate((read_text(path) or "").splitlines(keepends=True), start=1):
-        if not text.endswith("\n") or not text.strip():
-            continue
-        try:
-            line = json.loads(text)
-        except ValueError as error:
-            raise ArtefactError(f"{path}: line {number} is not JSON ({error}); remove that line") from None
-        if not isinstance(line, dict) or not isinstance(line.get("step"), int) or "split" not in line:
-            raise ArtefactError(f"{path}: line {number} is no object with 'step' and 'split'; remove that line")
-        lines.append(line)
-    return lines

@@ -7,8 +7,8 @@ written beside training where there is memory for a copy of what they hold.
 from __future__ import annotations
 
 import copy
-import json
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -16,14 +16,15 @@ from typing import Any, TypeVar
 
 from intrr_rec.distributed.checkpoint.async_writer import BackgroundWriter, copied
 from intrr_rec.distributed.checkpoint.storage import (
-    STATE,
     Tree,
     checkpoint_tensors,
     load_checkpoint,
+    read_state,
     remove_checkpoint,
     remove_unfinished,
     save_checkpoint,
 )
+from intrr_rec.distributed.finite import is_finite
 from intrr_rec.distributed.parallelize import Parallel
 from intrr_rec.distributed.world import World
 from intrr_rec.errors import ArtefactError
@@ -31,6 +32,7 @@ from intrr_rec.runs.run_files import BEST, CHECKPOINTS
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+STEP = re.compile(r"step-[0-9]{8,18}")
 
 
 class Checkpoints:
@@ -146,7 +148,10 @@ class Checkpoints:
             ArtefactError: there is none, or it is damaged and so are all others.
         """
         try:
-            return BEST, load_checkpoint(self.folder / BEST, self.parallel, self.world, with_optimizer=False)
+            state = load_checkpoint(self.folder / BEST, self.parallel, self.world, with_optimizer=False)
+            if not is_finite(self.parallel.module, self.world):
+                raise ArtefactError(f"{self.folder / BEST}: holds weights that are not finite numbers; train again")
+            return BEST, state
         except ArtefactError as error:
             best = error
         found = self.first_whole(self._load_stand_in) if self.world.told((self.folder / BEST).is_dir()) else None
@@ -163,7 +168,10 @@ class Checkpoints:
     def newest_state(self) -> dict[str, Any]:
         """The state that the newest checkpoint was saved with; that of the best where it is the only one."""
         newest = next(iter(self._newest_first()), self.folder / BEST)
-        return json.loads((newest / STATE).read_text())
+        return read_state(newest)
 
     def _newest_first(self) -> list[Path]:
-        return sorted(self.folder.glob("step-*"), key=lambda path: int(path.name[5:]), reverse=True)
+        there = [
+            path for path in self.folder.glob("step-*") if STEP.fullmatch(path.name)
+        ]  # a copy by hand is none of ours
+        return sorted(there, key=lambda path: int(path.name[5:]), reverse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -17,6 +16,8 @@ from intrr_rec.errors import ArtefactError
 from intrr_rec.io.atomic import write_json, write_text
 from intrr_rec.io.lock import Lock, Taken
 from intrr_rec.io.places import writing_to
+from intrr_rec.io.records import sealed
+from intrr_rec.runs.metrics_file import metric_line
 from intrr_rec.runs.run_files import METRICS, PLAN, PLAN_FIGURES
 
 
@@ -53,7 +54,7 @@ def claimed(run: Path, world: World) -> Iterator[None]:
 def write_plan(run: Path, text: str, figures: dict[str, Any]) -> None:
     """Write the sharding plan, for people and for programs."""
     write_text(run / PLAN, f"{text}\n")
-    write_json(run / PLAN_FIGURES, figures)
+    write_json(run / PLAN_FIGURES, sealed(figures))
 
 
 class MetricsLog:
@@ -82,10 +83,10 @@ class MetricsLog:
     def write(self, split: str, step: int, epoch: float, figures: dict[str, float]) -> None:
         """Append one line; a NaN is written as null."""
         record: dict[str, Any] = {"split": split, "step": step, "epoch": epoch, "seconds": round(self.seconds, 3)}
-        record |= {name: value if value == value else None for name, value in figures.items()}
+        record |= figures
         with writing_to(self.path.parent):
             with open(self.path, "a", encoding="utf-8") as handle:
-                handle.write(json.dumps(record) + "\n")
+                handle.write(metric_line(record) + "\n")
                 handle.flush()
                 os.fsync(handle.fileno())  # a checkpoint counts on the lines before it
             self.lines += 1

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from intrr_rec.config import Recipe, load_recipe
+from intrr_rec.config import Recipe
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.data.loading.batch import Collator
 from intrr_rec.data.loading.negatives import CandidateSampler
@@ -21,13 +19,12 @@ from intrr_rec.data.loading.streaming import StreamedWindows
 from intrr_rec.data.loading.windows import Windows
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.io.artefact import require_parent
-from intrr_rec.io.atomic import write_json
 from intrr_rec.io.storage import Location, location
 from intrr_rec.models.base import Recommender
 from intrr_rec.models.embeddings.tables import Codebooks
 from intrr_rec.models.embeddings.zch import item_keys
 from intrr_rec.models.registry import make_model, model_class
-from intrr_rec.runs.run_files import CONFIG, INPUTS
+from intrr_rec.runs.run_record import RunHashes, read_recipe, read_run_record
 from intrr_rec.semantic_ids.artefact import SemanticIds
 from intrr_rec.vectors.table import read_vectors, vectors_hash
 
@@ -40,6 +37,12 @@ class Inputs:
     dataset: Dataset
     semantic_ids: SemanticIds
     content_IV: NDArray[np.float32] | None
+
+    def hashes(self) -> RunHashes:
+        """Content hashes of dataset and Semantic IDs."""
+        return RunHashes(
+            dataset=self.dataset.manifest.content_hash, semantic_ids=self.semantic_ids.manifest.content_hash
+        )
 
     def model(self, device: torch.device) -> Recommender:
         """A freshly initialised model; equal seeds give equal models on every rank.
@@ -119,17 +122,6 @@ def open_inputs(recipe: Recipe, dataset: Location, semantic_ids: Path, vectors: 
     return Inputs(recipe, data, ids, content)
 
 
-def record_inputs(run: Path, inputs: Inputs, paths: dict[str, Location | None], command: str) -> None:
-    """Write `run.json`: where the inputs lie and what they hash to, and the TorchX job that trains, if one does."""
-    hashes = {
-        "dataset": inputs.dataset.manifest.content_hash,
-        "semantic_ids": inputs.semantic_ids.manifest.content_hash,
-    }
-    located = {role: str(path.absolute()) if isinstance(path, Path) else path for role, path in paths.items()}
-    job = os.environ.get("TORCHX_JOB_ID")
-    write_json(run / INPUTS, {"paths": located, "hashes": hashes, "command": command, "job": job})
-
-
 def reopen_inputs(run: Path, overrides: Sequence[str]) -> Inputs:
     """The inputs a run was trained on, under its recipe with `overrides`.
 
@@ -137,13 +129,12 @@ def reopen_inputs(run: Path, overrides: Sequence[str]) -> Inputs:
         ArtefactError: `run` is not a run folder, or an input has changed since.
         ConfigError: an override that is unknown or out of range.
     """
-    if not (run / CONFIG).is_file() or not (run / INPUTS).is_file():
-        raise ArtefactError(f"{run}: is not a run folder (no {CONFIG} or {INPUTS}); give the --out of `intrr train`")
-    record = json.loads((run / INPUTS).read_text())
-    paths = record["paths"]
-    recipe, vectors = load_recipe(run / CONFIG, overrides), paths["vectors"] and Path(paths["vectors"])
-    inputs = open_inputs(recipe, location(paths["dataset"]), Path(paths["semantic_ids"]), vectors)
-    for role, manifest in (("dataset", inputs.dataset.manifest), ("semantic_ids", inputs.semantic_ids.manifest)):
-        if manifest.content_hash != record["hashes"][role]:
-            raise ArtefactError(f"{paths[role]}: was rebuilt after {run} was trained on it; train again")
+    record = read_run_record(run)
+    recipe = read_recipe(run, overrides)
+    vectors = Path(record.paths.vectors) if record.paths.vectors else None
+    inputs = open_inputs(recipe, location(record.paths.dataset), Path(record.paths.semantic_ids), vectors)
+    for role, found in inputs.hashes().model_dump().items():
+        if found != getattr(record.hashes, role):
+            where = getattr(record.paths, role)
+            raise ArtefactError(f"{where}: was rebuilt after {run} was trained on it; train again")
     return inputs

@@ -11,7 +11,8 @@ from pydantic import BaseModel, Field
 
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.io.records import read_record, shell_word
-from intrr_rec.runs.run_files import INPUTS, RESULTS
+from intrr_rec.runs.run_files import RESULTS
+from intrr_rec.runs.run_record import read_run_record
 from intrr_rec.semantic_ids.quality.records import Quality
 
 MEND = "evaluate the run again to rewrite it"
@@ -64,14 +65,6 @@ class Results(BaseModel):
     semantic_ids: Quality | None = None
 
 
-class _Hashes(BaseModel):
-    dataset: str
-
-
-class _Inputs(BaseModel):
-    hashes: _Hashes
-
-
 @dataclass(frozen=True)
 class RunResults:
     """A run that was evaluated: its folder, results.json, and the content hash of the dataset it was trained on."""
@@ -108,9 +101,7 @@ def read_run(path: Path) -> RunResults:
     Raises:
         ArtefactError: not a run folder, not evaluated yet, or a file of it cannot be read.
     """
-    inputs = read_record(path / INPUTS, _Inputs, "give the --out of `intrr train`")
-    if inputs is None:
-        raise ArtefactError(f"{path}: is not a run folder (no {INPUTS}); give the --out of `intrr train`")
+    inputs = read_run_record(path)
     results = read_results(path)
     if results is None or not results.test:
         raise ArtefactError(f"{path}: has no test metrics; run `intrr evaluate --run {shell_word(path)}`")

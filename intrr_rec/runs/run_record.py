@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from intrr_rec.config import Recipe, is_sealed, load_recipe
 from intrr_rec.errors import ArtefactError
-from intrr_rec.io.artefact import write_json
+from intrr_rec.io.atomic import write_json
 from intrr_rec.io.manifest import Hash
 from intrr_rec.io.records import read_record, sealed
 from intrr_rec.io.storage import Location
@@ -64,6 +66,18 @@ def read_run_record(run: Path) -> RunRecord:
     if record is None:
         raise ArtefactError(f"{run}: is not a run folder (no {CONFIG} or {INPUTS}); give the --out of `intrr train`")
     return record
+
+
+def read_recipe(run: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a run folder, with `overrides`.
+
+    Raises:
+        ArtefactError: its `config.yaml` carries no hash.
+        ConfigError: it was altered, or an override that is unknown or out of range.
+    """
+    if not is_sealed(run / CONFIG):
+        raise ArtefactError(f"{run / CONFIG}: has no hash of its content, so it is not what training wrote; {FIX}")
+    return load_recipe(run / CONFIG, overrides)
 
 
 def write_run_record(run: Path, paths: dict[str, Location | None], hashes: RunHashes, command: str) -> None:

@@ -7,21 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from intrr_rec.distributed.finite import is_finite
 from intrr_rec.distributed.world import World
 from intrr_rec.errors import TrainingError
 
 CHECK_EVERY = 8  # steps between looks where ranks must agree or a device must be waited for
 _NEVER = 1 << 62
-
-
-def is_finite(module: nn.Module, world: World) -> bool:
-    """Whether all weights are finite on every rank, all of which call this."""
-    bad = torch.zeros((), dtype=torch.int64, device=world.device)
-    for value in module.state_dict().values():
-        for part in _local(value):
-            if part.is_floating_point() and part.numel():
-                bad += (~torch.isfinite(part).all()).to(world.device)
-    return not int(world.sum(bad))
 
 
 class FiniteGuard:
@@ -70,14 +61,3 @@ _CAUSES = (
     "likely causes: train.learning_rate is too high (lower it, or add train.warmup_steps and train.gradient_clip), or item "
     "vectors with huge values; checkpoints before it are kept, this state is not"
 )
-
-
-def _local(value: object) -> list[Tensor]:
-    """The shards of a tensor that lie on this rank."""
-    if hasattr(value, "local_shards"):
-        shards = value.local_shards()
-        return [shard.tensor if hasattr(shard, "tensor") else shard for shard in shards]
-    if hasattr(value, "to_local"):
-        local = value.to_local()
-        return _local(local) if local is not value else [value]
-    return [value] if isinstance(value, Tensor) else []

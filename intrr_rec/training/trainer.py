@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from intrr_rec.config import Recipe, load_recipe, same_run, save_recipe
+from intrr_rec.config import Recipe, same_run, save_recipe
 from intrr_rec.data.loading.batch import Batch
 from intrr_rec.data.loading.loader import Loader
 from intrr_rec.distributed.parallelize import META, Parallel, parallelize
@@ -29,8 +29,10 @@ from intrr_rec.evaluation.results import write_results
 from intrr_rec.io.storage import Location
 from intrr_rec.runs.checkpoints import Checkpoints
 from intrr_rec.runs.folder import MetricsLog, claimed, write_plan
-from intrr_rec.runs.inputs import Inputs, open_inputs, record_inputs
-from intrr_rec.runs.run_files import CHECKPOINTS, CONFIG
+from intrr_rec.runs.inputs import Inputs, open_inputs
+from intrr_rec.runs.run_files import CHECKPOINTS, CONFIG, INPUTS
+from intrr_rec.runs.run_record import read_recipe, read_run_record, write_run_record
+from intrr_rec.training.finite import FiniteGuard
 from intrr_rec.training.progress import EpochProgress
 from intrr_rec.training.schedule import Schedule
 from intrr_rec.training.signals import EXIT_CODES, StopSignals
@@ -57,7 +59,8 @@ def train(
 
     Raises:
         ConfigError: `out` holds a run of another recipe.
-        ArtefactError: another job is training in `out`.
+        ArtefactError: `out` holds a run on another dataset or other Semantic IDs, or another job is training there.
+        TrainingError: a loss or a weight is no longer a finite number.
         ArtefactError, DataError: see `open_inputs`; no user is long enough to learn from; the run has checkpoints but none
             that is whole.
         PlaceError: a checkpoint or a result cannot be written.
@@ -65,6 +68,7 @@ def train(
     """
     inputs = open_inputs(recipe, dataset, semantic_ids, vectors)
     _require_same_recipe(recipe, out)
+    _require_same_inputs(inputs, out)
     fresh = not any((out / CHECKPOINTS).glob("step-*"))
     start = Start.open(init_from, inputs) if init_from and fresh else None
     paths = {"dataset": dataset, "semantic_ids": semantic_ids, "vectors": vectors, "init_from": init_from}
@@ -75,7 +79,7 @@ def train(
             def record() -> None:
                 if world.is_main:
                     save_recipe(recipe, out / CONFIG)
-                    record_inputs(out, inputs, paths, command=shlex.join(["intrr", *sys.argv[1:]]))
+                    write_run_record(out, paths, inputs.hashes(), shlex.join(["intrr", *sys.argv[1:]]))
 
             world.together(record)
             run = Run(inputs, out, world, start)
@@ -115,6 +119,7 @@ class Run:
         }
         self.stop = StopSignals(world)
         self.evaluator = Evaluator(self.parallel.model, inputs, world, between=self._heed)
+        self.finite = FiniteGuard(out, world)
         self.make_step = TrainingStep(self.parallel, config, world)
         # A part of an accumulated step is what another replica would take of it.
         self.parts = [
@@ -177,9 +182,13 @@ class Run:
             for parts in zip(*(loader.epoch(epoch, done) for loader in self.parts), strict=True):
                 torch.manual_seed(_mix(self.config.seed, state["step"], self.world.rank))
                 self.schedule.apply(state["step"])
-                progress.advance(self.step(*parts))
+                losses = self.step(*parts)
+                progress.advance(losses)
                 state["step"] += 1
                 state["epoch_step"] += 1
+                self.finite.note(losses["loss"], state["step"])
+                if self.finite.due(state["step"]):
+                    self.finite.require_loss()
                 if every and state["step"] % every == 0:
                     self._save()
                 if self.stop.due(state["step"]):
@@ -216,6 +225,7 @@ class Run:
         return figures
 
     def _validate(self, epoch: int) -> dict[str, float]:
+        self.finite.require_weights(self.parallel.module, self.state["step"])
         with self.parallel.weights(averaged=True):
             metrics = self.evaluator.evaluate("valid", self.inputs.recipe.evaluate.validation_beam)
         if self.figures:
@@ -241,7 +251,12 @@ class Run:
         self._save(best=best)
 
     def _save(self, *, best: bool = False, wait: bool = False) -> None:
-        """Save all as of this step."""
+        """Save all as of this step.
+
+        Raises:
+            TrainingError: a weight is not finite; nothing is saved.
+        """
+        self.finite.require_weights(self.parallel.module, self.state["step"])
         self.state["partial"] = self._progress.saved() if self._progress else None
         self._mark_time()
         self._saved_step = self.state["step"]
@@ -290,7 +305,7 @@ def _require_same_recipe(recipe: Recipe, out: Path) -> None:
         return
     if same_run(out / CONFIG, recipe):
         return
-    saved = load_recipe(out / CONFIG)
+    saved = read_recipe(out)
     changed = [key for key, value in _flat(recipe.model_dump()).items() if _flat(saved.model_dump())[key] != value]
     free = {
         "train.max_minutes",
@@ -306,6 +321,20 @@ def _require_same_recipe(recipe: Recipe, out: Path) -> None:
         raise ConfigError(
             f"{out}: holds a run with another {blocking[0]}; choose another --out, or resume with the same settings"
         )
+
+
+def _require_same_inputs(inputs: Inputs, out: Path) -> None:
+    if not (out / INPUTS).exists():
+        if any((out / CHECKPOINTS).glob("*")):
+            raise ArtefactError(f"{out}: has checkpoints but no {INPUTS}; put it back, or choose another --out")
+        return
+    then = read_run_record(out)
+    for role, found in inputs.hashes().model_dump().items():
+        if (was := getattr(then.hashes, role)) != found:
+            raise ArtefactError(
+                f"{out}: holds a run on another {role.replace('_', '-')} ({was[:12]}, from {getattr(then.paths, role)}; given "
+                f"is {found[:12]}), and its weights mean nothing here; choose another --out, or --init-from {out}"
+            )
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

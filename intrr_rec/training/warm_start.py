@@ -10,7 +10,6 @@ Shape suffixes: I items, N new items, D width, L levels, V width of content vect
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from intrr_rec.config import Recipe, load_recipe
+from intrr_rec.config import Recipe
 from intrr_rec.distributed.checkpoint.remap_rows import UidRows, load_grown
 from intrr_rec.distributed.checkpoint.storage import load_checkpoint
 from intrr_rec.distributed.parallelize import Parallel
@@ -32,7 +31,7 @@ from intrr_rec.models.intrr import IntRR
 from intrr_rec.models.losses import path_nll
 from intrr_rec.runs.checkpoints import Checkpoints
 from intrr_rec.runs.inputs import Inputs
-from intrr_rec.runs.run_files import CONFIG, INPUTS
+from intrr_rec.runs.run_record import read_recipe, read_run_record
 from intrr_rec.semantic_ids.artefact import SemanticIds
 
 log = logging.getLogger(__name__)
@@ -115,18 +114,13 @@ def _place_newcomers(new_N: Tensor, inputs: Inputs, parallel: Parallel, world: W
 
 def _open_old(old_run: Path, recipe: Recipe) -> SemanticIds:
     """The Semantic IDs of a run whose model can be gone on with."""
-    if not (old_run / CONFIG).is_file() or not (old_run / INPUTS).is_file():
-        raise ArtefactError(
-            f"{old_run}: is not a run folder (no {CONFIG} or {INPUTS}); give the --out of `intrr train`"
-        )
-    old = load_recipe(old_run / CONFIG).model
+    record, old = read_run_record(old_run), read_recipe(old_run).model
     for key in ("kind", "backbone"):
         if getattr(old, key) != getattr(recipe.model, key):
             raise ConfigError(f"model.{key}: {old_run} has {getattr(old, key)}; start from it with the same")
-    record = json.loads((old_run / INPUTS).read_text())
-    path = Path(record["paths"]["semantic_ids"])
+    path = Path(record.paths.semantic_ids)
     ids = SemanticIds.open(path)
-    if ids.manifest.content_hash != record["hashes"]["semantic_ids"]:
+    if ids.manifest.content_hash != record.hashes.semantic_ids:
         raise ArtefactError(
             f"{path}: was rebuilt or extended in place after {old_run} was trained on it, so nothing tells its items any "
             "more; put it back, and give `intrr index --extend` an --out of its own"

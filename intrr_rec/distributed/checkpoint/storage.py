@@ -7,8 +7,8 @@ freely: the one pickled file of the format, its metadata, is read by an unpickle
 
 from __future__ import annotations
 
+import hashlib
 import io
-import json
 import pickle
 import shutil
 import uuid
@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
+from pydantic import BaseModel, ConfigDict, Field
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
@@ -25,15 +26,28 @@ from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 from torch.futures import Future
 
 from intrr_rec.distributed.parallelize import Parallel
-from intrr_rec.distributed.world import World
+from intrr_rec.distributed.world import World, is_lost_rank
 from intrr_rec.errors import ArtefactError, OutOfMemoryError, PlaceError, UserError
 from intrr_rec.io.artefact import COMPLETE, file_hash
 from intrr_rec.io.atomic import swap_into_place, sync, write_json
+from intrr_rec.io.manifest import FileName, Hash
 from intrr_rec.io.places import is_out_of_memory, not_the_input, trouble
+from intrr_rec.io.records import parse_json, read_record, sealed
 
-STATE = "state.json"
+STATE, METADATA = "state.json", ".metadata"
+SCHEMA = 2
+_FIX = "put a whole checkpoint back"
 Tree = dict[str, Any]  # of such trees, and of tensors, sharded ones among them
 STRETCH = 8 << 20  # bytes of a tensor read at once
+
+
+class Complete(BaseModel):
+    """`complete.json`: the hashes of a checkpoint's files, sealed."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    checkpoint_schema: int = Field(SCHEMA, ge=SCHEMA, le=SCHEMA)
+    files: dict[FileName, Hash]
 
 
 def save_checkpoint(path: Path, tensors: Tree, world: World, state: dict[str, Any]) -> None:
@@ -62,7 +76,7 @@ def save_checkpoint(path: Path, tensors: Tree, world: World, state: dict[str, An
         try:
             write_json(staging / STATE, state)
             sums[STATE] = file_hash(staging / STATE)
-            write_json(staging / COMPLETE, {"files": sums})
+            write_json(staging / COMPLETE, sealed(Complete(files=sums).model_dump()))
             sync(staging)
             swap_into_place(staging, path)
         except (OSError, PlaceError) as error:
@@ -102,12 +116,48 @@ def load_checkpoint(
         if averaged and any(key.startswith("average.") for key in reader.read_metadata().state_dict_metadata):
             tensors["average"] = tensors.pop("model")
         dcp.load(tensors, storage_reader=reader)
-    except (dcp.CheckpointException, pickle.UnpicklingError, RuntimeError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # its files may hold anything
         not_the_input(error)
-        first = str(error).strip().splitlines()[-1][:200]
+        if isinstance(error, RuntimeError) and is_lost_rank(error):
+            raise
+        first = (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
         raise ArtefactError(f"{path}: does not fit this model ({first})") from None
     parallel.module.load_state_dict(model)
-    return json.loads((path / STATE).read_text())
+    return read_state(path)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The state that was saved with a checkpoint.
+
+    Raises:
+        ArtefactError: no complete checkpoint, or a damaged one.
+    """
+    expected = _hashes(path)[STATE]
+    try:
+        data = (path / STATE).read_bytes()
+    except OSError as error:
+        raise ArtefactError(f"{path}: is damaged ({STATE} cannot be read: {error.strerror})") from None
+    if hashlib.sha256(data).hexdigest() != expected:
+        raise ArtefactError(f"{path}: is damaged ({STATE} is not what was written)")
+    state = parse_json(data, str(path / STATE), _FIX)
+    if not isinstance(state, dict):
+        raise ArtefactError(f"{path}: is damaged ({STATE} is no JSON object)")
+    return state
+
+
+def _hashes(path: Path) -> dict[str, str]:
+    try:
+        found = read_record(path / COMPLETE, Complete, _FIX) if path.is_dir() else None
+    except ArtefactError as error:
+        raise ArtefactError(f"{path}: is damaged ({error})") from None
+    if found is None:
+        raise ArtefactError(f"{path}: holds no complete checkpoint; train first or correct the path")
+    for name in (STATE, METADATA):
+        if name not in found.files:
+            raise ArtefactError(f"{path}: is damaged ({COMPLETE} lists no {name})")
+    return found.files
 
 
 def remove_checkpoint(path: Path) -> None:
@@ -125,12 +175,7 @@ def remove_unfinished(folder: Path) -> None:
 
 def verify(path: Path, world: World) -> None:
     """Compare this rank's share of the files with their recorded hashes."""
-    try:
-        sums = sorted(json.loads((path / COMPLETE).read_text())["files"].items())
-    except (FileNotFoundError, NotADirectoryError):
-        raise ArtefactError(f"{path}: holds no complete checkpoint; train first or mend the path") from None
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise ArtefactError(f"{path}: is damaged ({COMPLETE} cannot be read)") from None
+    sums = sorted(_hashes(path).items())
     for name, expected in sums[world.rank :: world.size]:
         if not (path / name).is_file():
             raise ArtefactError(f"{path}: is damaged ({name} is missing)")
