@@ -232,12 +232,3 @@ def test_a_saved_run_is_the_same_whatever_other_kinds_of_model_were_called(tmp_p
         tree = yaml.safe_load((tmp_path / "config.yaml").read_text())
         tree["model"][section]["a_key_of_old"] = 1
         assert same_run(write(tmp_path / "old.yaml", yaml.safe_dump(tree)), recipe) == still
-
-
-def test_a_file_with_keys_of_an_earlier_version_still_opens(tmp_path):
-    old = tmp_path / "config.yaml"
-    old.write_text("train: {uid_sharding: row_wise, uid_learning_rate: 0.5, seed: 7}\n")
-    train = load_recipe(old).train
-    assert (train.sharding.uid, train.sharding.learning_rate, train.seed) == ("row_wise", 0.5, 7)
-    with pytest.raises(ConfigError, match=r"unknown key 'train\.uid_sharding'"):
-        load_recipe(None, ["train.uid_sharding=row_wise"])

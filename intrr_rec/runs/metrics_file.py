@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ _FIX = "remove that line"
 
 
 def metric_line(figures: dict[str, Any]) -> str:
-    """A line, without its end; a NaN is written as null."""
-    body = {name: value if value == value else None for name, value in figures.items()}
+    """A line, without its end; a figure that is not finite is written as null."""
+    unknown = {name: None for name, value in figures.items() if isinstance(value, float) and not math.isfinite(value)}
+    body = figures | unknown
     return json.dumps(body | {CHECK: _check(body)}, allow_nan=False)
 
 
@@ -40,8 +42,8 @@ def metric_lines(path: Path) -> list[dict[str, Any]]:
         if line.pop(CHECK, None) != _check(line):
             raise ArtefactError(f"{where}: was altered after it was written; {_FIX}")
         for name, value in line.items():
-            if name != "split" and not isinstance(value, (int, float, type(None))):
-                raise ArtefactError(f"{where}: '{name}' is no number; {_FIX}")
+            if not isinstance(value, (int, float, str, type(None))):
+                raise ArtefactError(f"{where}: '{name}' is no single value; {_FIX}")
         lines.append(line)
     return lines
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from intrr_rec.runs.metrics_file import metric_lines
 from intrr_rec.training.trainer import train
 from tests import tiny
 from tests.distributed.launch import train_all
@@ -52,7 +53,7 @@ def reference(line, tmp_path_factory):
 
 def figures(run):
     """Losses of the epochs, and the metrics of the test split."""
-    records = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
+    records = metric_lines(run / "metrics.jsonl")
     losses = {
         f"{record['epoch']} {name}": record[name]
         for record in records

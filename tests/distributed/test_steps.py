@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from intrr_rec.runs.metrics_file import metric_lines
 from intrr_rec.training.trainer import train
 from tests import tiny
 from tests.distributed.launch import train_all
@@ -45,7 +46,7 @@ def reference(line, tmp_path_factory):
 
 def figures(run):
     """Losses and gradient norms of the epochs, and the metrics of the test split, by the averages."""
-    records = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
+    records = metric_lines(run / "metrics.jsonl")
     losses = {
         f"{record['epoch']} {name}": record[name]
         for record in records

@@ -13,6 +13,7 @@ from intrr_rec.data.dataset import Dataset
 from intrr_rec.data.loading.windows import training_windows
 from intrr_rec.evaluation.results import evaluate_run
 from intrr_rec.evaluation.target_ranks import read_ranks
+from intrr_rec.runs.metrics_file import metric_lines
 from intrr_rec.training.trainer import train
 from tests import tiny
 from tests.distributed.launch import ROOT, environment, free_port, train_all
@@ -77,8 +78,7 @@ def runs(line, tmp_path_factory):
 def figures(run):
     """Every figure of the run but timings, by split, step and name; the test metrics too."""
     found = {}
-    for text in (run / "metrics.jsonl").read_text().splitlines():
-        record = json.loads(text)
+    for record in metric_lines(run / "metrics.jsonl"):
         for name, value in record.items():
             if name not in ("split", "step", "seconds", "users_per_second"):
                 found[record["split"], record["step"], name] = value

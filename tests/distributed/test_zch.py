@@ -1,6 +1,5 @@
 """Managed rows in training: the figures of one rank on any number, through saves and over a catalogue that grows."""
 
-import json
 import shutil
 
 import pyarrow.compute as pc
@@ -14,6 +13,7 @@ from intrr_rec.distributed.world import join_world
 from intrr_rec.errors import ArtefactError
 from intrr_rec.models.embeddings.zch import ManagedRows
 from intrr_rec.runs.inputs import open_inputs
+from intrr_rec.runs.metrics_file import metric_lines
 from intrr_rec.semantic_ids.extend import extend_semantic_ids
 from intrr_rec.training.trainer import Run, train
 from tests import tiny
@@ -47,7 +47,7 @@ def line(tmp_path_factory):
 def counts(run):
     return [
         [record[name] for name in COUNTS]
-        for record in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        for record in metric_lines(run / "metrics.jsonl")
         if record["split"] == "train"
     ]
 

@@ -11,7 +11,7 @@ import torch
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.evaluation.compare import COMPARED, compare_runs
 from intrr_rec.evaluation.metrics import NAMES, as_means, metrics_by_user
-from intrr_rec.io.atomic import write_json
+from tests.sealing import write_run_record, write_sealed
 
 USERS = 600
 
@@ -27,8 +27,8 @@ def run_folder(path, ranks, dataset="a" * 64, seed=0, users=None):
     pq.write_table(pa.concat_tables([table.slice(0, 100), valid]), path / "ranks" / "part-00000.parquet")
     pq.write_table(table.slice(100), path / "ranks" / "part-00001.parquet")
     test = as_means(metrics_by_user(torch.from_numpy(ranks)).sum(0), len(ranks))
-    write_json(path / "run.json", {"hashes": {"dataset": dataset, "semantic_ids": "b"}})
-    write_json(path / "results.json", {"name": path.name, "seed": seed, "test": test})
+    write_run_record(path, dataset)
+    write_sealed(path / "results.json", {"name": path.name, "seed": seed, "test": test})
     return path
 
 
@@ -104,7 +104,7 @@ def test_what_cannot_be_compared_is_refused_and_nothing_is_written(pair, tmp_pat
     refused(others, "its ranks are of other users")
     stale = run_folder(tmp_path / "stale", drawn(0.5, 5))
     results = json.loads((stale / "results.json").read_text())
-    write_json(stale / "results.json", results | {"test": results["test"] | {"ndcg@5": 0.9}})
+    write_sealed(stale / "results.json", results | {"test": results["test"] | {"ndcg@5": 0.9}})
     refused(stale, "of two evaluations; run `intrr evaluate --run")
     for part in (stale / "ranks").iterdir():
         part.write_bytes(b"torn")

@@ -15,10 +15,13 @@ import torch
 from intrr_rec.config import Recipe, save_recipe
 from intrr_rec.errors import ArtefactError
 from intrr_rec.evaluation.slices import HISTORY_FROM, POPULARITY_FROM, as_slices, slice_sums
-from intrr_rec.io.atomic import write_json, write_text
+from intrr_rec.io.atomic import write_text
+from intrr_rec.io.records import sealed
 from intrr_rec.reporting import plots
 from intrr_rec.reporting.report import write_report
+from intrr_rec.runs.metrics_file import metric_line
 from intrr_rec.semantic_ids.quality.metrics import measure_quality
+from tests.sealing import write_metric_lines, write_sealed
 
 LEVELS, CODES = 4, 128
 NASTY = 'Shampoo <script>alert("x")</script> & $5 off $10_{a}'
@@ -60,7 +63,7 @@ def write_metrics(run: Path, steps: int = 300, epochs: int = 20) -> None:
     for epoch in range(1, epochs + 1):
         figures = metrics(0.09 * (1 - math.exp(-epoch / 6)))
         lines.append({"step": epoch * 40, "epoch": float(epoch), "split": "valid", "seconds": 16.0 * epoch} | figures)
-    write_text(run / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    write_metric_lines(run / "metrics.jsonl", lines)
 
 
 SLICED = [
@@ -87,7 +90,7 @@ def write_results(run: Path) -> None:
     results |= {"slices": {kind: bands(found, edges) for kind, found, edges in SLICED}}
     results |= {"beyond_accuracy": {"coverage@10": 0.3127, "novelty@10": 12.8431, "gini@10": 0.9012}}
     results |= {"semantic_ids": quality(np.random.default_rng(1))}
-    write_json(run / "results.json", results)
+    write_sealed(run / "results.json", results)
 
 
 def write_inspection(run: Path) -> None:
@@ -106,7 +109,7 @@ def write_inspection(run: Path) -> None:
             {"user_id": f"u{user}", "history": history, "target": item(20 + 7 * user, [3, 4, 5, 0])}
             | {"recommended": recommended}
         )
-    write_json(run / "inspection.json", {"redistribution": sharing, "examples": examples})
+    write_sealed(run / "inspection.json", {"redistribution": sharing, "examples": examples})
 
 
 def full_run(run: Path) -> Path:
@@ -227,7 +230,7 @@ def test_slices_and_figures_beyond_accuracy_are_shown_as_measured(page):
 
 def test_results_of_an_earlier_version_say_what_to_run(tmp_path):
     save_recipe(Recipe(), tmp_path / "config.yaml")
-    write_json(tmp_path / "results.json", {"test": metrics(0.05), "valid": metrics(0.06)})
+    write_sealed(tmp_path / "results.json", {"test": metrics(0.05), "valid": metrics(0.06)})
     page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
     for line in ("The metrics are not sliced here", "What is recommended to how many was not counted"):
         assert f"{line}: run intrr evaluate --run {tmp_path}" in page.words
@@ -321,7 +324,7 @@ def test_diverged_and_unfinished_training_still_draws(tmp_path):
     save_recipe(Recipe(), tmp_path / "config.yaml")
     lines = [{"step": n, "split": "train", "loss": loss} for n, loss in enumerate([9.5, math.nan, math.inf, 8.0])]
     torn = '{"step": 4, "split": "tra'
-    write_text(tmp_path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines) + torn)
+    write_metric_lines(tmp_path / "metrics.jsonl", lines, torn)
     page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
     assert page.figures() == ["Training: loss: loss over step"]
 
@@ -330,7 +333,7 @@ def test_sums_join_the_losses_or_their_levels(tmp_path):
     save_recipe(Recipe(), tmp_path / "config.yaml")
     line = {"step": 5, "epoch": 1, "split": "train", "loss": 9.0, "rec_nll": 8.0, "rec_nll_l1": 3.0, "rec_nll_l2": 5.0}
     line |= {"align_entropy": 6.0, "align_entropy_l1": 4.0, "align_entropy_l2": 2.0, "users_per_second": None}
-    write_text(tmp_path / "metrics.jsonl", json.dumps(line) + "\n")
+    write_metric_lines(tmp_path / "metrics.jsonl", [line])
     assert Page(write_report(tmp_path).read_text(encoding="utf-8")).figures() == [
         "Training: loss: loss, rec_nll over epoch",
         "Training: align entropy per level: level 1, level 2, sum of levels over epoch",
@@ -340,9 +343,9 @@ def test_sums_join_the_losses_or_their_levels(tmp_path):
 
 def test_sparse_records_do_not_break_the_page(tmp_path):
     save_recipe(Recipe(), tmp_path / "config.yaml")
-    write_json(tmp_path / "results.json", {"test": {"recall@10": 0.05}, "unheard_of": 1})
+    write_sealed(tmp_path / "results.json", {"test": {"recall@10": 0.05}, "unheard_of": 1})
     examples = [{"user_id": 7, "history": [], "target": {"item_id": 1, "title": None}, "recommended": []}]
-    write_json(tmp_path / "inspection.json", {"examples": examples})
+    write_sealed(tmp_path / "inspection.json", {"examples": examples})
     page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
     assert "0.0500" in page.words and "item 1" in page.words and tmp_path.name in page.words
     assert "times the baseline" not in page.words
@@ -351,12 +354,14 @@ def test_sparse_records_do_not_break_the_page(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("metrics.jsonl", '{"step": 1, "split": "train"}\nnot json\n', "line 2 is not JSON"),
+        ("metrics.jsonl", metric_line({"step": 1, "split": "train"}) + "\nnot json\n", "line 2 is not JSON"),
+        ("metrics.jsonl", metric_line({"step": 1, "split": "train"}).replace("1", "2", 1) + "\n", "line 1 was altered"),
         ("metrics.jsonl", '{"loss": 1}\n', "line 1 is no object with 'step' and 'split'"),
         ("results.json", "{", "is not JSON"),
-        ("results.json", '{"test": {"recall@10": "high"}}', "'test.recall@10'"),
-        ("results.json", "[]", "'top level'"),
-        ("inspection.json", '{"examples": [{"user_id": 1}]}', "'examples.0.history'"),
+        ("results.json", json.dumps(sealed({"test": {"recall@10": "high"}})), "'test.recall@10'"),
+        ("results.json", '{"test": {"recall@10": 0.5}}', "has no 'sha256'"),
+        ("results.json", "[]", "has no 'sha256'"),
+        ("inspection.json", json.dumps(sealed({"examples": [{"user_id": 1}]})), "'examples.0.history'"),
         ("plan.txt", b"\xff\xfe\x00", "cannot be read"),
     ],
 )

@@ -1,16 +1,16 @@
 """The figures of a run survive kills and resumptions."""
 
-import json
 import math
 
 import pytest
 
 from intrr_rec.runs.folder import MetricsLog
+from intrr_rec.runs.metrics_file import metric_lines
 from intrr_rec.runs.run_files import METRICS
 
 
 def lines(run):
-    return [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
+    return metric_lines(run / METRICS)
 
 
 def test_a_line_a_record_with_nan_as_null(tmp_path):

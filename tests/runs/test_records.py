@@ -6,13 +6,13 @@ import statistics
 import pytest
 
 from intrr_rec.errors import ArtefactError, ConfigError
-from intrr_rec.io.atomic import write_json
 from intrr_rec.runs.records import read_run, summarize
+from tests.sealing import write_run_record, write_sealed
 
 
 def run_folder(path, test, dataset="a" * 64):
-    write_json(path / "run.json", {"hashes": {"dataset": dataset, "semantic_ids": "b"}, "paths": {}, "command": ""})
-    write_json(path / "results.json", {"seed": 0, "test": test})
+    write_run_record(path, dataset)
+    write_sealed(path / "results.json", {"seed": 0, "test": test})
     return path
 
 

@@ -4,9 +4,11 @@ import json
 
 import pyarrow.parquet as pq
 
+from intrr_rec.runs.metrics_file import metric_lines
+
 
 def lines(run, split=None):
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    records = metric_lines(run / "metrics.jsonl")
     timing = ("seconds", "users_per_second")
     return [{k: v for k, v in r.items() if k not in timing} for r in records if split in (None, r["split"])]
 

@@ -11,13 +11,17 @@ from intrr_rec.config import recipe as recipe_module
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.decoding.decode import decode
 from intrr_rec.distributed.world import join_world
-from intrr_rec.errors import ArtefactError, ConfigError, DataError
+from intrr_rec.errors import ArtefactError, ConfigError, DataError, TrainingError
 from intrr_rec.evaluation.metrics import as_means, metrics_by_user
 from intrr_rec.evaluation.results import evaluate_run
 from intrr_rec.evaluation.target_ranks import read_ranks
 from intrr_rec.runs.inputs import open_inputs
+from intrr_rec.runs.run_record import read_run_record
+from intrr_rec.semantic_ids.build import build_semantic_ids
+from intrr_rec.training.finite import FiniteGuard
 from intrr_rec.training.trainer import Run, train
 from tests import tiny
+from tests.tiny import INDEX, Line
 from tests.training.figures import lines, recommendations, results
 
 LEARNS = ("train.learning_rate=0.01", "train.epochs=3")
@@ -293,3 +297,54 @@ def test_tokens_made_batch_by_batch_rank_as_those_of_the_whole_catalogue(tmp_pat
     for ours, others in zip(whole, batchwise, strict=True):
         torch.testing.assert_close(ours.scores_BW, others.scores_BW)
         assert (ours.items_BW == others.items_BW).float().mean() > 0.99
+
+
+@pytest.mark.parametrize("other", ["dataset", "semantic_ids"])
+def test_a_run_of_other_inputs_is_refused_before_a_byte_is_written(tmp_path, other):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    one = make_line(tmp_path / "one")
+    two = (
+        make_line(tmp_path / "two", seed=5) if other == "dataset" else Line(one.dataset, tmp_path / "ids", one.vectors)
+    )
+    if other == "semantic_ids":
+        build_semantic_ids(one.dataset, one.vectors, two.semantic_ids, INDEX.model_copy(update={"seed": 9}))
+    out = tmp_path / "run"
+    train(recipe("train.epochs=1"), out=out, **one.inputs())
+    before = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+    with pytest.raises(ArtefactError, match=f"holds a run on another {other.replace('_', '-')} .*choose another --out"):
+        train(recipe("train.epochs=1"), out=out, **two.inputs())
+    assert {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()} == before
+    command = read_run_record(out).command
+    train(recipe("train.epochs=1"), out=out, **one.inputs())
+    assert read_run_record(out).command == command, "a run that goes on keeps the command that began it"
+
+
+def test_a_loss_that_is_no_number_stops_the_run_at_its_step(tmp_path):
+    (tmp_path / "line").mkdir()
+    line, out = make_line(tmp_path / "line"), tmp_path / "run"
+    with pytest.raises(TrainingError, match=r"the loss of step [2-9] is not a finite number; .*learning_rate"):
+        train(recipe("train.epochs=9", "train.learning_rate=1e30"), out=out, **line.inputs())
+    assert not list((out / "checkpoints").glob("*")) and not (out / "results.json").exists()
+
+
+def test_weights_that_are_no_numbers_are_never_kept_nor_loaded(tmp_path, monkeypatch):
+    """A gradient may spoil the weights after the last finite loss."""
+    (tmp_path / "line").mkdir()
+    line, out = make_line(tmp_path / "line"), tmp_path / "run"
+    train(recipe("train.epochs=1"), out=out, **line.inputs())
+    step = Run.step
+
+    def spoil(run, *parts):
+        losses = step(run, *parts)
+        with torch.no_grad():
+            next(iter(run.parallel.module.parameters())).fill_(math.nan)
+        return losses
+
+    monkeypatch.setattr(Run, "step", spoil)
+    with pytest.raises(TrainingError, match="a weight is not a finite number"):
+        train(recipe("train.epochs=1"), out=tmp_path / "spoilt", **line.inputs())
+    assert not list((tmp_path / "spoilt" / "checkpoints").glob("*"))
+    monkeypatch.setattr(FiniteGuard, "require_weights", lambda *_: None)
+    with pytest.raises(ArtefactError, match="best: holds weights that are not finite"):
+        train(recipe("train.epochs=1"), out=tmp_path / "kept", **line.inputs())

@@ -14,6 +14,7 @@ from intrr_rec.data.prepare.prepare import prepare_dataset
 from intrr_rec.distributed.world import join_world
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.runs.inputs import open_inputs
+from intrr_rec.runs.run_record import read_run_record
 from intrr_rec.semantic_ids.artefact import SemanticIds
 from intrr_rec.semantic_ids.extend import extend_semantic_ids
 from intrr_rec.training import warm_start as growth
@@ -21,6 +22,7 @@ from intrr_rec.training.trainer import Run, train
 from intrr_rec.training.warm_start import Start
 from tests import tiny
 from tests.distributed.launch import train_all
+from tests.sealing import reseal
 from tests.training.figures import lines, results, story
 
 NEW = (0, 4, 5, 17, 29)  # at both ends and in between
@@ -196,9 +198,8 @@ def test_what_cannot_be_gone_on_with_is_one_line(grown, line, small, old, tmp_pa
         begin(line, start=tmp_path / "nowhere")
     gone = tmp_path / "gone"
     shutil.copytree(start, gone)
-    (gone / "run.json").write_text(
-        (gone / "run.json").read_text().replace(str(small.semantic_ids), str(line.semantic_ids))
-    )
+    paths = read_run_record(gone).paths.model_dump() | {"semantic_ids": str(line.semantic_ids)}
+    reseal(gone / "run.json", paths=paths)
     with pytest.raises(ArtefactError, match="extended in place"):
         begin(line, start=gone)
     assert not (tmp_path / "run").exists()

@@ -118,7 +118,7 @@ def load_checkpoint(
         dcp.load(tensors, storage_reader=reader)
     except UserError:
         raise
-    except Exception as error:  # its files may hold anything
+    except (Exception, dcp.CheckpointException) as error:  # its files may hold anything
         not_the_input(error)
         if isinstance(error, RuntimeError) and is_lost_rank(error):
             raise

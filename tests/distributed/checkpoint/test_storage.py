@@ -13,10 +13,10 @@ from intrr_rec.distributed.checkpoint.storage import checkpoint_tensors, load_ch
 from intrr_rec.distributed.world import join_world
 from intrr_rec.errors import ArtefactError, PlaceError
 from intrr_rec.io.artefact import COMPLETE, file_hash
-from intrr_rec.io.atomic import write_json
 from intrr_rec.runs.inputs import open_inputs
 from intrr_rec.training.trainer import Run
 from tests import tiny
+from tests.sealing import write_sealed
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_dying_in_the_middle_of_a_save_leaves_the_previous_checkpoint(make_run, 
 def sign(saved):
     """Record the files as they are now, as somebody would who means to deceive."""
     files = {path.name: file_hash(path) for path in saved.iterdir() if path.name != COMPLETE}
-    write_json(saved / COMPLETE, {"files": files})
+    write_sealed(saved / COMPLETE, {"checkpoint_schema": 2, "files": files})
 
 
 def call_pickled(module, name, argument):
