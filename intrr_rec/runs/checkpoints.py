@@ -149,8 +149,7 @@ class Checkpoints:
         """
         try:
             state = load_checkpoint(self.folder / BEST, self.parallel, self.world, with_optimizer=False)
-            if not is_finite(self.parallel.module, self.world):
-                raise ArtefactError(f"{self.folder / BEST}: holds weights that are not finite numbers; train again")
+            self._require_finite(self.folder / BEST)
             return BEST, state
         except ArtefactError as error:
             best = error
@@ -163,7 +162,12 @@ class Checkpoints:
 
     def _load_stand_in(self, path: Path) -> tuple[str, dict[str, Any]]:
         state = load_checkpoint(path, self.parallel, self.world, with_optimizer=False, averaged=True)
+        self._require_finite(path)
         return path.name, state | {"best_epoch": state["epoch"]}
+
+    def _require_finite(self, path: Path) -> None:
+        if not is_finite(self.parallel.module, self.world):
+            raise ArtefactError(f"{path}: holds weights that are not finite numbers; train again into another --out")
 
     def newest_state(self) -> dict[str, Any]:
         """The state that the newest checkpoint was saved with; that of the best where it is the only one."""

@@ -354,9 +354,13 @@ def test_sparse_records_do_not_break_the_page(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("metrics.jsonl", metric_line({"step": 1, "split": "train"}) + "\nnot json\n", "line 2 is not JSON"),
-        ("metrics.jsonl", metric_line({"step": 1, "split": "train"}).replace("1", "2", 1) + "\n", "line 1 was altered"),
-        ("metrics.jsonl", '{"loss": 1}\n', "line 1 is no object with 'step' and 'split'"),
+        ("metrics.jsonl", metric_line({"step": 1, "split": "train"}) + "\nnot json\n", "line 2: is not JSON"),
+        (
+            "metrics.jsonl",
+            metric_line({"step": 1, "split": "train"}).replace("1", "2", 1) + "\n",
+            "line 1: was altered",
+        ),
+        ("metrics.jsonl", '{"loss": 1}\n', "line 1: is no object with 'step' and 'split'"),
         ("results.json", "{", "is not JSON"),
         ("results.json", json.dumps(sealed({"test": {"recall@10": "high"}})), "'test.recall@10'"),
         ("results.json", '{"test": {"recall@10": 0.5}}', "has no 'sha256'"),

@@ -62,5 +62,5 @@ def test_what_is_no_evaluated_run_is_refused(tmp_path):
     with pytest.raises(ArtefactError, match="has no test metrics"):
         read_run(folder)
     (folder / "run.json").write_text("{}")
-    with pytest.raises(ArtefactError, match="'hashes'"):
+    with pytest.raises(ArtefactError, match="has no 'sha256'"):
         read_run(folder)
