@@ -38,7 +38,7 @@ class CollaborativeConfig(Section):
     """Not the paper's: `rq_vae` hears which items users consume together (LETTER, EAGER)."""
 
     weight: float = Field(0.0, ge=0, description="of the alignment to collaborative vectors; 0 leaves them out")
-    width: int = Field(64, ge=1, description="of the collaborative vectors")
+    width: int = Field(64, ge=1, le=65536, description="of the collaborative vectors")
     temperature: float = Field(0.1, gt=0, description="of the contrast between items of a batch")
     diversity: float = Field(0.0, ge=0, description="weight of the entropy of each level's mean soft assignment")
 
@@ -88,7 +88,7 @@ class IndexConfig(ComponentSection):
         description="rk_means, residual_vq (what the paper's code calls VQ-VAE: no autoencoder), vq_vae, rq_vae, another "
         "registered quantizer, or module:Class (docs/extending.md)",
     )
-    levels: int = Field(3, ge=1, description="residual levels, before the de-duplication digit")
+    levels: int = Field(3, ge=1, le=63, description="residual levels, before the de-duplication digit")
     codes: int | tuple[int, ...] = Field(128, description="codes a level (K): one number, or a list of one a level")
     normalize: bool = Field(
         True, description="L2-normalise the input of every level, residuals included (rk_means, residual_vq)"

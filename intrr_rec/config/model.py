@@ -13,7 +13,7 @@ from intrr_rec.config.section import Section
 class BackboneConfig(Section):
     """What every backbone has among its settings; a subclass adds its own."""
 
-    width: int = Field(128, ge=1, description="D: width of tokens, UID embeddings and codebooks")
+    width: int = Field(128, ge=1, le=65536, description="D: width of tokens, UID embeddings and codebooks")
 
     @property
     def reads_times(self) -> bool:
@@ -63,7 +63,7 @@ class FlattenedConfig(KindConfig):
 class RanConfig(Section):
     """The Recursive-Assignment Network (IntRR section 3.2)."""
 
-    hidden: int = Field(256, ge=1, description="width of the hidden layer of each level's MLP")
+    hidden: int = Field(256, ge=1, le=1048576, description="width of the hidden layer of each level's MLP")
     context: Literal["previous", "cumulative"] = Field(
         "previous", description="z_<l: the previous level's z, or the sum of all"
     )
@@ -77,9 +77,9 @@ class RanConfig(Section):
 class HstuConfig(BackboneConfig):
     """HSTU (Zhai et al. 2024) with relative position bias, and bias by time where asked for."""
 
-    layers: int = Field(4, ge=1)
-    width: int = Field(128, ge=1, description="D: width of tokens, UID embeddings and codebooks")
-    heads: int = Field(4, ge=1)
+    layers: int = Field(4, ge=1, le=512)
+    width: int = Field(128, ge=1, le=65536, description="D: width of tokens, UID embeddings and codebooks")
+    heads: int = Field(4, ge=1, le=1024)
     dropout: float = Field(0.2, ge=0, lt=1)
     time_bias: bool = Field(
         False,
@@ -101,11 +101,11 @@ class HstuConfig(BackboneConfig):
 class T5Config(BackboneConfig):
     """The causal T5 stack."""
 
-    layers: int = Field(4, ge=1)
-    width: int = Field(256, ge=1, description="D: width of tokens, UID embeddings and codebooks")
-    heads: int = Field(6, ge=1)
-    head_width: int = Field(64, ge=1)
-    feed_forward: int = Field(1024, ge=1)
+    layers: int = Field(4, ge=1, le=512)
+    width: int = Field(256, ge=1, le=65536, description="D: width of tokens, UID embeddings and codebooks")
+    heads: int = Field(6, ge=1, le=1024)
+    head_width: int = Field(64, ge=1, le=65536)
+    feed_forward: int = Field(1024, ge=1, le=1048576)
     deep_feed_forward: bool = Field(
         False, description="one more hidden layer of that width in each feed-forward, as in the authors' code"
     )
@@ -115,17 +115,17 @@ class T5Config(BackboneConfig):
 class TigerConfig(KindConfig, T5Config):
     """The T5 encoder-decoder of TIGER (Rajput et al. 2023)."""
 
-    layers: int = Field(4, ge=1, description="of the encoder, and as many of the decoder")
-    width: int = Field(128, ge=1, description="D: width of tokens and codebooks")
+    layers: int = Field(4, ge=1, le=512, description="of the encoder, and as many of the decoder")
+    width: int = Field(128, ge=1, le=65536, description="D: width of tokens and codebooks")
     dropout: float = Field(0.1, ge=0, lt=1)
 
 
 class SasrecConfig(KindConfig):
     """SASRec with the dense head, the baseline without Semantic IDs."""
 
-    layers: int = Field(2, ge=1)
-    width: int = Field(128, ge=1)
-    heads: int = Field(2, ge=1)
+    layers: int = Field(2, ge=1, le=512)
+    width: int = Field(128, ge=1, le=65536)
+    heads: int = Field(2, ge=1, le=1024)
     dropout: float = Field(0.5, ge=0, lt=1)
 
     draws_negatives: ClassVar[bool] = True
@@ -148,7 +148,9 @@ class DenseConfig(Section):
     """Not the paper's: a sampled softmax over cosines of h_u and E_i beside the RAN's losses, and a ranking by it."""
 
     weight: float = Field(0.0, ge=0, description="of the dense loss beside L_rec; 0 leaves it out")
-    negatives: int = Field(512, ge=1, description="items drawn uniformly a step and replica, shared by its targets")
+    negatives: int = Field(
+        512, ge=1, le=16777216, description="items drawn uniformly a step and replica, shared by its targets"
+    )
     temperature: float = Field(0.07, gt=0, description="of the cosine between state and item")
     repeat_bias: bool = Field(True, description="one learned number added to the score of items already in the history")
 
@@ -171,7 +173,7 @@ class ModelConfig(ComponentSection):
     )
     sasrec: SasrecConfig = SasrecConfig()
     tiger: TigerConfig = TigerConfig()
-    window: int = Field(30, ge=2, description="N: items of history the backbone sees")
+    window: int = Field(30, ge=2, le=65536, description="N: items of history the backbone sees")
     backbone: str = Field(
         "hstu", description="hstu, t5, another registered backbone, or module:Class (docs/extending.md)"
     )

@@ -29,7 +29,7 @@ class TrainConfig(Section):
     max_minutes: float | None = Field(
         None, gt=0, description="stop after this many minutes, validating and saving first"
     )
-    batch_users: int = Field(512, ge=1, description="windows (users) a step, over all ranks")
+    batch_users: int = Field(512, ge=1, le=16777216, description="windows (users) a step, over all ranks")
     learning_rate: float = Field(1e-3, gt=0)
     schedule: Literal["constant", "linear"] = Field(
         "constant", description="of the learning rate after the warm-up; linear: down to 0 at the last step of `epochs`"
@@ -67,7 +67,7 @@ class TrainConfig(Section):
 class EvaluateConfig(Section):
     """Ranking by trie-constrained beam search inside the RAN."""
 
-    beam: int = Field(50, ge=1, description="W: beams kept at each level")
+    beam: int = Field(50, ge=1, le=65536, description="W: beams kept at each level")
     validation_beam: int | None = Field(
         None, ge=10, description="beams kept while validating to choose a checkpoint (Recall@10); null: `beam`"
     )
@@ -85,4 +85,6 @@ class EvaluateConfig(Section):
         "found by scoring the whole catalogue",
     )
     path_weight: float = Field(0.5, ge=0, description="of log P beside the dense score")
-    batch_users: int = Field(256, ge=1, description="users a decode step; a small batch stays in the processor's cache")
+    batch_users: int = Field(
+        256, ge=1, le=16777216, description="users a decode step; a small batch stays in the processor's cache"
+    )

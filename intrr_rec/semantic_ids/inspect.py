@@ -73,7 +73,9 @@ def item_tree(ids: SemanticIds, dataset: Dataset, item: str, show: int) -> Tree:
     place = _find(ids, item)
     path = ids.codes_IL[place].tolist()
     [title] = dataset.titles([place])
-    root = Tree(f"[bold]{_title(title)}[/]  item {item}, path {_path(path)}, since version {int(ids.since_I[place])}")
+    root = Tree(
+        f"[bold]{_title(title)}[/]  item {_title(item)}, path {_path(path)}, since version {int(ids.since_I[place])}"
+    )
     inside_I = torch.ones(ids.n_items, dtype=torch.bool)
     branch = root
     for level, code in enumerate(path[:-1], start=1):
@@ -168,6 +170,8 @@ def _list(branch: Tree, dataset: Dataset, items: Tensor, show: int) -> None:
 
 
 def _title(text: str) -> str:
+    # A title with escape sequences must not steer the terminal.
+    text = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
     return escape(text if len(text) <= _TITLE_WIDTH else f"{text[: _TITLE_WIDTH - 1]}…")
 
 
