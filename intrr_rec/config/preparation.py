@@ -10,6 +10,9 @@ from intrr_rec.config.section import Section
 from intrr_rec.config.time_units import seconds_of
 
 Weight = Annotated[int, Field(ge=0)]
+# No catalogue names a thing so; a longer "id" is a text in the wrong column, or a quote that was never closed. Every door of the
+# line takes ids up to this length: what is prepared can be served.
+MAX_ID_CHARACTERS = 1_024
 
 
 class PrepareConfig(Section):

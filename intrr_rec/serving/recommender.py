@@ -14,12 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from intrr_rec.config.time_units import said
 from intrr_rec.data.loading.batch import Batch, Collator
 from intrr_rec.data.loading.windows import Windows
 from intrr_rec.decoding.beam import beam_search
 from intrr_rec.decoding.filters import Allowed
 from intrr_rec.errors import ConfigError, DataError
 from intrr_rec.serving.bundle.bundle import Bundle
+from intrr_rec.serving.bundle.items import ItemTable
 
 KEPT_MASKS = 16
 FEW_DENIED = 256
@@ -49,6 +51,44 @@ class Filters:
         allow = None if self.allow is None else tuple(self.allow)
         key = (allow, self.many_denied(), where, self.newer_than)
         return key if key != (None, (), (), None) else None
+
+    def mask(self, items: ItemTable) -> np.ndarray:
+        """Which items all users of these filters may get, `[I]`; a short `deny` and what is seen are left to each user.
+
+        Raises:
+            ConfigError: a column or value that the bundle has not.
+        """
+        mask_I = np.ones(len(items), np.bool_)
+        if self.allow is not None:
+            mask_I[:] = False
+            mask_I[list(self.allow)] = True
+        mask_I[list(self.many_denied())] = False
+        for column, values in self.where.items():
+            mask_I &= items.having(column, values)
+        if self.newer_than is not None:
+            mask_I &= items.newer(self.newer_than)
+        return mask_I
+
+    def require_some(self, items: ItemTable) -> None:
+        """Refuse filters that cannot be answered, or that no item passes.
+
+        Raises:
+            ConfigError: which, and what there is.
+        """
+        if self.looks_at_items and not self.mask(items).any():
+            raise self.none_passes()
+
+    @property
+    def looks_at_items(self) -> bool:
+        """Whether columns of the item table decide."""
+        return bool(self.where) or self.newer_than is not None
+
+    def none_passes(self) -> ConfigError:
+        """What to say where no item passes."""
+        given = [f"{column}={'|'.join(values)}" for column, values in self.where.items()]
+        given += [] if self.allow is None else [f"{len(self.allow):,} allowed items"]
+        given += [] if self.newer_than is None else [f"newer than {said(self.newer_than)}"]
+        return ConfigError(f"no item passes all filters together ({', '.join(given)}); leave one out")
 
     def many_denied(self) -> tuple[int, ...]:
         """`deny` where it is long: counting a few is done user by user, many are cheaper in a mask."""
@@ -144,6 +184,12 @@ class Recommender:
             items_BW[users, :places] = found[0][:, :places].cpu()
             scores_BW[users, :places] = found[1][:, :places].cpu()
         return items_BW, scores_BW
+
+    def require_some(self, filters: Filters) -> None:
+        """`Filters.require_some`, by the masks that are kept."""
+        key = filters.shared()
+        if filters.looks_at_items and key is not None and not int(self._before(filters, key)[-1]):
+            raise filters.none_passes()
 
     @torch.no_grad()
     def trace(
@@ -265,22 +311,9 @@ class Recommender:
         if key not in self._masks:
             while len(self._masks) >= KEPT_MASKS:
                 self._masks.pop(next(iter(self._masks)), None)
-            mask_I = torch.from_numpy(self._mask(wish)).to(self.bundle.device)
+            mask_I = torch.from_numpy(wish.mask(self.bundle.items)).to(self.bundle.device)
             self._masks[key] = self.bundle.leaves.before(mask_I)
         return self._masks[key]
-
-    def _mask(self, wish: Filters) -> np.ndarray:
-        items = self.bundle.items
-        mask_I = np.ones(len(items), np.bool_)
-        if wish.allow is not None:
-            mask_I[:] = False
-            mask_I[list(wish.allow)] = True
-        mask_I[list(wish.many_denied())] = False
-        for column, values in wish.where.items():
-            mask_I &= items.having(column, values)
-        if wish.newer_than is not None:
-            mask_I &= items.newer(wish.newer_than)
-        return mask_I
 
     def _popular(self, histories: Sequence[Sequence[int]], filters: Sequence[Filters], k: int) -> tuple[Tensor, Tensor]:
         order_I, score_I = self._by_popularity

@@ -139,12 +139,14 @@ def test_a_killed_job_goes_on(bundles, line, tmp_path):
 def test_filters_from_words(bundles, tmp_path):
     items = bundles["path"].items
     (tmp_path / "ids").write_text("3\n nothing \n5 \n")
-    found = read_filters(items, exclude_seen=True, deny=tmp_path / "ids", newer_than="1970-01-02")
-    assert found == Filters(exclude_seen=True, deny=items.dense(["3", "5"]), newer_than=86_400)
+    found = read_filters(items, exclude_seen=True, deny=tmp_path / "ids", newer_than="1970-01-01")
+    assert found == Filters(exclude_seen=True, deny=items.dense(["3", "5"]), newer_than=0)
     with pytest.raises(ConfigError, match="--where red"):
         read_filters(items, where=["red"])
     with pytest.raises(ConfigError, match="no column 'color'"):
         read_filters(items, where=["color=red"])
+    with pytest.raises(ConfigError, match="no item passes all filters together .newer than 1970-01-02"):
+        read_filters(items, newer_than="1970-01-02")
     with pytest.raises(ConfigError, match=r"--newer-than: .yesterday. is neither"):
         read_filters(items, newer_than="yesterday")
     with pytest.raises(

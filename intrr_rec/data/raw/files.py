@@ -20,6 +20,7 @@ from typing import Literal, TextIO, cast
 
 import duckdb
 
+from intrr_rec.config.preparation import MAX_ID_CHARACTERS
 from intrr_rec.errors import DataError, nearest
 from intrr_rec.io.artefact import file_hash
 from intrr_rec.io.places import not_the_input
@@ -40,8 +41,6 @@ INTEGERS = frozenset(f"{sign}{width}INT" for sign in ("", "U") for width in ("TI
 _UNREADABLE = (OSError, EOFError, UnicodeDecodeError, zlib.error)
 # "007" and "+7" are names, not numbers: only what prints back unchanged may become an integer.
 _CANONICAL_INTEGER = "-?(0|[1-9][0-9]*)"
-# No catalogue names a thing so; a longer "id" is a text in the wrong column, or a quote that was never closed.
-MAX_ID_CHARACTERS = 1_024
 
 
 @dataclass(frozen=True)

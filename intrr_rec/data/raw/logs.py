@@ -15,9 +15,9 @@ from pathlib import Path
 import duckdb
 
 from intrr_rec.config import PrepareConfig
+from intrr_rec.config.preparation import MAX_ID_CHARACTERS
 from intrr_rec.config.time_units import TimeUnit
 from intrr_rec.data.raw.files import (
-    MAX_ID_CHARACTERS,
     IdKind,
     RawFile,
     csv_id_kind,

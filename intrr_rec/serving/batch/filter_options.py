@@ -31,8 +31,8 @@ def read_filters(
         newer_than: seconds since 1970, or a date (UTC unless it says otherwise).
 
     Raises:
-        DataError: a file that cannot be read.
-        ConfigError: a word that is none of these, or a column that is not there.
+        DataError: a file that cannot be read, or `allow` names no item of the bundle.
+        ConfigError: a word that is none of these, a column or value that is not there, or filters that no item passes.
     """
     wanted: dict[str, list[str]] = {}
     for word in where:
@@ -40,15 +40,19 @@ def read_filters(
         if not equals or not column:
             raise ConfigError(f"--where {word}: write COLUMN=VALUE")
         wanted.setdefault(column, []).append(value)
-    for column, values in wanted.items():
-        items.having(column, values)
-    return Filters(
+    filters = Filters(
         exclude_seen=exclude_seen,
         deny=_read_ids(items, deny) if deny else (),
         allow=_read_ids(items, allow) if allow else None,
         where=wanted,
         newer_than=None if newer_than is None else _seconds(newer_than),
     )
+    if allow and not filters.allow:
+        raise DataError(
+            f"{allow}: none of its ids is an item of the bundle, whose ids are such as {items.own([0])[0]!r}"
+        )
+    filters.require_some(items)
+    return filters
 
 
 def _read_ids(items: ItemTable, path: Path) -> list[int]:

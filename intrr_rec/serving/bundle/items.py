@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from intrr_rec.data.dataset import ITEMS, Dataset
-from intrr_rec.errors import ArtefactError, ConfigError
+from intrr_rec.errors import ArtefactError, ConfigError, instead
 from intrr_rec.io.places import not_the_input
+from intrr_rec.serving.bundle.item_columns import having, is_filterable
 
 OWN = ("item_id", "title", "popularity", "first_seen", "newcomer")
 _TYPES = {
@@ -72,7 +73,7 @@ class ItemTable:
     @property
     def columns(self) -> list[str]:
         """The columns that a filter may name."""
-        return [name for name in self.schema.names if name not in OWN]
+        return [each.name for each in self.schema if each.name not in OWN and is_filterable(each.type)]
 
     def dense(self, own_ids: Iterable[str]) -> list[int | None]:
         """Dense id of each item; None for an item the bundle does not know."""
@@ -95,22 +96,14 @@ class ItemTable:
         return self._titles
 
     def having(self, column: str, values: Iterable[str]) -> NDArray[np.bool_]:
-        """Which items have one of these values in a column; an entry of a list column counts as one. `[I]`
+        """Which items have one of these values, compared by the column's type; an entry of a list counts as one. `[I]`
 
         Raises:
-            ConfigError: no such column.
+            ConfigError: no such column, one that cannot be filtered by, or a value that no item has.
         """
-        if column not in self.columns:
-            there = ", ".join(self.columns) or "none"
-            raise ConfigError(f"{self.path}: no column '{column}' to filter by; there is: {there}")
-        found = self._column(column).combine_chunks()
-        wanted = pa.array([str(value) for value in values], pa.string())
-        if not pa.types.is_list(found.type) and not pa.types.is_large_list(found.type):
-            return pc.is_in(found.cast(pa.string()), wanted).to_numpy(zero_copy_only=False)
-        having_I = np.zeros(len(self), np.bool_)
-        inside = pc.is_in(pc.list_flatten(found).cast(pa.string()), wanted).to_numpy(zero_copy_only=False)
-        having_I[pc.list_parent_indices(found).to_numpy()[inside]] = True
-        return having_I
+        if column not in self.schema.names or column in OWN:
+            raise ConfigError(f"no column '{column}' to filter by{instead(column, self.columns) or '; there is none'}")
+        return having(column, self._column(column).combine_chunks(), list(values))
 
     def newer(self, than: int) -> NDArray[np.bool_]:
         """Which items nobody had before a moment (seconds since 1970); one that nobody has had counts as new. `[I]`
@@ -119,9 +112,7 @@ class ItemTable:
             ConfigError: the logs had no times.
         """
         if not self.tells_age:
-            raise ConfigError(
-                f"{self.path}: the logs of this bundle had no times, so nothing tells which items are new"
-            )
+            raise ConfigError("the logs of this bundle had no times, so nothing tells which items are new")
         return pc.fill_null(pc.greater_equal(self._column("first_seen"), than), True).to_numpy()
 
     @cached_property

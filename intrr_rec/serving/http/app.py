@@ -109,7 +109,7 @@ def _routes(service: Service) -> FastAPI:
             raise Refused(422, reason)
         if live.current.reads_times and request.history and request.timestamps is None:
             raise Refused(422, "timestamps: this model reads times; give those of the history")
-        if (reason := live.current.lacks(request)) is not None:
+        if request.filters.looks_at_items and (reason := await _aside(live, live.current.lacks, request)) is not None:
             raise Refused(422, reason)
         try:
             answer = await service.batcher.submit(request)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from intrr_rec.errors import ArtefactError, UserError
+from intrr_rec.errors import ArtefactError, ConfigError, UserError
 from intrr_rec.io.places import not_the_input
 from intrr_rec.serving.bundle.bundle import Bundle
 from intrr_rec.serving.http.schemas import (
@@ -115,12 +115,11 @@ class Backend:
         return request.beam or max(self.bundle.settings.evaluate.beam, request.k)
 
     def lacks(self, request: RecommendRequest) -> str | None:
-        """What a request filters by and the bundle has not, in words; None where it has all."""
-        items, wish = self.bundle.items, request.filters
-        if not wish.where.keys() <= set(items.columns):
-            return "filters.where: no such column; there is: " + (", ".join(items.columns) or "none")
-        if wish.newer_than is not None and not items.tells_age:
-            return "filters.newer_than: the logs of this bundle had no times"
+        """Why no item can pass a request's filters, in words; None where some can, or there are none."""
+        try:
+            self._recommender.require_some(self._asked(request))
+        except ConfigError as error:
+            return f"filters: {error}"
         return None
 
     @property
@@ -196,11 +195,16 @@ class Backend:
         return [[Prefix(codes=list(prefix.codes), log_p=prefix.score) for prefix in level] for level in levels]
 
     def _filters(self, request: RecommendRequest) -> Filters:
-        wish = request.filters
-        if self.lacks(request) is not None:  # another bundle was served when it was asked
+        filters = self._asked(request)
+        if filters.looks_at_items and self.lacks(request) is not None:  # another bundle was served when it was asked
             return Filters(allow=())
+        return filters
+
+    def _asked(self, request: RecommendRequest) -> Filters:
+        wish = request.filters
         allow = None if wish.allow is None else self._known(wish.allow)
-        return Filters(wish.exclude_seen, self._known(wish.deny), allow, wish.where, wish.newer_than)
+        where = {column: [str(value) for value in values] for column, values in wish.where.items()}
+        return Filters(wish.exclude_seen, self._known(wish.deny), allow, where, wish.newer_than)
 
     def _known(self, own: Iterable[int | str]) -> list[int]:
         return [item for item in self.bundle.items.dense(map(str, own)) if item is not None]

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
 
+from intrr_rec.config.preparation import MAX_ID_CHARACTERS
 from intrr_rec.config.serving import ServeConfig
 from intrr_rec.config.time_units import seconds_fault
 
 # An item's own id is what the catalogue calls it; a whole number means the same as its digits.
-ItemId = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | Annotated[StrictStr, Field(max_length=512)]
+ItemId = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | Annotated[StrictStr, Field(max_length=MAX_ID_CHARACTERS)]
+FilterValue = StrictBool | StrictInt | StrictFloat | Annotated[StrictStr, Field(max_length=MAX_ID_CHARACTERS)]
 
 
 def _seconds(moment: int) -> int:
@@ -34,10 +46,16 @@ class Filters(Asked):
     deny: list[ItemId] = Field(default_factory=list, description="items never to recommend")
     allow: list[ItemId] | None = Field(None, description="the only items to recommend; null allows all")
     exclude_seen: bool = Field(False, description="do not recommend what the history holds")
-    where: dict[Annotated[StrictStr, Field(max_length=256)], list[Annotated[StrictStr, Field(max_length=512)]]] = Field(
-        default_factory=dict, description="column of the item table → values, one of which an item must have"
+    where: dict[Annotated[StrictStr, Field(max_length=256)], list[FilterValue]] = Field(
+        default_factory=dict,
+        description="column of the item table → values, one of which an item must have; compared by the column's type",
     )
     newer_than: Seconds | None = Field(None, description="seconds since 1970: only items that nobody had before")
+
+    @property
+    def looks_at_items(self) -> bool:
+        """Whether columns of the item table decide."""
+        return bool(self.where) or self.newer_than is not None
 
 
 class RecommendRequest(Asked):
@@ -65,7 +83,7 @@ class RecommendRequest(Asked):
 
     def beyond(self, limits: ServeConfig) -> str | None:
         """Which limit of the server this request passes, in words; None where it keeps them all."""
-        where = [word for column, values in self.filters.where.items() for word in (column, *values)]
+        where: list[object] = [word for column, values in self.filters.where.items() for word in (column, *values)]
         lists = {"filters.deny": self.filters.deny, "filters.allow": self.filters.allow or (), "filters.where": where}
         sizes = {name: (len(items), limits.max_filter_items, "items") for name, items in lists.items()}
         sizes["history"] = (len(self.history), limits.max_history, "items; send the newest")
