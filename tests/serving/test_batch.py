@@ -145,7 +145,7 @@ def test_filters_from_words(bundles, tmp_path):
         read_filters(items, where=["red"])
     with pytest.raises(ConfigError, match="no column 'color'"):
         read_filters(items, where=["color=red"])
-    with pytest.raises(ConfigError, match="no item passes all filters together .newer than 1970-01-02"):
+    with pytest.raises(ConfigError, match=r"no item passes all filters together .newer than 1970-01-02"):
         read_filters(items, newer_than="1970-01-02")
     with pytest.raises(ConfigError, match=r"--newer-than: .yesterday. is neither"):
         read_filters(items, newer_than="yesterday")

@@ -125,7 +125,8 @@ def test_what_nothing_can_pass_is_an_error_that_says_what_there_is(rich, word):
     assert REFUSED[word] in str(error.value)
     column, _, value = word.partition("=")
     reason = Backend(rich).lacks(RecommendRequest(history=[], filters=Filters(where={column: [value]})))
-    assert reason == f"filters: {error.value}"
+    assert reason is not None and reason.startswith("filters: no item can pass; ")
+    assert reason.endswith(str(error.value).rpartition("; ")[2])
 
 
 def test_filters_that_exclude_one_another_are_an_error(rich, tmp_path):
@@ -134,7 +135,7 @@ def test_filters_that_exclude_one_another_are_an_error(rich, tmp_path):
     ):
         read_filters(rich.items, where=["brand=Acme", "price=1"])
     both = RecommendRequest(history=[], filters=Filters(where={"brand": ["Acme"], "price": [1]}))
-    assert "no item passes all filters together" in (Backend(rich).lacks(both) or "")
+    assert Backend(rich).lacks(both) == "filters: no item can pass; leave one out"
     with pytest.raises(ConfigError, match="newer than 2090"):
         read_filters(rich.items, where=["brand=Acme"], newer_than="2090-01-01")
     (tmp_path / "allow").write_text("nope\nnix\n")

@@ -24,6 +24,7 @@ from intrr_rec.data.dataset import ITEMS, KIND, STATISTICS, USERS
 from intrr_rec.data.prepare.engines import EngineChoice
 from intrr_rec.data.prepare.filters import Known
 from intrr_rec.data.raw.files import IdKind, RawFile, id_kind, literal, quoted
+from intrr_rec.data.raw.item_schema import ItemSchema
 from intrr_rec.errors import ArtefactError, ConfigError, DataError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import Manifest, file_hash
@@ -121,6 +122,12 @@ class Previous:
         users, items = (nw.from_native(con.read_parquet(str(self.path / name))) for name in (USERS, ITEMS))
         counts = self.manifest.counts
         return Known(users.select("user", "user_id"), items.select("item", "item_id"), counts["users"], counts["items"])
+
+    def item_schema(self, con: duckdb.DuckDBPyConnection) -> ItemSchema:
+        """Columns of the content that items have."""
+        described = con.execute(f"DESCRIBE SELECT * FROM read_parquet({literal(str(self.path / ITEMS))})").fetchall()
+        own = {*_NUMBERED, *(["text"] if self.config.text_template is not None else [])}
+        return ItemSchema({name: type_ for name, type_, *_ in described if name not in own}, str(self.path))
 
     def copy_rows(self, folder: Path) -> None:
         """Take the kept rows over."""

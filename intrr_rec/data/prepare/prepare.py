@@ -85,7 +85,8 @@ def prepare_dataset(
                 draft.counts.update(relations.counts)
                 _write_relations(running, relations, draft.path, kinds, config, unit)
                 _hand_over_items(con, running, relations, scratch, kinds[config.item_column])
-            free = load_items(con, items, kinds[config.item_column], config) if items else None
+            schema = previous.item_schema(con) if previous else None
+            free = load_items(con, items, kinds[config.item_column], config, schema) if items else None
             if previous:
                 free = previous.merge_items(con, free)
             reader = con.sql(_items_sql(free or [], config.text_template)).to_arrow_reader(ROW_GROUP_ROWS)

@@ -10,6 +10,7 @@ import duckdb
 
 from intrr_rec.config import PrepareConfig
 from intrr_rec.data.raw.files import IdKind, RawFile, id_kind, open_raw, quoted, readable, require_column, table_files
+from intrr_rec.data.raw.item_schema import ItemSchema
 from intrr_rec.data.raw.logs import bad_value
 from intrr_rec.errors import DataError
 
@@ -18,13 +19,24 @@ log = logging.getLogger(__name__)
 _OUR_COLUMNS = ("item", "item_id", "first_seen", "_file", "_row")
 
 
-def load_items(con: duckdb.DuckDBPyConnection, table: Path, kind: IdKind, config: PrepareConfig) -> list[str]:
-    """Read the item table into `item_table(file, row, item_id, free columns)`; returns the free columns."""
+def load_items(
+    con: duckdb.DuckDBPyConnection, table: Path, kind: IdKind, config: PrepareConfig, schema: ItemSchema | None = None
+) -> list[str]:
+    """Read the item table into `item_table(file, row, item_id, free columns)`; returns the free columns.
+
+    Args:
+        schema: of the content that items have already.
+
+    Raises:
+        DataError: a column or value that cannot be used, or a table without a single item of the logs.
+    """
     column = config.items_column or config.item_column
     raws, selects, free = [], [], {}
+    schema = ItemSchema() if schema is None else schema
     for n, file in enumerate(table_files(table)):
         raw = open_raw(con, file)
         require_column(raw, column, "prepare.items_column")
+        schema.add(raw)
         raw = raw.as_json(column)
         own = id_kind(con, raw, column) or kind
         if own != kind:
@@ -47,6 +59,14 @@ def load_items(con: duckdb.DuckDBPyConnection, table: Path, kind: IdKind, config
     _check_items(con, raws, column, kind)
     missing = _scalar(con, "SELECT count(*) FROM items ANTI JOIN item_table USING (item_id)")
     unused = _scalar(con, "SELECT count(*) FROM item_table ANTI JOIN items USING (item_id)")
+    if missing and schema.is_new and missing == _count(con, "items"):
+        ours, theirs = (
+            con.execute(f"SELECT min(item_id) FROM {name}").fetchall()[0][0] for name in ("items", "item_table")
+        )
+        raise DataError(
+            f"{table}: has none of the {missing} items of the logs: their ids are such as {ours!r}, those of column '{column}' "
+            f"such as {theirs!r}; write both the same way, or leave --items out"
+        )
     if missing:
         log.warning("%d items of the logs are not in %s: their content is null", missing, table)
     if unused:

@@ -119,7 +119,9 @@ class Backend:
         try:
             self._recommender.require_some(self._asked(request))
         except ConfigError as error:
-            return f"filters: {error}"
+            # What was sent is not repeated: only what there is.
+            head, _, there = str(error).partition("; ")
+            return f"filters: no item can pass; {there or head}"
         return None
 
     @property
