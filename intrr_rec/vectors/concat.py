@@ -31,8 +31,8 @@ from intrr_rec.errors import DataError, nearest
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import Manifest, file_hash
 from intrr_rec.io.places import not_the_input
-from intrr_rec.vectors.embed import KIND, Storage, vectors_table
-from intrr_rec.vectors.table import VectorTable, vectors_hash
+from intrr_rec.vectors.embed import Storage, vectors_table
+from intrr_rec.vectors.table import KIND, VectorTable, vectors_hash
 
 log = logging.getLogger(__name__)
 

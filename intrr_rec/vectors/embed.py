@@ -26,13 +26,13 @@ from intrr_rec.errors import DataError, nearest
 from intrr_rec.io import artefact
 from intrr_rec.io import shards as jobs
 from intrr_rec.io.artefact import Manifest
+from intrr_rec.vectors.table import KIND
 
 if TYPE_CHECKING:  # for its type alone: precomputed vectors need no torch
     from intrr_rec.vectors.encoder import Encoder
 
 log = logging.getLogger(__name__)
 
-KIND = "vectors"
 FALLBACK = "title"
 Storage = Literal["float16", "float32"]
 # Compressing the low bits of floats costs time and saves little.

@@ -19,10 +19,12 @@ import pyarrow.parquet as pq
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.data.raw.files import files_hash, table_files
 from intrr_rec.errors import DataError
+from intrr_rec.io import artefact
 from intrr_rec.io.places import not_the_input
 
 log = logging.getLogger(__name__)
 
+KIND = "vectors"
 _BATCH_ROWS = 1 << 14
 
 
@@ -40,6 +42,8 @@ class VectorTable:
     def __init__(self, path: Path | str, dataset: Dataset | None = None, column: str = "embedding") -> None:
         self.path = Path(path)
         self._column = column
+        if (self.path / artefact.MANIFEST).is_file():  # of `intrr embed` or `concat-vectors`, not of others
+            artefact.read(self.path, KIND)
         self.files = _files(path)
         self._rows = [_row_groups(file, column) for file in self.files]
         n_rows = sum(map(sum, self._rows))

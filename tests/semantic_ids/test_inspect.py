@@ -8,7 +8,7 @@ from rich.console import Console
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.errors import ArtefactError, ConfigError, DataError
 from intrr_rec.semantic_ids.artefact import Growth, Paths, SemanticIds
-from intrr_rec.semantic_ids.inspect import print_ids
+from intrr_rec.semantic_ids.inspect import _title, print_ids
 from tests.semantic_ids.catalogue import make_catalogue
 
 CODES_IL = torch.tensor([[1, 3, 1], [0, 2, 1], [0, 2, 2], [1, 0, 0], [1, 3, 2], [1, 3, 3], [1, 2, 0]])
@@ -128,3 +128,10 @@ def test_string_ids_and_titles_with_markup(tmp_path, capsys):
     assert "[bold]A[/bold]  item a-1, path 0,1" in said and "B" * 89 + "…" in said
     with pytest.raises(DataError, match="no item 'a-2'; the nearest ids are a-1, b-2"):
         item_tree(ids, Titles(), "a-2", 5)
+
+
+def test_a_title_does_not_steer_the_terminal():
+    hostile = "\x1b]0;owned\x07\x1b[31mred\r\n\x9b2J\u202eevil[bold]"
+    shown = _title(hostile)
+    assert all(sign.isprintable() for sign in shown) and shown.count("\N{REPLACEMENT CHARACTER}") == 7
+    assert "\\[bold]" in shown and "red" in shown

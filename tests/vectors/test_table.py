@@ -14,9 +14,10 @@ import pytest
 from intrr_rec.config import PrepareConfig
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.data.prepare.prepare import prepare_dataset
-from intrr_rec.errors import DataError
+from intrr_rec.errors import ArtefactError, DataError
+from intrr_rec.io import artefact
 from intrr_rec.vectors import table as vectors
-from intrr_rec.vectors.table import read_vectors, vectors_hash
+from intrr_rec.vectors.table import VectorTable, read_vectors, vectors_hash
 
 N, D = 9, 4
 VECTORS = np.random.default_rng(0).normal(size=(N, D)).astype(np.float16)
@@ -145,3 +146,12 @@ def test_unreadable_files_are_refused(tmp_path: Path, dataset: Dataset) -> None:
     (tmp_path / "v.parquet").write_bytes(whole)
     with pytest.raises(DataError, match=r"v\.parquet: cannot be read as parquet"):
         read_vectors(tmp_path / "v.parquet", dataset)
+
+
+def test_an_altered_artefact_of_vectors_is_refused(tmp_path):
+    with artefact.writing(tmp_path / "vectors", "vectors", {}) as draft:
+        pq.write_table(pa.table({"item_id": [1], "embedding": [[1.0, 2.0]]}), draft.path / "part-00000.parquet")
+    assert VectorTable(tmp_path / "vectors").n_items == 1
+    pq.write_table(pa.table({"item_id": [1], "embedding": [[1.0, 3.0]]}), tmp_path / "vectors" / "part-00000.parquet")
+    with pytest.raises(ArtefactError, match=r"part-00000\.parquet was altered"):
+        VectorTable(tmp_path / "vectors")
