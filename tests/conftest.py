@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from intrr_rec.io.console import show_to_people
 from tests.learned import SEEDS, Learned
 
 PLUGIN = str(Path(__file__).parent.parent / "examples" / "plugin")
 sys.path.insert(0, PLUGIN)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (PLUGIN, os.environ.get("PYTHONPATH"))))
+show_to_people()  # tests read what a person would
 
 
 def pytest_generate_tests(metafunc):

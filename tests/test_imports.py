@@ -25,6 +25,8 @@ LAYERS = [
     {"reporting"},
     {"pipeline"},
     {"doctor"},
+    {"api"},
+    {"testing"},
     {"cli"},
     {"__main__"},
 ]

@@ -132,12 +132,9 @@ class _Train:
         self.work, self.recipe = work, recipe
 
     def __call__(self) -> None:
-        place = {
-            "dataset": self.work / DATASET,
-            "semantic_ids": self.work / SEMANTIC_IDS,
-            "vectors": self.work / LOGS / "vectors",
-        }
-        train(self.recipe, **place, out=self.work / RUN)
+        work = self.work
+        dataset, ids, vectors = work / DATASET, work / SEMANTIC_IDS, work / LOGS / "vectors"
+        train(self.recipe, dataset=dataset, semantic_ids=ids, vectors=vectors, out=work / RUN)
 
 
 def _timed(stage: Callable[[], None], threads: int) -> dict[str, float]:

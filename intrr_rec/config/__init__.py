@@ -26,7 +26,7 @@ from intrr_rec.config.model import (
 )
 from intrr_rec.config.preparation import PrepareConfig
 from intrr_rec.config.recipe import Recipe, is_sealed, load_recipe, parse, read_yaml, same_run, save_recipe
-from intrr_rec.config.section import Section
+from intrr_rec.config.section import Section, read_section
 from intrr_rec.config.serving import ServeConfig
 from intrr_rec.config.sharding import ShardingConfig, TopologyConfig
 from intrr_rec.config.training import EvaluateConfig, TrainConfig
@@ -65,6 +65,7 @@ __all__ = [
     "load_recipe",
     "names",
     "parse",
+    "read_section",
     "read_yaml",
     "require_known",
     "same_run",

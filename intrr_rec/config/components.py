@@ -23,7 +23,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar, Literal
 
-from pydantic import ConfigDict, create_model, model_validator
+from pydantic import ConfigDict, ValidationError, create_model, model_validator
 
 from intrr_rec.config.section import Section
 from intrr_rec.errors import ConfigError, nearest
@@ -102,6 +102,11 @@ def component(group: Group, name: str) -> Any:
     config = getattr(found, "Config", None)
     if not isinstance(found, type) or not (isinstance(config, type) and issubclass(config, Section)):
         raise ConfigError(f"'{name}' is no component: it must be a class whose `Config` is a settings section")
+    try:
+        config()
+    except ValidationError as error:
+        missing = ".".join(map(str, error.errors()[0]["loc"]))
+        raise ConfigError(f"'{name}': every setting of its Config needs a default, but '{missing}' has none") from None
     return found
 
 

@@ -78,14 +78,14 @@ class Recipe(Section):
 
 
 def load_recipe(
-    path: Path | None = None, overrides: Sequence[str] = (), *, under: tuple[Path, dict[str, Any]] | None = None
+    path: Path | str | None = None, overrides: Sequence[str] = (), *, under: tuple[Path, dict[str, Any]] | None = None
 ) -> Recipe:
     """Defaults ← `under` (a file's name and its settings) ← base files ← `path` ← overrides (`section.key=value`, in YAML).
 
     Raises:
         ConfigError: unreadable file, unknown key, or a value of the wrong type or out of range.
     """
-    settings = read_yaml(path) if path else {}
+    settings = read_yaml(Path(path)) if path else {}
     source = str(path) if path else "command line"
     if under is not None:
         settings, source = _merge(deepcopy(under[1]), settings), f"{under[0]} or {source}"

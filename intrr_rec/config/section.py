@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from intrr_rec.errors import ConfigError, instead
 
 
 class Section(BaseModel):
     """A group of settings: immutable, no unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+S = TypeVar("S", bound=Section)
+
+
+def read_section(section: type[S], settings: Mapping[str, Any], where: str) -> S:
+    """Settings that stand alone, validated.
+
+    Args:
+        where: named in errors.
+
+    Raises:
+        ConfigError: an unknown key, with the nearest name, or a value that does not fit.
+    """
+    try:
+        return section.model_validate(dict(settings))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(f"{where}: unknown key '{key}'{instead(key, section.model_fields)}") from None
+        raise ConfigError(f"{where}: '{key}': {first['msg'].removeprefix('Value error, ')}") from None

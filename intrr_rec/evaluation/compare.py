@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
 from intrr_rec.errors import ArtefactError, ConfigError
@@ -23,6 +22,7 @@ from intrr_rec.evaluation.bootstrap import RESAMPLES, paired_bootstrap
 from intrr_rec.evaluation.metrics import NAMES, metrics_by_user
 from intrr_rec.evaluation.target_ranks import read_ranks
 from intrr_rec.io.atomic import write_json
+from intrr_rec.io.console import console
 from intrr_rec.io.records import shell_word
 from intrr_rec.runs.records import RunResults, read_run, require_same_dataset, summarize
 
@@ -72,7 +72,7 @@ def compare_runs(runs: Sequence[Path], against: Sequence[Path], seed: int, out: 
         table.add_row(name, str(spreads["a"][name]), str(spreads["b"][name]), *shown)
     over_seeds = "; ± is the deviation over seeds" if max(map(len, sides.values())) > 1 else ""
     table.caption = f"{len(users):,} users, {RESAMPLES:,} resamples of them{over_seeds}"
-    Console(markup=False).print(table)
+    console(markup=False).print(table)
     return comparison
 
 

@@ -12,7 +12,6 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from intrr_rec.distributed.parallelize import META, parallelize
@@ -23,6 +22,7 @@ from intrr_rec.evaluation.evaluator import Evaluator, Ranked, TargetRanks, most_
 from intrr_rec.evaluation.slices import HISTORY_FROM, POPULARITY_FROM, SLICED_BY, as_slices, band_name, slice_sums
 from intrr_rec.evaluation.target_ranks import write_ranks
 from intrr_rec.io.atomic import write_json
+from intrr_rec.io.console import console
 from intrr_rec.io.records import sealed
 from intrr_rec.models.intrr import IntRR
 from intrr_rec.runs.checkpoints import Checkpoints
@@ -109,15 +109,15 @@ def _show(results: dict[str, Any]) -> None:
     for name, value in results["test"].items():
         ratio = f"{value / baseline[name]:.1f}x" if baseline[name] else "-"
         table.add_row(name, f"{value:.4f}", f"{results['valid'][name]:.4f}", f"{baseline[name]:.4f}", ratio)
-    console = Console(stderr=True, markup=False)
-    console.print(table)
+    screen = console(stderr=True, markup=False)
+    screen.print(table)
     for kind, bands in results["slices"].items():
         table = Table(SLICED_BY[kind], "users", "share", *SHOWN)
         for band in filter(lambda band: band["users"], bands):
             figures = [f"{band['metrics'][name]:.4f}" for name in SHOWN]
             table.add_row(band_name(band["from"], band["to"]), f"{band['users']:,}", f"{band['share']:.1%}", *figures)
-        console.print(table)
-    console.print(", ".join(f"{name} {value:.4f}" for name, value in results["beyond_accuracy"].items()))
+        screen.print(table)
+    screen.print(", ".join(f"{name} {value:.4f}" for name, value in results["beyond_accuracy"].items()))
 
 
 def _slices(inputs: Inputs, test: TargetRanks, world: World) -> dict[str, Any]:

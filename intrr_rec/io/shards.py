@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,11 +19,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from intrr_rec.errors import ArtefactError
 from intrr_rec.io.atomic import replacing, write_json
+from intrr_rec.io.console import console, shows_bars
 from intrr_rec.io.lock import Lock, Taken
 from intrr_rec.io.places import writing_to, written_through
 
@@ -112,9 +111,9 @@ def link(shard: Path, target: Path) -> None:
 @contextmanager
 def progress(verb: str, what: str, total: int | None) -> Iterator[Advance]:
     """A bar on a terminal, a log line every ten seconds elsewhere; yields what is told (how many done, newly or not)."""
-    if sys.stderr.isatty():
+    if shows_bars():
         columns = [*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn()]
-        with Progress(*columns, console=Console(stderr=True)) as bar:
+        with Progress(*columns, console=console(stderr=True)) as bar:
             task = bar.add_task(verb, total=total)
             yield lambda count, new: bar.advance(task, count)
         return

@@ -9,11 +9,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from torchx.runner import Runner, get_runner
 
 from intrr_rec.errors import ArtefactError
+from intrr_rec.io.console import console
 from intrr_rec.runs.metrics_file import metric_lines
 from intrr_rec.runs.records import read_results
 from intrr_rec.runs.run_files import CONFIG, INPUTS, METRICS, RESULTS
@@ -63,7 +63,7 @@ def list_runs(folders: Sequence[Path], *, ask: bool) -> None:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.changed))
         table.add_row(str(run.path), run.state, f"{run.epoch:g}", *figures, run.job or "–", when)
     # In a file or a pipe nothing is broken over lines.
-    Console(width=None if sys.stdout.isatty() else 1000, markup=False).print(table)
+    console(width=None if sys.stdout.isatty() else 1000, markup=False).print(table)
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:

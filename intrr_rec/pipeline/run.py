@@ -13,13 +13,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from torchx.runner import Runner, get_runner
 from torchx.specs import AppState, AppStatus
 
 from intrr_rec.errors import Stopped
 from intrr_rec.io.atomic import write_json
+from intrr_rec.io.console import console
 from intrr_rec.pipeline.description import Pipeline, load_pipeline
 from intrr_rec.pipeline.stages import MISSING, Stage, stages_of
 from intrr_rec.pipeline.tracker import link
@@ -94,7 +94,7 @@ class _Session:
             job = self.jobs.get(stage.name, "–")
             table.add_row(stage.name, state, job, status.state.name if status else "–", str(stage.place))
         # In a file or a pipe nothing is broken over lines.
-        Console(width=None if sys.stdout.isatty() else 1000, markup=False).print(table)
+        console(width=None if sys.stdout.isatty() else 1000, markup=False).print(table)
 
     def _submit(self, stage: Stage, fault: str) -> None:
         logs = self.pipeline.work / LOGS

@@ -15,6 +15,7 @@ from intrr_rec.data.validate.findings import Examination, Extent, Severity
 from intrr_rec.data.validate.validate import examine
 from intrr_rec.errors import DataError
 from intrr_rec.io.atomic import write_text
+from intrr_rec.io.console import console
 from intrr_rec.reporting import plots
 from intrr_rec.reporting.page import Figure, render
 
@@ -33,17 +34,17 @@ def validate(name: str, interactions: Sequence[Path], items: Path | None, config
         DataError: an error was found.
     """
     found = examine(name, interactions, items, config)
-    console = Console(markup=False)
-    show(found, console)
+    screen = console(markup=False)
+    show(found, screen)
     write_text(out, page(found))
-    console.print(f"with plots: {out}", style="dim")
+    screen.print(f"with plots: {out}", style="dim")
     if errors := found.of("error"):
         first = errors[0]
         more = f", and {len(errors) - 1} more" if len(errors) > 1 else ""
         raise DataError(f"{name}: {first.says}{more}; mend it before `intrr prepare`")
 
 
-def show(found: Examination, console: Console) -> None:
+def show(found: Examination, screen: Console) -> None:
     """Print the findings, errors first."""
     table = Table(title=f"{found.name}: {_headline(found)}", title_justify="left", show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)
@@ -56,7 +57,7 @@ def show(found: Examination, console: Console) -> None:
             if finding.advice:
                 said.append(f"\n{finding.advice}", style="dim")
             table.add_row(Text(mark, style=style), finding.check, said)
-    console.print(table)
+    screen.print(table)
 
 
 def page(found: Examination) -> str:

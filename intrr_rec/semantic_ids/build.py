@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.progress import Progress, TaskID
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from intrr_rec.config import IndexConfig
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.distributed.world import join_world
 from intrr_rec.io.artefact import Manifest
+from intrr_rec.io.console import console, shows_bars
 from intrr_rec.semantic_ids.artefact import SemanticIds
 from intrr_rec.semantic_ids.collisions import costs_from, dedup_digits, order_rule, resolve_collisions
 from intrr_rec.semantic_ids.quality.categories import read_categories
@@ -32,11 +32,13 @@ from intrr_rec.vectors.table import vectors_hash
 log = logging.getLogger(__name__)
 
 
-def build_semantic_ids(dataset_dir: Path, vectors_path: Path, out: Path, config: IndexConfig) -> Manifest | None:
+def build_semantic_ids(
+    dataset_dir: Path, vectors_path: Path, out: Path, config: IndexConfig, on_progress: OnProgress | None = None
+) -> Manifest | None:
     """Fit the indexer on the items' vectors, tell colliding items apart, publish the artefact, show its quality.
 
     Alone or under torchrun, where every rank reads its share of the vectors and the main one writes; the others return
-    None. The same inputs, settings and machine give the same bytes, on any number of ranks where `fits_together`.
+    None. `on_progress` takes the place of the bar and the log lines. The same inputs, settings and machine give the same bytes, on any number of ranks where `fits_together`.
 
     Raises:
         DataError, ArtefactError: unusable dataset or vectors.
@@ -53,8 +55,8 @@ def build_semantic_ids(dataset_dir: Path, vectors_path: Path, out: Path, config:
         wish = config.collaborative
         collaborative_IC = collaborative_vectors(dataset, wish.width, config.seed) if wish.weight else None
         quantizer = make_quantizer(config, source.width, collaborative_IC, peers)
-        with _progress(peers) as on_progress:
-            quantizer.fit(source, on_progress)
+        with _progress(peers) if on_progress is None else nullcontext(on_progress) as told:
+            quantizer.fit(source, told)
         codes_IL = assign_all(quantizer, source, peers)
         if not world.is_main:
             return None
@@ -93,9 +95,9 @@ def assign_all(quantizer: Quantizer, source: VectorSource, peers: Peers = ALONE)
 @contextmanager
 def _progress(peers: Peers) -> Iterator[OnProgress]:
     """A bar for each thing that runs on a terminal; elsewhere a log line at its first step and at every tenth of it."""
-    console = Console(stderr=True)
-    if console.is_terminal and peers.rank == 0:
-        with Progress(console=console) as bar:
+    screen = console(stderr=True)
+    if shows_bars() and peers.rank == 0:
+        with Progress(console=screen) as bar:
             tasks: dict[str, TaskID] = {}
 
             def show(what: str, step: int, steps: int, merit: float) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from rich.console import Console
 from rich.markup import escape
 from rich.tree import Tree
 from torch import Tensor
@@ -21,6 +20,7 @@ from torch import Tensor
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.errors import ConfigError, DataError
 from intrr_rec.io.artefact import require_parent
+from intrr_rec.io.console import console
 from intrr_rec.semantic_ids.artefact import SemanticIds
 
 _TITLE_WIDTH = 90
@@ -44,10 +44,10 @@ def print_ids(semantic_ids: Path, dataset: Path, *, item: str | None, prefix: st
     else:
         assert prefix is not None
         tree = prefix_tree(ids, data, parse_prefix(prefix), show)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = _PIPE_WIDTH
-    console.print(tree)
+    screen = console(highlight=False)
+    if not screen.is_terminal:
+        screen.width = _PIPE_WIDTH
+    screen.print(tree)
 
 
 def open_pair(semantic_ids: Path, dataset: Path) -> tuple[SemanticIds, Dataset]:

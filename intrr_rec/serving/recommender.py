@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -124,6 +125,15 @@ class Recommender:
         self.bundle = bundle
         self.window = bundle.settings.model.window
         self._masks: dict[tuple, Tensor] = {}
+
+    @classmethod
+    def open(cls, path: Path | str, device: torch.device | str = "cpu") -> Recommender:
+        """A recommender over the bundle at `path`.
+
+        Raises:
+            ArtefactError: as `Bundle.load`.
+        """
+        return cls(Bundle.load(path, device))
 
     def recommend(
         self,

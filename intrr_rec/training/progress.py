@@ -5,7 +5,6 @@ Shape suffixes: R ranks.
 
 from __future__ import annotations
 
-import sys
 import time
 from types import TracebackType
 from typing import Any
@@ -15,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from intrr_rec.distributed.world import World
+from intrr_rec.io.console import shows_bars
 
 
 class EpochProgress:
@@ -42,7 +42,7 @@ class EpochProgress:
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            disable=not (world.is_main and sys.stderr.isatty()),
+            disable=not (world.is_main and shows_bars()),
             transient=True,
         )
         self._task = self._bar.add_task(label, total=steps, completed=done)

@@ -10,6 +10,7 @@ import logging
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from intrr_rec.training.warm_start import Start
 
 log = logging.getLogger(__name__)
 SELECT_BY = "recall@10"
+OnFigures = Callable[[str, int, dict[str, float]], None]
 
 
 def train(
@@ -51,10 +53,14 @@ def train(
     vectors: Path | None,
     out: Path,
     init_from: Path | None = None,
+    command: str | None = None,
+    on_figures: OnFigures | None = None,
 ) -> dict[str, Any]:
     """Train to early stopping and evaluate the best checkpoint on the test split; resumes a run of the same recipe.
 
     Args:
+        command: kept with the run, to be shown; None is the command line of this process.
+        on_figures: called by the main rank with (split, epoch, figures) whenever figures are recorded.
         init_from: a run whose weights it starts from (`growth`), unless it has checkpoints of its own already.
 
     Raises:
@@ -79,10 +85,10 @@ def train(
             def record() -> None:
                 if world.is_main:
                     save_recipe(recipe, out / CONFIG)
-                    write_run_record(out, paths, inputs.hashes(), shlex.join(["intrr", *sys.argv[1:]]))
+                    write_run_record(out, paths, inputs.hashes(), command or shlex.join(["intrr", *sys.argv[1:]]))
 
             world.together(record)
-            run = Run(inputs, out, world, start)
+            run = Run(inputs, out, world, start, on_figures)
             with run.stop, run.checkpoints:
                 run.fit()
                 loaded, state = run.checkpoints.load_best()
@@ -103,9 +109,18 @@ class Run:
         out: the run folder.
         world: this rank among its peers.
         start: the run to start from where `out` has nothing yet.
+        on_figures: called by the main rank with (split, epoch, figures) whenever figures are recorded.
     """
 
-    def __init__(self, inputs: Inputs, out: Path, world: World, start: Start | None = None) -> None:
+    def __init__(
+        self,
+        inputs: Inputs,
+        out: Path,
+        world: World,
+        start: Start | None = None,
+        on_figures: OnFigures | None = None,
+    ) -> None:
+        self.on_figures = on_figures
         config = inputs.recipe.train
         windows = inputs.training_windows()
         if not len(windows):
@@ -241,6 +256,8 @@ class Run:
         except PlaceError:
             self.checkpoints.wait()  # a save may have met the same before
             raise
+        if self.on_figures is not None:
+            self.on_figures(split, epoch, figures)
 
     def _keep(self, metrics: dict[str, float]) -> None:
         """Save the model, as the best one too if it is."""

@@ -9,15 +9,17 @@ Shape suffixes: B texts of a batch, D width of a vector.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 
+from intrr_rec.config import Section, component, read_section
 from intrr_rec.errors import ConfigError
 from intrr_rec.io.artefact import file_hash
 from intrr_rec.io.places import not_the_input
@@ -50,6 +52,23 @@ class Encoder(Protocol):
         """Vectors `[B, D]` of one batch, the same for the same batch."""
 
 
+class SentenceEncoderConfig(Section):
+    """Settings of `SentenceEncoder`."""
+
+    model: str = Field(DEFAULT_MODEL, description="folder or hub name of a sentence-transformers model")
+    precision: Precision = Field("auto", description="auto: bf16 where the processor computes it natively, else fp32")
+
+
+def make_encoder(name: str, options: Mapping[str, Any]) -> Encoder:
+    """The encoder of a name: a registered one, or `module:Class`.
+
+    Raises:
+        ConfigError: an unknown name or option, a value that does not fit, or an encoder that cannot be loaded.
+    """
+    found = component("encoders", name)
+    return found.build(read_section(found.Config, options, f"encoder {name}"))
+
+
 class SentenceEncoder:
     """A sentence-transformers model, on the GPU where there is one.
 
@@ -61,6 +80,13 @@ class SentenceEncoder:
     Raises:
         ConfigError: sentence-transformers is not installed, or the model cannot be loaded.
     """
+
+    Config: ClassVar[type[Section]] = SentenceEncoderConfig
+
+    @classmethod
+    def build(cls, config: SentenceEncoderConfig) -> SentenceEncoder:
+        """The encoder of these settings."""
+        return cls(config.model, config.precision)
 
     def __init__(self, model: str = DEFAULT_MODEL, precision: Precision = "auto") -> None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -5,17 +5,16 @@ Shape suffixes: E events, U users.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
 from rich.progress import Progress
 
 from intrr_rec.data.dataset import SEQUENCE_SCHEMA
+from intrr_rec.io.console import console, shows_bars
 
 ROW_GROUP_EVENTS = 1 << 20
 ROW_GROUP_ROWS = 1 << 16
@@ -26,7 +25,7 @@ def write_sequences(batches: Iterable[pa.RecordBatch], path: Path, total: int) -
     """One row a user, from `total` rows (user, item, time) in the order of users and of their events."""
     path.parent.mkdir()
     pending_3E = np.empty((3, 0), np.int64)
-    progress = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    progress = Progress(console=console(stderr=True), transient=True, disable=not shows_bars())
     with pq.ParquetWriter(path, SEQUENCE_SCHEMA, compression="zstd") as writer, progress:
         task = progress.add_task("writing sequences", total=total)
         for batch in batches:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from rich.console import Console
 
 from intrr_rec.config import Recipe
 from intrr_rec.distributed.parallelize import META
@@ -15,6 +14,7 @@ from intrr_rec.distributed.planner.hardware import GB, Machines
 from intrr_rec.distributed.planner.plan import Plan, make_plan
 from intrr_rec.distributed.planner.traffic import estimate_traffic
 from intrr_rec.io.atomic import write_json
+from intrr_rec.io.console import console
 from intrr_rec.models.base import Recommender
 from intrr_rec.models.registry import make_model
 
@@ -53,9 +53,9 @@ def plan_ahead(
     logging.getLogger("torchrec").setLevel(logging.ERROR)
     plan = make_plan(meta_model(recipe, items, content_width), machines, recipe, training=True, group=None)
     traffic = estimate_traffic(plan, recipe)
-    console = Console(width=140)
-    console.print(str(plan), highlight=False)
-    console.print(traffic.table())
+    screen = console(width=140)
+    screen.print(str(plan), highlight=False)
+    screen.print(traffic.table())
     if out:
         write_json(out, {"plan": plan.as_dict(), "traffic": traffic.as_dict()})
     return plan

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+
+from intrr_rec.io.console import console
 
 
 def show_quality(quality: Mapping[str, Any], out: Path) -> None:
@@ -24,17 +25,17 @@ def show_quality(quality: Mapping[str, Any], out: Path) -> None:
             f"{level['gini']:.3f}",
             f"{level['relative_error']:.3f}",
         )
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    console.print(table)
-    console.print(f"near neighbours share a prefix: {_levels(quality['neighbour_purity'])}")
+    screen = console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    screen.print(table)
+    screen.print(f"near neighbours share a prefix: {_levels(quality['neighbour_purity'])}")
     if quality["category_purity"]:
-        console.print(f"items of a prefix share its main category: {_levels(quality['category_purity'])}")
+        screen.print(f"items of a prefix share its main category: {_levels(quality['category_purity'])}")
     collisions = quality["collisions"]
-    console.print(
+    screen.print(
         f"{collisions['distinct_paths']:,} distinct paths ({collisions['distinct_rate']:.1%} of items); "
         f"{collisions['rate']:.1%} of items share one, {collisions['largest']} at most → {out}"
     )
-    console.print(f"pictures: intrr report --semantic-ids {out} --dataset DIR", style="dim")
+    screen.print(f"pictures: intrr report --semantic-ids {out} --dataset DIR", style="dim")
 
 
 def _levels(purity: Sequence[Mapping[str, float]]) -> str:
@@ -45,8 +46,6 @@ def _levels(purity: Sequence[Mapping[str, float]]) -> str:
 def show_growth(version: int, drift: Mapping[str, Any], retired: int) -> None:
     """Print what an extension did, and whether a re-index is due, on standard error."""
     newcomers = drift["groups"]["newcomers"]
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    console.print(
-        f"version {version}: {newcomers['items'] if newcomers else 0:,} new items, {retired:,} retired in all"
-    )
-    console.print(drift["verdict"], style="bold yellow" if drift["due"] else None)
+    screen = console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    screen.print(f"version {version}: {newcomers['items'] if newcomers else 0:,} new items, {retired:,} retired in all")
+    screen.print(drift["verdict"], style="bold yellow" if drift["due"] else None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from intrr_rec.data.dataset import Dataset
@@ -14,6 +13,7 @@ from intrr_rec.distributed.world import join_world
 from intrr_rec.evaluation.evaluator import Evaluator
 from intrr_rec.evaluation.metrics import RECALL_AT, as_means, metrics_by_user, target_rank
 from intrr_rec.io.atomic import write_json
+from intrr_rec.io.console import console
 from intrr_rec.runs.checkpoints import Checkpoints
 from intrr_rec.runs.inputs import reopen_inputs
 from intrr_rec.serving.bundle.bundle import Bundle, this_device
@@ -45,7 +45,7 @@ def report_bundle(run: Path, bundle: Path, out: Path) -> dict[str, dict[str, flo
         table.add_row(name, *(f"{metrics[key]:.4f}" for key in SHOWN))
     changes = (f"{measured[key] / model[key] - 1:+.2%}" if model[key] else "-" for key in SHOWN)
     table.add_row("change", *changes)
-    Console(stderr=True, markup=False).print(table)
+    console(stderr=True, markup=False).print(table)
     return figures
 
 
