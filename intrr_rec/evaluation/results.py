@@ -14,7 +14,6 @@ import pyarrow as pa
 import torch
 from rich.table import Table
 
-from intrr_rec.distributed.parallelize import META, parallelize
 from intrr_rec.distributed.world import World, join_world
 from intrr_rec.errors import ConfigError
 from intrr_rec.evaluation.beyond_accuracy import CUTOFF, beyond_accuracy, exposure
@@ -25,8 +24,8 @@ from intrr_rec.io.atomic import write_json
 from intrr_rec.io.console import console
 from intrr_rec.io.records import sealed
 from intrr_rec.models.intrr import IntRR
-from intrr_rec.runs.checkpoints import Checkpoints
-from intrr_rec.runs.inputs import Inputs, reopen_inputs
+from intrr_rec.runs.inputs import Inputs
+from intrr_rec.runs.open_run import open_run
 from intrr_rec.runs.parts import write_parts
 from intrr_rec.runs.run_files import INSPECTION, RECOMMENDATIONS, RESULTS
 from intrr_rec.runs.run_record import read_run_record
@@ -49,14 +48,13 @@ def evaluate_run(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
         raise ConfigError(
             f"command line: '{foreign[0]}' would change the trained model; only evaluate.* may differ here"
         )
-    inputs = reopen_inputs(run, overrides)
     with join_world() as world:
-        parallel = parallelize(inputs.model(META), world, inputs.recipe, training=False)
-        checkpoints = Checkpoints(run, parallel, world)
-        loaded, state = checkpoints.load_best()
-        # The best was saved in the midst of the run: how long that lasted, the newest knows.
-        state |= {key: checkpoints.newest_state()[key] for key in ("epoch", "seconds")}
-        return write_results(run, Evaluator(parallel.model, inputs, world), state, loaded)
+        opened = open_run(run, world, overrides)
+        evaluator = Evaluator(opened.model, opened.inputs, world)
+        # The best was saved in the midst of the run: how long the run lasted, the newest knows.
+        newest = opened.checkpoints.newest_state()
+        state = opened.state | {key: newest[key] for key in ("epoch", "seconds")}
+        return write_results(run, evaluator, state, opened.checkpoint)
 
 
 def write_results(run: Path, evaluator: Evaluator, state: dict[str, Any], loaded: str) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def open_inputs(recipe: Recipe, dataset: Location, semantic_ids: Path, vectors: 
     return Inputs(recipe, data, ids, content)
 
 
-def reopen_inputs(run: Path, overrides: Sequence[str]) -> Inputs:
+def reopen_inputs(run: Path, overrides: Sequence[str] = ()) -> Inputs:
     """The inputs a run was trained on, under its recipe with `overrides`.
 
     Raises:

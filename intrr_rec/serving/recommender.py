@@ -6,7 +6,7 @@ Shape suffixes: B users, W beams, E events, I items, M items denied to a user, T
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from intrr_rec.config.time_units import said
-from intrr_rec.data.loading.batch import Batch, Collator
-from intrr_rec.data.loading.windows import Windows
+from intrr_rec.data.loading.batch import Batch
 from intrr_rec.decoding.beam import beam_search
 from intrr_rec.decoding.filters import Allowed
 from intrr_rec.errors import ConfigError, DataError
@@ -282,21 +281,8 @@ class Recommender:
         return self.bundle.backbone(history_TD, batch.layout, batch.scored_S)
 
     def _batch(self, histories: Sequence[Sequence[int]], times: Sequence[Sequence[int]] | None) -> Batch:
-        """Histories as evaluation reads them: each followed by an event to predict, of which only the time is read."""
-        length_B = np.array([len(history) for history in histories])
-        used_B = np.minimum(length_B, self.window)
-        items_E = np.concatenate([[*history, 0] for history in histories])
-        times_E = None
-        if times is not None and self.bundle.settings.model.reads_times:
-            times_E = np.concatenate(list(times)).astype(np.int64)
-        start_B = np.cumsum(length_B + 1) - 1 - used_B
-        windows = Windows(np.arange(len(histories)), start_B, used_B, used_B - 1)
-        batch = Collator(items_E, self.window, None, "items", times_E)(windows)
-        order = np.argsort(batch.user_S)  # packing keeps no order
-        batch = replace(
-            batch, scored_S=batch.scored_S[order], target_S=batch.target_S[order], user_S=batch.user_S[order]
-        )
-        return batch.to(self.bundle.device)
+        read = times if self.bundle.settings.model.reads_times else None
+        return Batch.from_histories(histories, self.window, read).to(self.bundle.device)
 
     def _allowed(self, histories: Sequence[Sequence[int]], filters: Sequence[Filters]) -> Allowed | None:
         """Filters of users whose shared part is one."""

@@ -8,6 +8,7 @@ Shape suffixes: M windows, U unique items, C blocks, N slots of a block, T = C·
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 
@@ -79,6 +80,48 @@ class Batch:
     user_S: IntArray
     candidates: Candidates | None = None
 
+    @classmethod
+    def from_histories(
+        cls, histories: Sequence[Sequence[int]], window: int, times: Sequence[Sequence[int]] | None = None
+    ) -> Batch:
+        """Histories to rank after, without targets: `scored_S` is the last slot of each, in the order given.
+
+        Args:
+            histories: dense item ids, the oldest first, none empty; of a longer one than N the newest are read.
+            window: N.
+            times: seconds of each event, and last those of the request; for a model that reads times.
+        """
+        newest = [np.asarray(history[-window:], dtype=np.int64) for history in histories]
+        length_B = np.array([len(items) for items in newest])
+        block_B, offset_B, n_blocks = pack(length_B, window)
+        first_B = block_B * window + offset_B
+        slot_E = np.repeat(first_B, length_B) + _positions(length_B)
+        item_T, owner_T = np.full(n_blocks * window, newest[0][0]), np.full(n_blocks * window, -1)
+        item_T[slot_E] = np.concatenate(newest)
+        owner_T[slot_E] = np.repeat(np.arange(len(newest)), length_B)
+        per_slot = [owner_T]
+        if times is not None:
+            spans = [
+                np.asarray(moments, dtype=np.int64)[-len(items) - 1 :]
+                for moments, items in zip(times, newest, strict=True)
+            ]
+            event_time_T, request_time_T = (np.full(len(item_T), spans[0][each]) for each in (0, 1))
+            event_time_T[slot_E] = np.concatenate([span[:-1] for span in spans])
+            request_time_T[slot_E] = np.concatenate([span[1:] for span in spans])
+            per_slot += [event_time_T, request_time_T]
+        items_U, slot_T = np.unique(item_T, return_inverse=True)
+        return cls(
+            items_U=torch.from_numpy(items_U),
+            slot_T=torch.from_numpy(slot_T.reshape(-1)),
+            layout=Layout(*(torch.from_numpy(each_T.reshape(-1, window)) for each_T in per_slot)),
+            scored_S=torch.from_numpy(first_B + length_B - 1),
+            target_S=torch.empty(0, dtype=torch.int64),
+            target_weight=0.0,
+            align_weight_U=torch.zeros(len(items_U)),
+            content_UV=None,
+            user_S=np.arange(len(newest)),
+        )
+
     def seen_items(self) -> tuple[Tensor, Tensor]:
         """What lies in each scored slot's block `[S, N]`, and which of it is history up to that slot."""
         slots = self.layout.owner_CN.shape[1]
@@ -126,6 +169,11 @@ def pack(length_M: IntArray, capacity: int) -> tuple[IntArray, IntArray, int]:
         block_M[window], offset_M[window] = block, capacity - room
         with_room[room - length].append(block)
     return block_M, offset_M, n_blocks
+
+
+def _positions(length_M: IntArray) -> IntArray:
+    """0, 1, … within each of the stretches of these lengths, one after the other."""
+    return np.arange(int(length_M.sum())) - np.repeat(np.cumsum(length_M) - length_M, length_M)
 
 
 class Collator:
@@ -213,7 +261,7 @@ class Collator:
         length_M = windows.length_M + self.beyond
         block_M, offset_M, n_blocks = pack(length_M, self.slots)
         owner = np.repeat(np.arange(len(windows)), length_M)
-        position = np.arange(len(owner)) - np.repeat(np.cumsum(length_M) - length_M, length_M)
+        position = _positions(length_M)
         slot = block_M[owner] * self.slots + offset_M[owner] + position
         event_T = np.full(n_blocks * self.slots, windows.start_M[0])
         owner_T = np.full(len(event_T), -1)

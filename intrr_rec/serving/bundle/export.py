@@ -21,7 +21,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from intrr_rec.config import Recipe
-from intrr_rec.distributed.parallelize import META, parallelize
 from intrr_rec.distributed.world import World, join_world
 from intrr_rec.errors import ConfigError
 from intrr_rec.io import artefact
@@ -29,8 +28,8 @@ from intrr_rec.io.artefact import COMPLETE, Draft, file_hash
 from intrr_rec.io.atomic import write_json
 from intrr_rec.models.embeddings.item_embeddings import DTYPES, Rows, Width
 from intrr_rec.models.intrr import IntRR
-from intrr_rec.runs.checkpoints import Checkpoints
-from intrr_rec.runs.inputs import reopen_inputs
+from intrr_rec.runs.inputs import Inputs
+from intrr_rec.runs.open_run import open_run
 from intrr_rec.runs.run_files import CHECKPOINTS
 from intrr_rec.semantic_ids.artefact import SemanticIds
 from intrr_rec.serving.bundle.bundle import (
@@ -74,15 +73,19 @@ def write_bundle(run: Path, out: Path, rows: Width = "float32", grown: Grown | N
         ArtefactError: not a run folder, changed inputs, no checkpoint, or `out` holds something else.
         ConfigError: a kind of model that has no bundle.
     """
-    inputs = reopen_inputs(run, ())
-    require_exportable(inputs.recipe)
-    catalogue = Catalogue.of_run(inputs)
-    if grown is not None:
-        catalogue = Catalogue.grown(inputs, grown.dataset, grown.semantic_ids, grown.vectors)
     with join_world() as world, ExitStack() as stack:
-        parallel = parallelize(inputs.model(META), world, inputs.recipe, training=False)
-        loaded, _ = Checkpoints(run, parallel, world).load_best()
-        model = cast(IntRR, parallel.model.eval())
+        catalogues: list[Catalogue] = []
+
+        def check(inputs: Inputs) -> None:
+            require_exportable(inputs.recipe)
+            if grown is None:
+                catalogues.append(Catalogue.of_run(inputs))
+            else:
+                catalogues.append(Catalogue.grown(inputs, grown.dataset, grown.semantic_ids, grown.vectors))
+
+        opened = open_run(run, world, check=check)
+        inputs, loaded, model = opened.inputs, opened.checkpoint, cast(IntRR, opened.model)
+        (catalogue,) = catalogues
         tensors = model_tensors(model)
         drafts: list[Draft] = []
 

@@ -8,14 +8,12 @@ import torch
 from rich.table import Table
 
 from intrr_rec.data.dataset import Dataset
-from intrr_rec.distributed.parallelize import META, parallelize
 from intrr_rec.distributed.world import join_world
 from intrr_rec.evaluation.evaluator import Evaluator
 from intrr_rec.evaluation.metrics import RECALL_AT, as_means, metrics_by_user, target_rank
 from intrr_rec.io.atomic import write_json
 from intrr_rec.io.console import console
-from intrr_rec.runs.checkpoints import Checkpoints
-from intrr_rec.runs.inputs import reopen_inputs
+from intrr_rec.runs.open_run import open_run
 from intrr_rec.serving.bundle.bundle import Bundle, this_device
 from intrr_rec.serving.recommender import Recommender
 
@@ -28,11 +26,10 @@ def report_bundle(run: Path, bundle: Path, out: Path) -> dict[str, dict[str, flo
     Raises:
         ArtefactError, ConfigError: as `intrr evaluate`.
     """
-    inputs = reopen_inputs(run, ())
     with join_world() as world:
-        parallel = parallelize(inputs.model(META), world, inputs.recipe, training=False)
-        Checkpoints(run, parallel, world).load_best()
-        model = Evaluator(parallel.model, inputs, world).evaluate("test")
+        trained = open_run(run, world)
+        inputs = trained.inputs
+        model = Evaluator(trained.model, inputs, world).evaluate("test")
         is_main = world.is_main
     if not is_main:
         return {}
