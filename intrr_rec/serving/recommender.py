@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from intrr_rec.config.serving import EXCLUDE_SEEN
 from intrr_rec.config.time_units import said
 from intrr_rec.data.loading.batch import Batch
 from intrr_rec.decoding.beam import beam_search
@@ -39,7 +40,7 @@ class Filters:
         newer_than: seconds since 1970; items that somebody had before are left out.
     """
 
-    exclude_seen: bool = False
+    exclude_seen: bool = EXCLUDE_SEEN
     deny: Sequence[int] = ()
     allow: Sequence[int] | None = None
     where: Mapping[str, Sequence[str]] = field(default_factory=dict)

@@ -8,13 +8,15 @@ from typing import TypeVar
 
 import pytest
 
+from intrr_rec.config import load_recipe
 from intrr_rec.serving.bundle.bundle import Bundle
 from intrr_rec.serving.bundle.export import write_bundle
 from intrr_rec.training.trainer import train
 from tests import tiny
-from tests.tiny import Line, make_line, recipe
+from tests.tiny import SMALL, Line, make_line
 
 T = TypeVar("T")
+CONFIGS = Path(__file__).parents[2] / "configs"
 DENSE = ("model.dense.weight=0.5", "model.dense.negatives=8", "evaluate.rank_by=path_and_dense")
 KINDS = {
     "path": (),
@@ -22,6 +24,7 @@ KINDS = {
     "widened": (*DENSE, "evaluate.pool=beam_and_dense", "evaluate.beam=10"),
     "content": ("model.content=true", "model.shared_ran=false", "evaluate.normalize=global"),
     "time": ("model.hstu.time_bias=true", "model.uid_width=8", "model.uid_residual=true"),
+    "best_with_times": ("model.dense.negatives=8",),
     "released": tiny.FOREIGN_WORDS,
     "t5": ("model.backbone=t5", "model.t5.layers=1", "model.t5.width=16", "model.t5.heads=2", "model.item_side=lookup"),
 }
@@ -50,7 +53,9 @@ def runs(line: Line, tmp_path_factory: pytest.TempPathFactory) -> Made[Path]:
     folder = tmp_path_factory.mktemp("runs")
 
     def make(kind: str) -> Path:
-        train(recipe("train.epochs=1", *KINDS[kind]), out=folder / kind, **line.inputs())
+        shipped = CONFIGS / f"{kind}.yaml"
+        base = shipped if shipped.exists() else None
+        train(load_recipe(base, [*SMALL, "train.epochs=1", *KINDS[kind]]), out=folder / kind, **line.inputs())
         return folder / kind
 
     return Made(make)

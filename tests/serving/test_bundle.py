@@ -1,10 +1,13 @@
 """A bundle recommends what evaluation recommends, without what training needs."""
 
+import inspect
 import json
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,6 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from intrr_rec.cli.serving import recommend
+from intrr_rec.config.serving import EXCLUDE_SEEN
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.distributed.parallelize import META, parallelize
 from intrr_rec.distributed.world import join_world
@@ -23,10 +28,13 @@ from intrr_rec.io.atomic import write_json
 from intrr_rec.models.embeddings.item_embeddings import Rows
 from intrr_rec.runs.checkpoints import Checkpoints
 from intrr_rec.runs.inputs import reopen_inputs
+from intrr_rec.serving.batch.filter_options import read_filters
 from intrr_rec.serving.bundle.bundle import KIND, SETTINGS, Bundle
 from intrr_rec.serving.bundle.export import write_bundle
 from intrr_rec.serving.bundle.report import report_bundle
 from intrr_rec.serving.bundle.tensor_file import TensorFile
+from intrr_rec.serving.http.app import PAGE
+from intrr_rec.serving.http.schemas import Filters as Asked
 from intrr_rec.serving.recommender import Filters, Recommender
 from intrr_rec.training.trainer import train
 from tests.serving.conftest import KINDS
@@ -254,3 +262,21 @@ def test_the_report_of_a_bundle_is_that_of_evaluate(runs, tmp_path):
     again = report_bundle(runs["path"], tmp_path / "bundle", tmp_path / "report.json")
     assert again["bundle"] == pytest.approx(again["model"])
     assert json.loads((tmp_path / "report.json").read_text()) == {"run": "path", "rows": "float32", **again}
+
+
+@pytest.mark.parametrize("kind", ["path", "best_with_times"])
+def test_the_example_of_the_page_runs(bundles, kind):
+    page = (Path(__file__).parents[2] / "docs" / "bundle.md").read_text()
+    [example] = re.findall(r"```python\n(.*?)```", page, re.S)
+    example = example.replace("work/bundle", str(bundles[kind].path)).replace("B001", "1").replace("B002", "2")
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert len(names["best"].items) == 10 and not {"1", "2"} & set(names["bundle"].items.own(names["best"].items))
+
+
+def test_what_the_history_holds_is_left_out_by_one_default_everywhere():
+    default = inspect.signature(read_filters).parameters["exclude_seen"].default
+    page = (PAGE / "index.html").read_text()
+    [box] = re.findall(r"<input id=\"seen\"[^>]*>", page)
+    assert Asked().exclude_seen == Filters().exclude_seen == default == EXCLUDE_SEEN == ("checked" in box)
+    assert inspect.signature(recommend).parameters["exclude_seen"].default == EXCLUDE_SEEN

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
+from intrr_rec.config.serving import EXCLUDE_SEEN
 from intrr_rec.config.time_units import seconds_of
 from intrr_rec.errors import ConfigError, DataError
 from intrr_rec.serving.bundle.items import ItemTable
@@ -15,7 +16,7 @@ from intrr_rec.serving.recommender import Filters
 def read_filters(
     items: ItemTable,
     *,
-    exclude_seen: bool = False,
+    exclude_seen: bool = EXCLUDE_SEEN,
     deny: Path | None = None,
     allow: Path | None = None,
     where: Sequence[str] = (),

@@ -25,6 +25,7 @@ from intrr_rec.serving.http.live import Live
 from intrr_rec.serving.http.metrics import CONTENT_TYPE, Metrics
 from intrr_rec.serving.http.problems import Refused, explain_invalid, problem, without_places
 from intrr_rec.serving.http.schemas import (
+    BundleDetail,
     Health,
     ItemDetail,
     Problem,
@@ -119,6 +120,11 @@ def _routes(service: Service) -> FastAPI:
         if answer.source == "popularity":
             service.metrics.defaults.inc()
         return answer
+
+    @app.get("/bundle")
+    async def bundle() -> BundleDetail:
+        """The bundle being served."""
+        return live.current.describe()
 
     @app.get("/items")
     async def search(

@@ -17,10 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from intrr_rec.config.serving import EXCLUDE_SEEN
 from intrr_rec.errors import ArtefactError, ConfigError, UserError
 from intrr_rec.io.places import not_the_input
 from intrr_rec.serving.bundle.bundle import Bundle
 from intrr_rec.serving.http.schemas import (
+    BundleDetail,
     Item,
     ItemDetail,
     Neighbour,
@@ -128,6 +130,18 @@ class Backend:
     def reads_times(self) -> bool:
         """Whether a request with a history must have timestamps."""
         return self.bundle.settings.model.reads_times
+
+    def describe(self) -> BundleDetail:
+        """What a client has to know before it asks."""
+        items = self.bundle.items
+        return BundleDetail(
+            bundle=self.bundle_hash,
+            items=len(items),
+            reads_times=self.reads_times,
+            beam=self.bundle.settings.evaluate.beam,
+            exclude_seen=EXCLUDE_SEEN,
+            columns=list(items.columns),
+        )
 
     def item(self, own: str) -> ItemDetail | None:
         """An item and its surroundings; None where there is no such item."""

@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import resource
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ from intrr_rec.errors import ConfigError
 FILES = 64
 # Connections taken from the kernel in one turn of the event loop, so that those that are open are served in between.
 ACCEPTED_AT_ONCE = 16
+ENDED_AT_ONCE = 16
 # Time before a body's rate counts: a lost packet is sent again within it.
 BODY_GRACE_SECONDS = 3.0
 SECURITY_HEADERS = [
@@ -77,6 +79,7 @@ class Connections:
         self.ended = ended
         self.open: set[Connection] = set()
         self.waiting: dict[Connection, None] = {}  # the longest waiting first
+        self._late: deque[Connection] = deque()
 
     def admit(self, connection: Connection) -> None:
         """Take a connection in; where it is one too many, close the one that has waited longest for its client."""
@@ -90,6 +93,18 @@ class Connections:
         if longest is not None:
             log.warning("too many connections: whenever one is opened, the longest waiting is closed")
             longest.end("room")
+
+    def is_late(self, connection: Connection) -> None:
+        """End a connection soon: of thousands whose time is over at once, a few in each turn of the event loop."""
+        self._late.append(connection)
+        if len(self._late) == 1:
+            connection.loop.call_soon(self._end_some)
+
+    def _end_some(self) -> None:
+        for _ in range(min(ENDED_AT_ONCE, len(self._late))):
+            self._late.popleft().end_if_late()
+        if self._late:
+            self._late[0].loop.call_soon(self._end_some)
 
     def __call__(self, **given: Any) -> Connection:
         """A connection, as uvicorn makes it."""
@@ -185,6 +200,11 @@ class Connection(H11Protocol):
         if self.transport.get_write_buffer_size():  # it reads nothing, so it is not told anything either
             self.transport.abort()
 
+    def end_if_late(self) -> None:
+        """Close the connection if its client still has not done what was waited for in time."""
+        if self in self._shared.waiting and self._awaited not in (None, "idle") and self._left() <= 0:
+            self.end(self._awaited)
+
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
@@ -223,13 +243,15 @@ class Connection(H11Protocol):
             return settings.send_seconds
         return min(settings.body_seconds, BODY_GRACE_SECONDS + self._received / settings.body_bytes_per_second)
 
+    def _left(self) -> float:
+        return self._since + self._allowed() - self.loop.time()
+
     def _look(self) -> None:
-        assert self._awaited is not None
-        left = self._since + self._allowed() - self.loop.time()
-        if left > 0:
+        """When time may be over; bytes of a body may have prolonged it."""
+        if (left := self._left()) > 0:
             self._timer = self.loop.call_later(left, self._look)
         else:
-            self.end(self._awaited)
+            self._shared.is_late(self)
 
     def _stop_waiting(self) -> None:
         self._shared.waiting.pop(self, None)

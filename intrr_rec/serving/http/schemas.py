@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from intrr_rec.config.preparation import MAX_ID_CHARACTERS
-from intrr_rec.config.serving import ServeConfig
+from intrr_rec.config.serving import EXCLUDE_SEEN, ServeConfig
 from intrr_rec.config.time_units import seconds_fault
 
 # An item's own id is what the catalogue calls it; a whole number means the same as its digits.
@@ -45,7 +45,7 @@ class Filters(Asked):
 
     deny: list[ItemId] = Field(default_factory=list, description="items never to recommend")
     allow: list[ItemId] | None = Field(None, description="the only items to recommend; null allows all")
-    exclude_seen: bool = Field(False, description="do not recommend what the history holds")
+    exclude_seen: bool = Field(EXCLUDE_SEEN, description="do not recommend what the history holds")
     where: dict[Annotated[StrictStr, Field(max_length=256)], list[FilterValue]] = Field(
         default_factory=dict,
         description="column of the item table → values, one of which an item must have; compared by the column's type",
@@ -146,6 +146,17 @@ class SearchResponse(BaseModel):
     """Items whose title holds every word of the query."""
 
     items: list[Item]
+
+
+class BundleDetail(BaseModel):
+    """What a client has to know of the bundle being served before it asks."""
+
+    bundle: str = Field(description="content hash")
+    items: int = Field(description="items of the catalogue")
+    reads_times: bool = Field(description="whether a request with a history must have `timestamps`")
+    beam: int = Field(description="beam width of requests that name none")
+    exclude_seen: bool = Field(description="`filters.exclude_seen` of requests that do not say")
+    columns: list[str] = Field(description="columns that `filters.where` may name")
 
 
 class Health(BaseModel):

@@ -35,4 +35,4 @@ export const recommend = (request, signal) =>
     signal,
   });
 
-export const health = () => ask("/healthz");
+export const bundle = (signal) => ask("/bundle", { signal });

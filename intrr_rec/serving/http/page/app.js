@@ -3,11 +3,13 @@
 import * as api from "./api.js";
 import { drawBeam, lightRank } from "./beam.js";
 import { el, get, path } from "./dom.js";
-import { drawHeat } from "./heat.js";
+import { clearHeat, drawHeat } from "./heat.js";
+import { fromInput, momentAfter, now, spaceTimes, toInput } from "./times.js";
 import { drawTree } from "./tree.js";
 
-const state = { history: [], chosen: null, answer: null };
+const state = { history: [], answer: null, bundle: null };
 const pending = {};
+const SHOWN = ["list", "tree", "beam-card", "heat-card"];
 
 // One request of a kind at a time: a newer one ends the older.
 function only(kind) {
@@ -15,19 +17,23 @@ function only(kind) {
   return (pending[kind] = new AbortController()).signal;
 }
 
-async function guarded(work) {
+// Each kind of request tells its problem in a place of its own, until one of the same kind succeeds.
+const PROBLEM = { search: "search-problem", recommend: "problem", item: "item-problem" };
+
+async function guarded(kind, work, onProblem) {
+  const told = get(PROBLEM[kind]);
   try {
     await work();
-    get("problem").hidden = true;
+    told.hidden = true;
   } catch (error) {
     if (error.name === "AbortError") return;
+    onProblem();
+    told.hidden = error instanceof api.Denied;
+    told.textContent = error.message;
     if (error instanceof api.Denied) {
       get("login").hidden = false;
       get("token").focus();
-      return;
     }
-    get("problem").textContent = error.message;
-    get("problem").hidden = false;
   }
 }
 
@@ -49,10 +55,18 @@ function showFound(items, query) {
 function search() {
   const query = get("query").value.trim();
   clearTimeout(waiting);
-  waiting = setTimeout(() => guarded(async () => {
+  waiting = setTimeout(() => guarded("search", async () => {
     const signal = only("search");
     showFound(query ? (await api.search(query, signal)).items : [], query);
-  }), 120);
+  }, () => showFound([], "")), 120);
+}
+
+// What was typed is done with; an answer that is still under way comes too late.
+function endSearch() {
+  clearTimeout(waiting);
+  only("search");
+  get("query").value = "";
+  showFound([], "");
 }
 
 function move(by) {
@@ -69,50 +83,110 @@ get("query").addEventListener("keydown", (event) => {
   const steps = { ArrowDown: 1, ArrowUp: -1 };
   if (event.key in steps) move(steps[event.key]);
   else if (event.key === "Enter") get("found").children[Math.max(active, 0)]?.click();
-  else if (event.key === "Escape") { get("query").value = ""; showFound([], ""); }
+  else if (event.key === "Escape") endSearch();
   else return;
   event.preventDefault();
 });
 
 // ---- history ------------------------------------------------------------------------------------------------------
 
-function add(item) {
-  state.history.push(item);
-  get("query").value = "";
-  showFound([], "");
+function add({ item, title, sid }) {
+  state.history.push({ item, title, sid, timed: false });
+  endSearch();
   changed();
 }
 
 function changed() {
+  drawHistory();
+  refresh();
+}
+
+function drawHistory() {
   const { history } = state;
+  spaceTimes(history, now());
   get("history-count").textContent = String(history.length);
   get("history-empty").hidden = history.length > 0;
+  get("history-times").hidden = !(history.length && state.bundle?.reads_times);
   get("clear").hidden = !history.length;
   get("history").replaceChildren(...history.map((item, i) =>
     el("li", {}, el("span", { class: "found-title", title: item.title }, item.title),
-      el("button", { type: "button", class: "quiet", "aria-label": `Remove ${item.title}`, onclick: () => { history.splice(i, 1); changed(); } }, "×"))));
-  refresh();
+      el("button", { type: "button", class: "quiet", "aria-label": `Remove ${item.title}`, onclick: () => { history.splice(i, 1); changed(); } }, "×"),
+      state.bundle?.reads_times ? timeOf(item) : null)));
+}
+
+function timeOf(item) {
+  const input = el("input", { type: "datetime-local", class: "when", "aria-label": `When ${item.title} was had`, value: toInput(item.time) });
+  input.addEventListener("change", () => {
+    item.timed = input.value !== "";
+    if (item.timed) item.time = fromInput(input.value);
+    changed();
+  });
+  return input;
 }
 
 get("clear").addEventListener("click", () => { state.history.length = 0; changed(); });
 
 // ---- recommendations ----------------------------------------------------------------------------------------------
 
+// What is shown belongs to another request than the one under way: it is seen to be old, and cannot be clicked.
+function markStale(stale) {
+  get("list").setAttribute("aria-busy", String(stale));
+  for (const id of SHOWN) {
+    get(id).classList.toggle("stale", stale);
+    get(id).inert = stale;
+  }
+  if (stale) {
+    get("source").textContent = "updating…";
+    delete get("source").dataset.source;
+  }
+}
+
+function clearAnswer() {
+  markStale(false);
+  state.answer = null;
+  only("item");
+  for (const id of ["list", "tree", "source", "spoken"]) get(id).replaceChildren();
+  get("beam-card").hidden = true;
+  get("item-problem").hidden = true;
+  clearHeat();
+}
+
 function refresh() {
   clearTimeout(state.timer);
-  state.timer = setTimeout(() => guarded(async () => {
-    const request = {
-      history: state.history.map((item) => item.item),
-      k: Number(get("k").value),
-      beam: Math.max(Number(get("beam").value), Number(get("k").value)),
-      filters: { exclude_seen: get("seen").checked },
-      trace: true,
-    };
-    const signal = only("recommend");
-    get("list").setAttribute("aria-busy", "true");
-    state.answer = await api.recommend(request, signal);
+  const signal = only("recommend");
+  markStale(true);
+  state.timer = setTimeout(() => guarded("recommend", async () => {
+    await learnBundle(signal);
+    state.answer = await api.recommend(asked(), signal).catch(async (error) => {
+      // Another bundle, which wants to be asked otherwise, may be served by now.
+      if (error.name === "AbortError" || !(await learnBundle(signal, true))) throw error;
+      return api.recommend(asked(), signal);
+    });
     showAnswer();
-  }), 60);
+  }, clearAnswer), 60);
+}
+
+function asked() {
+  const times = state.bundle.reads_times
+    ? { timestamps: state.history.map((item) => item.time), time: momentAfter(state.history, now()) } : {};
+  return {
+    history: state.history.map((item) => item.item),
+    ...times,
+    k: Number(get("k").value),
+    beam: Math.max(Number(get("beam").value), Number(get("k").value)),
+    filters: { exclude_seen: get("seen").checked },
+    trace: true,
+  };
+}
+
+// Ask for the bundle where it is not known (or `again`); returns whether it is another one than before.
+async function learnBundle(signal, again = false) {
+  if (state.bundle && !again) return false;
+  const before = state.bundle;
+  state.bundle = await api.bundle(signal);
+  if (!before) get("seen").checked = state.bundle.exclude_seen;
+  if (state.bundle.reads_times !== Boolean(before?.reads_times)) drawHistory();
+  return state.bundle.bundle !== before?.bundle;
 }
 
 function showAnswer() {
@@ -120,7 +194,7 @@ function showAnswer() {
   get("bundle").textContent = `bundle ${bundle.slice(0, 8)}`;
   get("source").textContent = source === "model" ? "from the model" : "popular items";
   get("source").dataset.source = source;
-  get("list").setAttribute("aria-busy", "false");
+  markStale(false);
   const best = items[0]?.score, worst = items.at(-1)?.score;
   get("list").replaceChildren(el("ol", { class: "ranked" }, ...items.map((item, rank) => {
     const bar = el("i", { class: "bar", "aria-hidden": "true" });
@@ -137,12 +211,13 @@ function showAnswer() {
   if (beam) drawBeam(beam, items, choose);
   get("spoken").textContent = items.length ? `${items.length} items; first: ${items[0].title}` : "No items.";
   if (items.length) choose(items[0]);
+  else clearHeat();
 }
 
 function choose(item) {
   for (const button of document.querySelectorAll("[data-item]"))
     button.setAttribute("aria-pressed", String(button.dataset.item === String(item.item)));
-  guarded(async () => drawHeat(await api.item(item.item, only("item")), choose));
+  guarded("item", async () => drawHeat(await api.item(item.item, only("item")), choose), clearHeat);
 }
 
 for (const name of ["k", "beam"]) {

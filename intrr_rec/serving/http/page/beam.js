@@ -6,6 +6,8 @@ import { el, get, hue, percent, shorten, svg } from "./dom.js";
 const TOP = 34;
 const NODE = 34;
 const TITLES = 290;
+// Below this width the titles, which the list has too, leave their place to the levels.
+const NARROW = 640;
 
 const text = (x, y, words, attributes = {}) => svg("text", { x, y, ...attributes }, words);
 const mass = (prefixes) => Math.min(1, prefixes.reduce((sum, each) => sum + Math.exp(each.log_p), 0));
@@ -17,8 +19,11 @@ export function drawBeam(levels, items, onChoose) {
   const row = Math.max(11, Math.min(24, 520 / widest));
   const labelled = row >= 14;
   const height = TOP + widest * row + 8;
-  const width = Math.max(720, view.clientWidth || 900);
-  const step = (width - 60 - TITLES) / levels.length;
+  const room = view.clientWidth || 900;
+  const narrow = room < NARROW;
+  const titles = narrow ? 30 : TITLES;
+  const width = Math.max(narrow ? 60 + titles + levels.length * 48 : 720, room);
+  const step = (width - 60 - titles) / levels.length;
   const x = (level) => 30 + step * (level + 1) - NODE / 2;
   const y = (place, of) => TOP + (height - TOP - 8 - of * row) / 2 + (place + 0.5) * row;
   const rootY = y(0, 1);
@@ -41,8 +46,8 @@ export function drawBeam(levels, items, onChoose) {
   const heads = svg("g", { class: "heads" });
   levels.forEach((prefixes, level) => {
     heads.append(
-      text(x(level) + NODE / 2, 13, `level ${level + 1}`, { "text-anchor": "middle" }),
-      text(x(level) + NODE / 2, 26, `${prefixes.length} · ${percent(mass(prefixes))}`, { "text-anchor": "middle", class: "faint" }),
+      text(x(level) + NODE / 2, 13, narrow ? String(level + 1) : `level ${level + 1}`, { "text-anchor": "middle" }),
+      text(x(level) + NODE / 2, 26, narrow ? percent(mass(prefixes)) : `${prefixes.length} · ${percent(mass(prefixes))}`, { "text-anchor": "middle", class: "faint" }),
     );
     const best = prefixes[0].log_p;
     prefixes.forEach((prefix, place) => {
@@ -64,7 +69,7 @@ export function drawBeam(levels, items, onChoose) {
     const rank = ends[last][place][0];
     if (rank === undefined) return;
     const at = y(place, levels[last].length) + 4;
-    const words = `${rank + 1}. ${shorten(items[rank].title, 34)}`;
+    const words = narrow ? String(rank + 1) : `${rank + 1}. ${shorten(items[rank].title, 34)}`;
     nodes.append(svg("g", { "data-level": last, "data-ranks": rank, class: "kept title", onclick: () => onChoose(items[rank]) },
       svg("title", {}, items[rank].title), text(x(last) + NODE + 8, at, words)));
   });
@@ -76,7 +81,8 @@ export function drawBeam(levels, items, onChoose) {
   drawing.addEventListener("pointerover", (event) => light(drawing, event.target.closest("[data-ranks]")?.dataset.ranks));
   drawing.addEventListener("pointerleave", () => light(drawing, ""));
   view.replaceChildren(drawing);
-  get("beam-note").textContent = "Above each level: the prefixes kept, and the share of all probability they hold. What led to no recommendation is grey.";
+  get("beam-note").textContent = 
+    `Above each level: ${narrow ? "" : "the prefixes kept, and "}the share of all probability that its prefixes hold. What led to no recommendation is grey.`;
   drawSteps(drawing, levels.length);
 }
 

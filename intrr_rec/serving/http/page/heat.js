@@ -1,12 +1,21 @@
 // How redistribution spreads an item over the codes of each level: a square of cells a level, and the likeliest in words.
 
-import { el, get, hue, path, percent, shorten, svg } from "./dom.js";
+import { el, get, hue, path, percent, svg } from "./dom.js";
 
 const CELL = 15;
 const NAMED = 3;
 
+const NOTHING_CHOSEN = "Choose an item: every level shows how it spreads over the codes.";
+
+export function clearHeat() {
+  get("heat-note").textContent = NOTHING_CHOSEN;
+  get("heat").replaceChildren();
+  get("near-title").hidden = true;
+  get("near").replaceChildren();
+}
+
 export function drawHeat(item, onChoose) {
-  get("heat-note").replaceChildren("How ", el("strong", {}, shorten(item.title, 80)), " spreads over the codes of each level. A ring marks its Semantic ID.");
+  get("heat-note").replaceChildren("How ", el("strong", {}, item.title), " spreads over the codes of each level. A ring marks its Semantic ID.");
   get("heat").replaceChildren(...(item.redistribution ?? []).map((p, level) => square(p, item.sid[level], level)));
   if (!item.redistribution) get("heat").append(el("p", { class: "note" }, "This model does not redistribute its items."));
   get("near-title").hidden = !item.neighbours.length;
