@@ -29,7 +29,6 @@ from intrr_rec.cli.options import (
     MemoryGb,
     Out,
     Overrides,
-    RunDir,
     SemanticIdsDir,
     Vectors,
     recipe_of,
@@ -37,6 +36,7 @@ from intrr_rec.cli.options import (
 from intrr_rec.cli.serving import export, recommend, serve
 from intrr_rec.errors import ConfigError
 from intrr_rec.io.console import show_to_people
+from intrr_rec.io.places import require_local
 from intrr_rec.io.storage import location
 
 app = typer.Typer(
@@ -251,11 +251,27 @@ def plan(
 
 
 @app.command()
-def evaluate(run: RunDir, overrides: Overrides = None) -> None:
+def evaluate(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN] [SECTION.KEY=VALUE]...", help="Run folder, and settings to override."),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "--run", help="Run folder, as RUN. Under torchrun give RUN: it takes --run for an option of its own."
+        ),
+    ] = None,
+) -> None:
     """Rank the whole catalogue for every test user with the best checkpoint; write metrics and recommendations."""
     from intrr_rec.evaluation.results import evaluate_run
 
-    evaluate_run(run, overrides or ())
+    words = words or []
+    folders = [word for word in words if "=" not in word or Path(word).is_dir()]
+    overrides = [word for word in words if word not in folders]
+    if len(folders) + (run is not None) != 1:
+        raise ConfigError("evaluate: give one run folder, as RUN or as --run RUN")
+    evaluate_run(run or require_local(folders[0], "RUN"), overrides)
 
 
 for verb in (export, recommend, serve):

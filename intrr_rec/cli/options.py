@@ -18,7 +18,6 @@ DatasetPlace = Annotated[
 ]
 SemanticIdsDir = Annotated[Path, typer.Option("--semantic-ids", help="Artefact written by `intrr index`.")]
 Vectors = Annotated[Path | None, typer.Option("--vectors", help="Item vectors, for `model.content`.")]
-RunDir = Annotated[Path, typer.Option("--run", help="Run folder written by `intrr train`.")]
 Described = Annotated[
     list[str] | None,
     typer.Argument(metavar="[DESCRIPTOR] [SECTION.KEY=VALUE]...", help="datasets/*.yaml, and settings to override."),

@@ -18,8 +18,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from intrr_rec.distributed.launch import meet
 from intrr_rec.distributed.malloc import keep_freed_memory
 from intrr_rec.errors import UserError
+from intrr_rec.io.launcher import Ranks
 
 TIMEOUT = timedelta(minutes=10)
 PATIENCE = timedelta(days=7)
@@ -137,10 +139,14 @@ def join_world() -> Iterator[World]:
     """Join the process group for the length of the block; gloo on CPU, NCCL on CUDA.
 
     A block inside another shares its group: a launcher lets a process join once only.
+
+    Raises:
+        ConfigError: RANK, WORLD_SIZE, MASTER_ADDR or MASTER_PORT make no sense, or another rank does not come.
     """
     if dist.is_initialized():
         yield _world()
         return
+    ranks = Ranks.from_environment()
     device = _device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -150,10 +156,8 @@ def join_world() -> Iterator[World]:
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // _local_size()))
         keep_freed_memory()
     backend = "nccl" if device.type == "cuda" else "gloo"
-    if "RANK" in os.environ:
-        dist.init_process_group(backend, timeout=TIMEOUT)
-    else:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=TIMEOUT)
+    store = meet(ranks, TIMEOUT)
+    dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.size, timeout=TIMEOUT)
     if dist.get_rank():
         logging.getLogger("intrr_rec").setLevel(logging.WARNING)  # one voice for the job
     try:
@@ -173,10 +177,10 @@ def _world() -> World:
 
 
 def _local_size() -> int:
-    return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", 1)))
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE") or 1)
 
 
 def _device() -> torch.device:
     if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK") or 0))
     return torch.device("cpu")

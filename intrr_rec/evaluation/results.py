@@ -20,17 +20,18 @@ from intrr_rec.evaluation.beyond_accuracy import CUTOFF, beyond_accuracy, exposu
 from intrr_rec.evaluation.evaluator import Evaluator, Ranked, TargetRanks, most_popular
 from intrr_rec.evaluation.slices import HISTORY_FROM, POPULARITY_FROM, SLICED_BY, as_slices, band_name, slice_sums
 from intrr_rec.evaluation.target_ranks import write_ranks
-from intrr_rec.io.atomic import write_json
 from intrr_rec.io.console import console
-from intrr_rec.io.records import sealed
+from intrr_rec.io.places import writing_to
 from intrr_rec.models.intrr import IntRR
+from intrr_rec.runs.folder import claimed
 from intrr_rec.runs.inputs import Inputs
 from intrr_rec.runs.open_run import open_run
-from intrr_rec.runs.parts import write_parts
+from intrr_rec.runs.parts import publish, write_part
 from intrr_rec.runs.run_files import INSPECTION, RECOMMENDATIONS, RESULTS
 from intrr_rec.runs.run_record import read_run_record
 from intrr_rec.semantic_ids.collisions import path_groups
 
+FIX = "make room or get the right to write there, then give the same command again"
 TOP = 20
 EXAMPLES = 8
 OFTEN_SEEN = 1 << 17  # items among which two of one path are looked for
@@ -41,14 +42,16 @@ def evaluate_run(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """Evaluate a run's best checkpoint again; `overrides` may change the `evaluate` section only.
 
     Raises:
-        ArtefactError: not a run folder, changed inputs, or no checkpoint.
+        ArtefactError: not a run folder, changed inputs, no checkpoint, or another job is at work in it.
+        PlaceError: the folder cannot be written; the results before are still there.
         ConfigError: an override outside `evaluate`.
     """
     if foreign := [word for word in overrides if not word.startswith("evaluate.")]:
         raise ConfigError(
             f"command line: '{foreign[0]}' would change the trained model; only evaluate.* may differ here"
         )
-    with join_world() as world:
+    read_run_record(run)  # not a run folder: known before it is locked
+    with writing_to(run, FIX), join_world() as world, claimed(run, world):
         opened = open_run(run, world, overrides)
         evaluator = Evaluator(opened.model, opened.inputs, world)
         # The best was saved in the midst of the run: how long the run lasted, the newest knows.
@@ -89,12 +92,14 @@ def write_results(run: Path, evaluator: Evaluator, state: dict[str, Any], loaded
         "beyond_accuracy": _beyond_accuracy(inputs, ranked, world),
         "semantic_ids": inputs.semantic_ids.quality,
     }
-    write_ranks(run, inputs.dataset.user_ids(), {"valid": valid, "test": test}, world)
-    _write_recommendations(run / RECOMMENDATIONS, inputs, ranked, world)
     inspection = {"redistribution": _redistribution(evaluator), "examples": _examples(inputs, ranked[0])}
+
+    def write_tables(folder: Path) -> None:
+        write_ranks(folder, inputs.dataset.user_ids(), {"valid": valid, "test": test}, world)
+        _write_recommendations(folder / RECOMMENDATIONS, inputs, ranked, world)
+
+    publish(run, world, write_tables, lambda: {INSPECTION: inspection, RESULTS: results})
     if world.is_main:
-        write_json(run / RESULTS, sealed(results))
-        write_json(run / INSPECTION, sealed(inspection))
         _show(results)
     world.barrier()
     return results
@@ -153,7 +158,7 @@ def _write_recommendations(target: Path, inputs: Inputs, ranked: list[Ranked], w
             "scores": pa.ListArray.from_arrays(offsets, scores[filled].numpy()),
         }
     )
-    write_parts(target, table, world)
+    write_part(target, table, world)
 
 
 @torch.no_grad()

@@ -18,8 +18,8 @@ from intrr_rec.distributed.world import World
 from intrr_rec.errors import ArtefactError
 from intrr_rec.evaluation.evaluator import Split, TargetRanks
 from intrr_rec.io.places import not_the_input
-from intrr_rec.runs.parts import write_parts
-from intrr_rec.runs.run_files import RANKS
+from intrr_rec.runs.parts import recorded_files, require_whole, write_part
+from intrr_rec.runs.run_files import RANKS, RESULTS
 
 
 def write_ranks(run: Path, user_ids: pa.ChunkedArray, ranks: Mapping[Split, TargetRanks], world: World) -> None:
@@ -39,7 +39,7 @@ def write_ranks(run: Path, user_ids: pa.ChunkedArray, ranks: Mapping[Split, Targ
         )
         for split, found in ranks.items()
     ]
-    write_parts(run / RANKS, pa.concat_tables(parts), world)
+    write_part(run / RANKS, pa.concat_tables(parts), world)
 
 
 def read_ranks(run: Path, split: Split) -> tuple[pa.Array, NDArray[np.int64]]:
@@ -51,6 +51,8 @@ def read_ranks(run: Path, split: Split) -> tuple[pa.Array, NDArray[np.int64]]:
     again = f"run `intrr evaluate --run {run}`"
     if not (run / RANKS).is_dir():
         raise ArtefactError(f"{run}: has no {RANKS}/, the rank of each user's target; {again}")
+    if (run / RESULTS).is_file():
+        require_whole(run, {n: digest for n, digest in recorded_files(run).items() if n.startswith(f"{RANKS}/")})
     try:
         table = pq.read_table(run / RANKS, filters=[("split", "=", split)]).sort_by("user_id")
         return table["user_id"].combine_chunks(), table["rank"].fill_null(0).to_numpy().astype(np.int64)

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 from types import TracebackType
+
+TRIES = 5
 
 
 class Taken(Exception):
@@ -32,7 +35,7 @@ class Lock:
 
     def __init__(self, path: Path, *, wait: bool = False) -> None:
         self.path = path
-        self.certain = True
+        self.certain, tries = True, TRIES
         self._is_folder = path.is_dir()
         while True:
             flags = os.O_RDONLY if self._is_folder else os.O_RDWR | os.O_CREAT
@@ -41,6 +44,9 @@ class Lock:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
                 os.close(self._descriptor)
+                if tries := tries - 1:  # `is_held` holds it for a moment
+                    time.sleep(0.02)
+                    continue
                 raise Taken(str(path)) from None
             except OSError:
                 self.certain = False

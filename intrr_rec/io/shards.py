@@ -21,14 +21,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from intrr_rec.errors import ArtefactError
+from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.io.atomic import replacing, write_json
 from intrr_rec.io.console import console, shows_bars
-from intrr_rec.io.lock import Lock, Taken
+from intrr_rec.io.launcher import SPEAK_EVERY, patience, stray
+from intrr_rec.io.lock import Lock, Taken, is_held
 from intrr_rec.io.places import writing_to, written_through
 
 log = logging.getLogger(__name__)
 JOB = "job.json"
+WAIT_SECONDS = 0.2  # between two looks for a shard of another rank
 Advance = Callable[[int, bool], None]
 
 
@@ -98,6 +100,31 @@ def shard_rows(shard: Path) -> int | None:
         return int(pq.read_metadata(shard).num_rows)
     except (OSError, pa.ArrowException):
         return None
+
+
+def awaited_rows(shard: Path, rank: int, size: int) -> int:
+    """Rows of a shard that the process of `rank` makes; waits while that process lives, or until it is given up.
+
+    Raises:
+        ConfigError: nobody of that rank has been at work for `patience()` seconds.
+    """
+    alive = time.monotonic()  # when that rank was last seen, or when we began to look
+    spoke = 0.0
+    while (rows := shard_rows(shard)) is None:
+        now = time.monotonic()
+        if held := is_held(lock_file(shard.parent, rank)):
+            alive = now
+        if now - alive > patience():
+            raise ConfigError(
+                f"rank {rank} of {size} did not come within {patience():.0f} s, so {shard.name} is not made; the same command "
+                f"goes on; {stray()}"
+            )
+        if now - spoke >= SPEAK_EVERY:
+            spoke = now
+            doing = "is at work" if held else f"is not there yet, waiting {patience() - now + alive:.0f} s more"
+            log.warning("waiting for %s of rank %d of %d, which %s", shard.name, rank, size, doing)
+        time.sleep(WAIT_SECONDS)
+    return rows
 
 
 def link(shard: Path, target: Path) -> None:

@@ -21,6 +21,7 @@ from intrr_rec.io import artefact
 from intrr_rec.io.artefact import COMPLETE, file_hash
 from intrr_rec.io.records import read_sealed
 from intrr_rec.pipeline.description import Pipeline, StageName
+from intrr_rec.runs.parts import recorded_files, require_whole
 from intrr_rec.runs.records import MEND
 from intrr_rec.runs.run_files import BEST, CHECKPOINTS, CONFIG, INPUTS, RESULTS
 from intrr_rec.runs.run_record import read_recipe, read_run_record
@@ -156,6 +157,10 @@ def _run_fault(run: Path, dataset: Path, ids: Path, recipe: Recipe) -> str | Non
 def _results_fault(run: Path, recipe: Recipe) -> str | None:
     if not (run / RESULTS).is_file():
         return MISSING
+    try:
+        require_whole(run, recorded_files(run))
+    except ArtefactError:
+        return "interrupted"
     changed = _changed(
         (read_sealed(run / RESULTS, MEND) or {}).get("evaluate", {}), recipe.evaluate.model_dump(mode="json")
     )

@@ -24,7 +24,7 @@ from intrr_rec.models.base import Recommender
 from intrr_rec.models.embeddings.tables import Codebooks
 from intrr_rec.models.embeddings.zch import item_keys
 from intrr_rec.models.registry import make_model, model_class
-from intrr_rec.runs.run_record import RunHashes, read_recipe, read_run_record
+from intrr_rec.runs.run_record import RunHashes, input_place, read_recipe, read_run_record
 from intrr_rec.semantic_ids.artefact import SemanticIds
 from intrr_rec.vectors.table import read_vectors, vectors_hash
 
@@ -131,10 +131,11 @@ def reopen_inputs(run: Path, overrides: Sequence[str] = ()) -> Inputs:
     """
     record = read_run_record(run)
     recipe = read_recipe(run, overrides)
-    vectors = Path(record.paths.vectors) if record.paths.vectors else None
-    inputs = open_inputs(recipe, location(record.paths.dataset), Path(record.paths.semantic_ids), vectors)
+    dataset, semantic_ids, vectors = (input_place(run, record, role) for role in ("dataset", "semantic_ids", "vectors"))
+    assert dataset is not None and semantic_ids is not None
+    inputs = open_inputs(recipe, location(dataset), Path(semantic_ids), None if vectors is None else Path(vectors))
     for role, found in inputs.hashes().model_dump().items():
         if found != getattr(record.hashes, role):
-            where = getattr(record.paths, role)
+            where = input_place(run, record, role)
             raise ArtefactError(f"{where}: was rebuilt after {run} was trained on it; train again")
     return inputs

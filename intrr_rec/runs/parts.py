@@ -1,27 +1,118 @@
-"""Tables of a run that all ranks write together: a folder of Parquet files, one a rank, whole or absent."""
+"""What an evaluation leaves in a run folder: tables that all ranks write together, and records, which name the tables' hashes.
+
+All is written beside its place first and published by renaming, `results.json` last. A job that is killed in between leaves
+a `results.json` whose hashes tell that it is not of the other files.
+"""
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from intrr_rec.distributed.world import World
-from intrr_rec.io.atomic import swap_into_place
+from intrr_rec.errors import ArtefactError
+from intrr_rec.io.artefact import file_hash
+from intrr_rec.io.atomic import remove_tree, swap_into_place, take_name, write_json
+from intrr_rec.io.places import writing_to
+from intrr_rec.io.records import read_sealed, sealed
+from intrr_rec.runs.run_files import RESULTS
+
+if TYPE_CHECKING:  # the readers here do without torch
+    from intrr_rec.distributed.world import World
+
+STAGING = ".results.tmp"
 
 
-def write_parts(target: Path, table: pa.Table, world: World) -> None:
-    """Put every rank's `table` into the folder `target`, replaced in one step; every rank calls this."""
-    staging = target.with_name(f".{target.name}.tmp")
-    if world.is_main:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-    world.barrier()
-    pq.write_table(table, staging / f"part-{world.rank:05d}.parquet")
-    world.barrier()
-    if world.is_main:
-        swap_into_place(staging, target)
-        shutil.rmtree(staging, ignore_errors=True)
-    world.barrier()
+def write_part(folder: Path, table: pa.Table, world: World) -> None:
+    """Write this rank's `table` into `folder`; every rank calls this.
+
+    Raises:
+        PlaceError: a rank could not write, on every rank.
+    """
+
+    def write() -> None:
+        with writing_to(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            pq.write_table(table, folder / f"part-{world.rank:05d}.parquet")
+
+    world.together(write)
+
+
+def publish(
+    run: Path, world: World, tables: Callable[[Path], None], records: Callable[[], Mapping[str, dict[str, Any]]]
+) -> None:
+    """Replace the results of a run; every rank calls this.
+
+    Args:
+        run: the run folder.
+        tables: writes this rank's tables into the folder it is given, by `write_part`.
+        records: the JSON files by name, `results.json` among them; called on the main rank.
+
+    Raises:
+        PlaceError: the disk is full or cannot be written, on every rank; the results before are still there.
+    """
+    staging = run / STAGING
+
+    def begin() -> None:
+        if world.is_main:
+            remove_tree(staging)
+            with writing_to(run):
+                staging.mkdir(parents=True)
+
+    def end() -> None:
+        if not world.is_main:
+            return
+        with writing_to(run):
+            for name, record in records().items():
+                if name != RESULTS:
+                    write_json(staging / name, sealed(record))
+            files = {
+                path.relative_to(staging).as_posix(): file_hash(path)
+                for path in sorted(staging.rglob("*"))
+                if path.is_file()
+            }
+            write_json(staging / RESULTS, sealed(records()[RESULTS] | {"files": files}))
+            for path in sorted(staging.iterdir(), key=lambda path: path.name == RESULTS):
+                if path.is_dir():
+                    swap_into_place(path, run / path.name)
+                else:
+                    take_name(path, run / path.name)
+
+    try:
+        world.together(begin)
+        tables(staging)
+        world.together(end)
+    finally:
+        if world.is_main:
+            remove_tree(staging)
+
+
+def require_whole(run: Path, files: Mapping[str, str]) -> None:
+    """Refuse results that an evaluation was killed in the midst of replacing.
+
+    Args:
+        files: their hashes by name, as `results.json` tells them.
+
+    Raises:
+        ArtefactError: a file is missing or another than the one evaluated.
+    """
+    for name, expected in files.items():
+        path = run / name
+        if not path.is_file() or file_hash(path) != expected:
+            raise ArtefactError(
+                f"{run}: {name} is not of the same evaluation as {RESULTS}, which was interrupted or changed by hand; run "
+                f"`intrr evaluate --run {run}` again"
+            )
+
+
+def recorded_files(run: Path) -> dict[str, str]:
+    """The hashes that `results.json` tells of the other files of its evaluation.
+
+    Raises:
+        ArtefactError: it cannot be read.
+    """
+    found = (read_sealed(run / RESULTS, f"run `intrr evaluate --run {run}` again") or {}).get("files", {})
+    return {str(name): str(digest) for name, digest in found.items()} if isinstance(found, dict) else {}

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.io.records import read_record, shell_word
+from intrr_rec.runs.parts import require_whole
 from intrr_rec.runs.run_files import RESULTS
 from intrr_rec.runs.run_record import read_run_record
 from intrr_rec.semantic_ids.quality.records import Quality
@@ -63,6 +64,7 @@ class Results(BaseModel):
     slices: dict[str, list[Band]] = {}
     beyond_accuracy: Metrics = {}
     semantic_ids: Quality | None = None
+    files: dict[str, str] = {}  # the other files of the evaluation, and their SHA-256
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ def read_run(path: Path) -> RunResults:
     results = read_results(path)
     if results is None or not results.test:
         raise ArtefactError(f"{path}: has no test metrics; run `intrr evaluate --run {shell_word(path)}`")
+    require_whole(path, results.files)
     return RunResults(path, results, inputs.hashes.dataset)
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from intrr_rec.config import Recipe, is_sealed, load_recipe
 from intrr_rec.errors import ArtefactError
 from intrr_rec.io.atomic import write_json
-from intrr_rec.io.manifest import Hash
+from intrr_rec.io.manifest import MANIFEST, Hash, Manifest
 from intrr_rec.io.records import read_record, sealed
 from intrr_rec.io.storage import Location
 from intrr_rec.runs.run_files import CONFIG, INPUTS
@@ -46,11 +46,13 @@ class RunRecord(_Strict):
     """`run.json`.
 
     Attributes:
+        relative_paths: where local inputs lie seen from the run, by role, for a project that is moved as a whole.
         job: the TorchX job that trains, if one does.
     """
 
     run_schema: int = Field(SCHEMA, ge=SCHEMA, le=SCHEMA)
     paths: RunPaths
+    relative_paths: dict[str, _Place] = {}
     hashes: RunHashes
     command: str
     job: str | None = None
@@ -68,6 +70,37 @@ def read_run_record(run: Path) -> RunRecord:
     return record
 
 
+def input_place(run: Path, record: RunRecord, role: str) -> str | None:
+    """Where an input of a run lies now: where it was, or, in a project that was moved, where it lies seen from the run.
+
+    Of the two, the one that is an artefact of the recorded content is taken.
+
+    Args:
+        run: the run folder.
+        record: its record.
+        role: "dataset", "semantic_ids" or "vectors".
+    """
+    recorded: str | None = getattr(record.paths, role)
+    if recorded is None or "://" in recorded:
+        return recorded
+    places = [recorded]
+    if beside := record.relative_paths.get(role):
+        places.append(os.path.normpath(run.absolute() / beside))
+    there = [place for place in places if Path(place).exists()]
+    expected = getattr(record.hashes, role, None)
+    return next(
+        (place for place in there if expected and expected == _content_hash(place)), next(iter(there), recorded)
+    )
+
+
+def _content_hash(place: str) -> str | None:
+    try:
+        found = read_record(Path(place) / MANIFEST, Manifest, FIX)
+    except ArtefactError:
+        return None
+    return None if found is None else found.content_hash
+
+
 def read_recipe(run: Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe of a run folder, with `overrides`.
 
@@ -83,10 +116,15 @@ def read_recipe(run: Path, overrides: Sequence[str] = ()) -> Recipe:
 def write_run_record(run: Path, paths: dict[str, Location | None], hashes: RunHashes, command: str) -> None:
     """Write the record of a run that begins; of one that goes on only the paths may have changed, and the command stays."""
     located = {role: str(path.absolute()) if isinstance(path, Path) else path for role, path in paths.items()}
+    beside = {
+        role: os.path.relpath(path.absolute(), run.absolute()) for role, path in paths.items() if isinstance(path, Path)
+    }
     there = read_record(run / INPUTS, RunRecord, FIX)
     job = os.environ.get("TORCHX_JOB_ID")
     if there is not None and there.hashes == hashes:
         command, job = there.command, job or there.job
-    record = RunRecord(paths=RunPaths.model_validate(located), hashes=hashes, command=command, job=job)
+    record = RunRecord(
+        paths=RunPaths.model_validate(located), relative_paths=beside, hashes=hashes, command=command, job=job
+    )
     if record != there:
         write_json(run / INPUTS, sealed(record.model_dump()))

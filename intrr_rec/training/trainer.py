@@ -26,7 +26,8 @@ from intrr_rec.distributed.world import World, is_lost_rank, join_world
 from intrr_rec.distributed.zch import managed_figures
 from intrr_rec.errors import ArtefactError, ConfigError, DataError, PlaceError, Stopped
 from intrr_rec.evaluation.evaluator import Evaluator
-from intrr_rec.evaluation.results import write_results
+from intrr_rec.evaluation.results import FIX, write_results
+from intrr_rec.io.places import writing_to
 from intrr_rec.io.storage import Location
 from intrr_rec.runs.checkpoints import Checkpoints
 from intrr_rec.runs.folder import MetricsLog, claimed, write_plan
@@ -80,7 +81,7 @@ def train(
     paths = {"dataset": dataset, "semantic_ids": semantic_ids, "vectors": vectors, "init_from": init_from}
     try:
         # The main rank writes to `out` only when every rank has looked at what is there.
-        with join_world() as world, claimed(out, world):
+        with writing_to(out, FIX), join_world() as world, claimed(out, world):
 
             def record() -> None:
                 if world.is_main:
@@ -182,6 +183,8 @@ class Run:
             if metrics:
                 self._keep(metrics)
             if out_of_time:
+                if self.world.is_main and epoch < self.config.epochs:
+                    log.warning("stopped by train.max_minutes, epoch %d of %d", epoch, self.config.epochs)
                 break
         self.checkpoints.wait()
         if self.figures:

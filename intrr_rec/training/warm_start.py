@@ -31,7 +31,7 @@ from intrr_rec.models.intrr import IntRR
 from intrr_rec.models.losses import path_nll
 from intrr_rec.runs.checkpoints import Checkpoints
 from intrr_rec.runs.inputs import Inputs
-from intrr_rec.runs.run_record import read_recipe, read_run_record
+from intrr_rec.runs.run_record import input_place, read_recipe, read_run_record
 from intrr_rec.semantic_ids.artefact import SemanticIds
 
 log = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ def _open_old(old_run: Path, recipe: Recipe) -> SemanticIds:
     for key in ("kind", "backbone"):
         if getattr(old, key) != getattr(recipe.model, key):
             raise ConfigError(f"model.{key}: {old_run} has {getattr(old, key)}; start from it with the same")
-    path = Path(record.paths.semantic_ids)
+    path = Path(input_place(old_run, record, "semantic_ids") or "")
     ids = SemanticIds.open(path)
     if ids.manifest.content_hash != record.hashes.semantic_ids:
         raise ArtefactError(

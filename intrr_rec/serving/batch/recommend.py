@@ -10,7 +10,6 @@ Shape suffixes: U users of a shard, E events, B users of a batch, K recommendati
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -27,6 +26,7 @@ from intrr_rec.errors import ArtefactError
 from intrr_rec.io import artefact
 from intrr_rec.io import shards as jobs
 from intrr_rec.io.artefact import Manifest
+from intrr_rec.io.launcher import Ranks
 from intrr_rec.serving.batch.histories import Histories, Source
 from intrr_rec.serving.bundle.bundle import Bundle
 from intrr_rec.serving.recommender import Filters, Recommender
@@ -34,7 +34,6 @@ from intrr_rec.serving.recommender import Filters, Recommender
 log = logging.getLogger(__name__)
 KIND = "recommendations"
 PARTS = "parts"
-WAIT_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -66,10 +65,11 @@ def recommend_all(bundle: Bundle, source: Source, out: Path, wish: Wish) -> Mani
 
     Raises:
         ArtefactError: `out` holds something else, or another process is at the same job.
-        ConfigError: k, beam or a filter out of range.
+        ConfigError: k, beam or a filter out of range; or another rank does not come.
         DataError: as the source.
     """
-    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    ranks = Ranks.from_environment()
+    rank, size = ranks.rank, ranks.size
     keep_freed_memory()
     recommender = Recommender(bundle)
     recommender.recommend([], wish.k, wish.beam, wish.filters)  # out of range: known before hours of work
@@ -91,8 +91,7 @@ def recommend_all(bundle: Bundle, source: Source, out: Path, wish: Wish) -> Mani
             (draft.path / PARTS).mkdir()
             for number in range(-(-made.users // wish.shard_users)):
                 shard = staging / jobs.shard_name(number)
-                while (rows := jobs.shard_rows(shard)) is None:  # another rank's
-                    time.sleep(WAIT_SECONDS)
+                rows = jobs.awaited_rows(shard, number % size, size)
                 jobs.link(shard, draft.path / PARTS / shard.name)
                 draft.counts["recommendations"] += rows
     seconds = time.monotonic() - started

@@ -190,7 +190,7 @@ class Bundle:
 def this_device() -> torch.device:
     """The GPU of this process where there is one (LOCAL_RANK's under a launcher), else the CPU."""
     if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK") or 0))
     return torch.device("cpu")
 
 
