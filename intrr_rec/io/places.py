@@ -43,7 +43,7 @@ def number_of(error: BaseException) -> int | None:
     """The errno of an error, from its attribute or its text; None where it has none."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
-    text = str(error).lower()
+    text = str(error).lower().replace("cannot allocate memory in static tls", "")  # the loader's, and not of memory
     if any(sign in text for sign in _SPILL):
         return errno.ENOSPC
     if found := _NUMBERED.search(text):
@@ -59,7 +59,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or number == errno.ENOMEM:
         return True
     text = str(error).lower()
-    return number not in _WRITES and "static tls" not in text and any(sign in text for sign in _NO_MEMORY)
+    return number not in _WRITES and any(sign in text for sign in _NO_MEMORY)
 
 
 def trouble(error: BaseException, place: Path | None = None, fix: str = CHOOSE) -> UserError | None:

@@ -71,7 +71,7 @@ def test_a_rank_that_never_comes_is_named_and_given_up():
 
 
 def test_a_first_rank_that_never_comes_is_named_and_given_up():
-    waiting = start(RANK="1", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port(), INTRR_RANKS_TIMEOUT="2")
+    waiting = start(RANK="1", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port(), INTRR_RANKS_TIMEOUT="5")
     _, said = waiting.communicate(timeout=120)
     assert waiting.returncode == 2 and "Traceback" not in said
     assert "rank 1 of 2 waits for rank 0" in said and "intrr: rank 1 of 2: rank 0 did not answer" in said
