@@ -97,6 +97,13 @@ def filtered(engine: Engine, config: PrepareConfig) -> Kept:
             raise _nothing_left(engine, name, config, before)
     users, items, rounds = _k_core(engine, events, left, config)
     interactions = _interactions(engine, users)
+    if interactions * 2 < raw:
+        log.warning(
+            "the filters drop %d of %d interactions (%.0f %%); `intrr validate` says which filter takes how many",
+            raw - interactions,
+            raw,
+            100 * (raw - interactions) / raw,
+        )
     statistics = {
         "interactions_read": raw,
         "interactions_dropped": raw - interactions,

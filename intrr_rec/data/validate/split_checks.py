@@ -95,9 +95,12 @@ def check_leakage(con: duckdb.DuckDBPyConnection, has_time: bool, split: TimeSpl
         other = "; a split at one moment (prepare.split=global_time) would have none" if split is None else ""
         yield Finding(
             "leakage",
-            "fine",
+            "fine" if share < 0.5 else "warning",
             f"{'leave-one-out' if split is None else 'global_time'}: {share:.0%} of the training interactions happened after a "
             f"user's test target, on average{other}",
+            ""
+            if share < 0.5
+            else "Figures then say how well a model that knows the future does. Say so beside them, or split at one moment.",
         )
 
 
