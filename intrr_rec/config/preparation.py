@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from intrr_rec.config.section import Section
 from intrr_rec.config.time_units import seconds_of
@@ -13,15 +13,24 @@ Weight = Annotated[int, Field(ge=0)]
 # No catalogue names a thing so; a longer "id" is a text in the wrong column, or a quote that was never closed. Every door of the
 # line takes ids up to this length: what is prepared can be served.
 MAX_ID_CHARACTERS = 1_024
+Separator = Annotated[str, Field(min_length=1, max_length=4)]
+
+
+def _as_text(given: object) -> object:
+    """A number that YAML made of a name is that name."""
+    return str(given) if isinstance(given, int | float) and not isinstance(given, bool) else given
+
+
+Name = Annotated[str, BeforeValidator(_as_text)]
 
 
 class PrepareConfig(Section):
     """Logs → dataset: columns, filters in the order they are applied, split."""
 
-    user_column: str = "user_id"
-    item_column: str = "item_id"
-    items_column: str | None = Field(None, description="item ids in the item table; null: called as in the logs")
-    time_column: str | None = Field(
+    user_column: Name = "user_id"
+    item_column: Name = "item_id"
+    items_column: Name | None = Field(None, description="item ids in the item table; null: called as in the logs")
+    time_column: Name | None = Field(
         "timestamp", description="null: the logs have no time, and the order of their rows is the order of events"
     )
     time_unit: Literal["auto", "s", "ms", "us", "ns"] = Field(
@@ -29,10 +38,27 @@ class PrepareConfig(Section):
         description="what numbers in time_column count since 1970; auto: told by their size, and a mixture is refused. Dates, "
         "ISO 8601 and Arrow timestamps need none. The dataset stores seconds",
     )
-    event_column: str | None = Field(
+    id_type: Literal["auto", "integer", "string"] = Field(
+        "auto",
+        description="what ids are; auto: typed files decide, and in text tables ids are integers if all of all files are; string: "
+        "text whatever they look like",
+    )
+    separator: Separator | None = Field(
+        None, description="between the fields of text tables, such as ';', '|' or '::'; null: told by their first line"
+    )
+    column_names: tuple[Name, ...] | None = Field(
+        None, description="columns, in order, of text tables without a header line; null: the first line names them"
+    )
+    items_separator: Separator | None = Field(
+        None, description="separator of the item table; null: told by its first line"
+    )
+    items_column_names: tuple[Name, ...] | None = Field(
+        None, description="columns, in order, of an item table without a header line; null: its first line names them"
+    )
+    event_column: Name | None = Field(
         None, description="column of event types (click, purchase, ...); null: there is none"
     )
-    event_weights: dict[str, Weight] | None = Field(
+    event_weights: dict[Name, Weight] | None = Field(
         None, description="event type → whole-number weight; events of types not named are dropped"
     )
     min_weight: int = Field(

@@ -54,7 +54,7 @@ def read_ranks(run: Path, split: Split) -> tuple[pa.Array, NDArray[np.int64]]:
     if (run / RESULTS).is_file():
         require_whole(run, {n: digest for n, digest in recorded_files(run).items() if n.startswith(f"{RANKS}/")})
     try:
-        table = pq.read_table(run / RANKS, filters=[("split", "=", split)]).sort_by("user_id")
+        table = pq.read_table(run / RANKS, filters=[("split", "=", split)], partitioning=None).sort_by("user_id")
         return table["user_id"].combine_chunks(), table["rank"].fill_null(0).to_numpy().astype(np.int64)
     except (OSError, KeyError, pa.ArrowException) as error:
         not_the_input(error)

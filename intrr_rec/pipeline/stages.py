@@ -15,7 +15,7 @@ from typing import Any
 from torchx.specs import AppDef
 
 from intrr_rec.config import Recipe, Section, load_recipe, same_run
-from intrr_rec.data.raw.files import table_files
+from intrr_rec.data.raw.paths import table_files
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import COMPLETE, file_hash

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from intrr_rec.data.dataset import Dataset
-from intrr_rec.data.raw.files import files_hash, table_files
+from intrr_rec.data.raw.paths import PARQUET, files_hash, table_files
 from intrr_rec.errors import DataError
 from intrr_rec.io import artefact
 from intrr_rec.io.places import not_the_input
@@ -104,9 +104,9 @@ def vectors_hash(path: Path | str) -> str:
 
 def _files(path: Path | str) -> list[Path]:
     files = table_files(Path(path))
-    if files[0].suffix.lower() != ".parquet":
+    if other := [file for file in files if file.suffix.lower() not in PARQUET]:
         raise DataError(
-            f"{files[0]}: vectors are read from Parquet; give a .parquet file or a folder of them; `intrr concat-vectors` reads .npy"
+            f"{other[0]}: vectors are read from Parquet; give a .parquet file or a folder of them; `intrr concat-vectors` reads .npy"
         )
     return files
 
@@ -133,7 +133,7 @@ def _row_groups(file: Path, embedding: str) -> list[int]:
 def _ids(file: Path, type_: pa.DataType) -> pa.Array:
     """The file's item ids, checked and cast to the dataset's type."""
     with _readable(file):
-        ids = pq.read_table(file, columns=["item_id"])["item_id"]
+        ids = pq.ParquetFile(file).read(columns=["item_id"])["item_id"]
     wanted = "string" if pa.types.is_string(type_) else "integer"
     value_type = ids.type.value_type if pa.types.is_dictionary(ids.type) else ids.type
     is_string = pa.types.is_string(value_type) or pa.types.is_large_string(value_type)
@@ -229,4 +229,4 @@ def _block(file: Path, first: int, column: pa.Array, width: int | None, name: st
 
 
 def _item(file: Path, row: int) -> int | str:
-    return pq.read_table(file, columns=["item_id"])["item_id"][row].as_py()
+    return pq.ParquetFile(file).read(columns=["item_id"])["item_id"][row].as_py()

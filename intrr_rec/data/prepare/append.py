@@ -23,7 +23,7 @@ from intrr_rec.config.time_units import TimeUnit
 from intrr_rec.data.dataset import ITEMS, KIND, STATISTICS, USERS
 from intrr_rec.data.prepare.engines import EngineChoice
 from intrr_rec.data.prepare.filters import Known
-from intrr_rec.data.raw.files import IdKind, RawFile, id_kind, literal, quoted
+from intrr_rec.data.raw.files import IdKind, RawFile, id_kind, literal, parquet_sql, quoted
 from intrr_rec.data.raw.item_schema import ItemSchema
 from intrr_rec.errors import ArtefactError, ConfigError, DataError
 from intrr_rec.io import artefact
@@ -106,7 +106,7 @@ class Previous:
             if file_hash(raw.path) in known:
                 raise DataError(f"{raw.path}: is in {self.path} already; its interactions would count double")
             for column, kind in self.kinds.items():
-                if (own := id_kind(con, raw, column) or kind) != kind:
+                if (own := id_kind(con, raw, column) or kind) != kind and self.config.id_type == "auto":
                     raise DataError(
                         f"{raw.path}: column '{column}' holds {own}s, but the ids of {self.path} are {kind}s; write both the "
                         "same way"
@@ -115,11 +115,11 @@ class Previous:
     def read_rows(self, con: duckdb.DuckDBPyConnection) -> None:
         """Put the kept rows into `events`."""
         for part in sorted((self.path / ROWS).iterdir()):
-            con.execute(f"INSERT INTO events BY NAME SELECT * FROM read_parquet({literal(str(part))})")
+            con.execute(f"INSERT INTO events BY NAME SELECT * FROM {parquet_sql(part)}")
 
     def known(self, con: duckdb.DuckDBPyConnection) -> Known:
         """Who has a number."""
-        users, items = (nw.from_native(con.read_parquet(str(self.path / name))) for name in (USERS, ITEMS))
+        users, items = (nw.from_native(con.sql(f"FROM {parquet_sql(self.path / name)}")) for name in (USERS, ITEMS))
         counts = self.manifest.counts
         return Known(users.select("user", "user_id"), items.select("item", "item_id"), counts["users"], counts["items"])
 
@@ -139,16 +139,16 @@ class Previous:
         Args:
             free: columns of `item_table`; None: there is none yet.
         """
-        known = literal(str(self.path / ITEMS))
+        known = parquet_sql(self.path / ITEMS)
         present = [name for name in pq.read_schema(self.path / ITEMS).names if name not in _NUMBERED]
         if self.config.text_template is not None:
             present = [name for name in present if name != "text"]
         own = ", ".join(["item_id", *map(quoted, present)])
         if free is None:
-            con.execute(f"CREATE TABLE item_table AS SELECT {own} FROM read_parquet({known})")
+            con.execute(f"CREATE TABLE item_table AS SELECT {own} FROM {known}")
             return present
         con.execute(
-            f"CREATE TABLE merged AS SELECT * FROM item_table UNION ALL BY NAME SELECT {own} FROM read_parquet({known}) "
+            f"CREATE TABLE merged AS SELECT * FROM item_table UNION ALL BY NAME SELECT {own} FROM {known} "
             "ANTI JOIN item_table USING (item_id)"
         )
         con.execute("DROP TABLE item_table")

@@ -25,9 +25,10 @@ from intrr_rec.data.prepare.engines import DuckDBEngine, Engine, EngineChoice
 from intrr_rec.data.prepare.filters import Relations, before_deduplication, filtered, numbered, relate
 from intrr_rec.data.prepare.split import TimeSplit, split_in_time
 from intrr_rec.data.prepare.writer import ROW_GROUP_EVENTS, ROW_GROUP_ROWS, write_rows, write_sequences
-from intrr_rec.data.raw.files import IdKind, literal, quoted, table_files
-from intrr_rec.data.raw.item_table import load_items
-from intrr_rec.data.raw.logs import common_kind, connect, create_events, load_events, open_logs
+from intrr_rec.data.raw.files import IdKind, literal, parquet_sql, quoted
+from intrr_rec.data.raw.item_table import load_items, open_items
+from intrr_rec.data.raw.logs import common_kinds, connect, create_events, load_events, open_logs
+from intrr_rec.data.raw.paths import table_files
 from intrr_rec.errors import DataError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import Manifest, file_hash
@@ -48,7 +49,7 @@ def prepare_dataset(
     """Validate, filter, order and number raw logs, and write them as a dataset artefact.
 
     Args:
-        interactions: Parquet, CSV or JSON-lines files, or folders of Parquet shards; rows count in the order given.
+        interactions: Parquet, text with separators or JSON files, or folders of such; rows count in the order given.
         items: optional item table in one of these formats; its free columns are kept as they are.
         out: folder to write; a dataset there is replaced.
         config: column names, filters and split.
@@ -67,12 +68,12 @@ def prepare_dataset(
         scratch.mkdir()
         with closing(connect(scratch, engine.memory_gb)) as con:
             logs = open_logs(con, interactions, config)
+            opened = open_items(con, items, config) if items else []
             if previous:
                 previous.require_new(con, logs)
                 kinds, first = previous.kinds, previous.files
             else:
-                columns, first = (config.user_column, config.item_column), 0
-                kinds = {column: common_kind(con, logs, column) for column in columns}
+                kinds, first = common_kinds(con, logs, config, opened), 0
             create_events(con, kinds, config)
             if previous:
                 previous.copy_rows(draft.path)
@@ -86,13 +87,14 @@ def prepare_dataset(
                 _write_relations(running, relations, draft.path, kinds, config, unit)
                 _hand_over_items(con, running, relations, scratch, kinds[config.item_column])
             schema = previous.item_schema(con) if previous else None
-            free = load_items(con, items, kinds[config.item_column], config, schema) if items else None
+            free = load_items(con, opened, kinds[config.item_column], config, schema) if items else None
             if previous:
                 free = previous.merge_items(con, free)
             reader = con.sql(_items_sql(free or [], config.text_template)).to_arrow_reader(ROW_GROUP_ROWS)
             write_rows(reader, reader.schema, draft.path / ITEMS)
         shutil.rmtree(scratch)
-        tables = {"interactions": [raw.path for raw in logs], "items": table_files(items) if items else []}
+        files = [file for path in interactions for file in table_files(path)]
+        tables = {"interactions": files, "items": table_files(items) if items else []}
         draft.parents.update(previous.manifest.parents if previous else {})
         for role, paths in tables.items():
             first = sum(known.startswith(f"{role}/") for known in draft.parents)
@@ -124,7 +126,7 @@ def _hand_over_items(
     schema = pa.schema([("item", pa.int64()), ("item_id", _arrow_type(kind)), ("first_seen", pa.int64())])
     file = scratch / "items.parquet"
     write_rows(engine.batches(relations.items, ROW_GROUP_ROWS), schema, file)
-    con.read_parquet(str(file)).create("items")
+    con.execute(f"CREATE TABLE items AS SELECT * FROM {parquet_sql(file)}")
 
 
 def _arrow_type(kind: IdKind) -> pa.DataType:

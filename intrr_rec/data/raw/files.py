@@ -1,148 +1,191 @@
-"""Raw tables: which files we read, what their columns must look like, and how each value becomes ours.
+"""Raw tables: what their columns must look like, and how each value becomes ours.
 
-A raw table is Parquet, CSV or JSON lines (the text ones may be gzipped). It is scanned by DuckDB with an explicit,
-1-based `row` column, so that file order is data and every complaint can name its row.
+A raw table is Parquet, text with separators, or JSON lines. It is scanned by DuckDB with an explicit, 1-based `row` column, so
+that file order is data and every error message can name its row. Which files a table is: `paths.py`; how text is written: `text.py`.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-import hashlib
 import json
 import re
-import zlib
-from collections.abc import Collection, Iterator
+import shlex
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TextIO, cast
+from typing import Any, Literal
 
 import duckdb
+import yaml
 
 from intrr_rec.config.preparation import MAX_ID_CHARACTERS
+from intrr_rec.data.raw.paths import format_of, no_pattern, partitions, table_files
+from intrr_rec.data.raw.text import (
+    UNREADABLE,
+    Dialect,
+    Layout,
+    dialect_of,
+    looks_like_data,
+    open_text,
+    packing_of,
+    starts_with_mark,
+)
 from intrr_rec.errors import DataError, nearest
-from intrr_rec.io.artefact import file_hash
 from intrr_rec.io.places import not_the_input
 
 IdKind = Literal["integer", "string"]
 
-_FORMATS = {
-    ".parquet": "parquet",
-    ".csv": "csv",
-    ".csv.gz": "csv",
-    **{f".{name}{packed}": "json" for name in ("jsonl", "ndjson", "json") for packed in ("", ".gz")},
-}
 INTEGERS = frozenset(f"{sign}{width}INT" for sign in ("", "U") for width in ("TINY", "SMALL", "", "BIG", "HUGE")) | {
     "INTEGER",
     "UINTEGER",
 }
-# What reading text, gzipped or not, may raise.
-_UNREADABLE = (OSError, EOFError, UnicodeDecodeError, zlib.error)
 # "007" and "+7" are names, not numbers: only what prints back unchanged may become an integer.
 _CANONICAL_INTEGER = "-?(0|[1-9][0-9]*)"
+_JSON_INTEGERS = "'UBIGINT', 'BIGINT'"
 
 
 @dataclass(frozen=True)
 class RawFile:
-    """One raw file; `columns` maps each column name to its DuckDB type ("VARCHAR" throughout a CSV)."""
+    """One raw file.
+
+    Attributes:
+        format: parquet, csv (text with separators) or json.
+        columns: name → DuckDB type ("VARCHAR" throughout a text table).
+        packing: uncompressed, gzip or zstd.
+        dialect: of a text table.
+        json_form: newline_delimited, array, or marked: lines after a byte order mark, which DuckDB's reader of JSON does not take.
+        constants: columns that the names of the file's folders give, and their value.
+    """
 
     path: Path
     format: str
     columns: dict[str, str]
+    packing: str = "uncompressed"
+    dialect: Dialect | None = None
+    json_form: str = "newline_delimited"
+    constants: dict[str, str | None] = field(default_factory=dict)
 
     def scan(self, *columns: str) -> str:
         """SQL of a relation with `row` (1, 2, ... in file order) and the raw `columns`."""
-        names = "".join(f", {quoted(name)}" for name in columns)
-        source = literal(str(self.path))
+        source = literal(no_pattern(self.path))
+        fixed = {name: "NULL" if value is None else literal(value) for name, value in self.constants.items()}
+        own = [name for name in columns if name not in fixed]
+        chosen = "".join(f", CAST({fixed[name]} AS VARCHAR) AS {quoted(name)}" for name in columns if name in fixed)
+        # A `key=value` among the folders above is no column of the file.
+        common = f"hive_partitioning = false, compression = {literal(self.packing)}"
         if self.format == "parquet":
-            return f'(SELECT file_row_number + 1 AS "row"{names} FROM read_parquet({source}, file_row_number = true))'
-        if self.format == "csv":
-            types = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in self.columns)
+            chosen += "".join(f", {quoted(name)}" for name in own)
+            reader = f"read_parquet({source}, file_row_number = true, hive_partitioning = false)"
+            return f'(SELECT file_row_number + 1 AS "row"{chosen} FROM {reader})'
+        if self.dialect is not None:
+            numbers = {name: n for n, name in enumerate(self.dialect.names)}
+            chosen += "".join(f", c{numbers[name]} AS {quoted(name)}" for name in own)
+            types = ", ".join(f"c{n}: 'VARCHAR'" for n in range(len(self.dialect.names) or 1))
+            quote = literal(self.dialect.quote)
             reader = (
-                f"read_csv({source}, {_compression(self.path)}, auto_detect = false, header = true, delim = ',', quote = '\"', escape = '\"', "
-                f"nullstr = '', columns = {{{types}}})"
+                f"read_csv({source}, {common}, auto_detect = false, header = {'true' if self.dialect.skip else 'false'}, "
+                f"delim = {literal(self.dialect.separator)}, quote = {quote}, escape = {quote}, nullstr = '', columns = {{{types}}})"
             )
+        elif self.json_form == "marked":
+            shape = literal(json.dumps({name: self.columns[name] for name in own}))
+            chosen += "".join(f", made.{quoted(name)}" for name in own)
+            reader = (  # no JSON text holds the control character that is named as separator
+                f"(SELECT from_json(line, {shape}) AS made FROM read_csv({source}, {common}, auto_detect = false, header = false, "
+                "delim = '\x1f', quote = '', escape = '', columns = {line: 'VARCHAR'}) WHERE line IS NOT NULL)"
+            )
+            if not own:
+                reader = reader.replace(f"from_json(line, {shape})", "line")
         else:
-            types = ", ".join(f"{literal(name)}: {literal(self.columns[name])}" for name in columns)
-            reader = (
-                f"read_json({source}, {_compression(self.path)}, format = 'newline_delimited', columns = {{{types}}})"
-            )
-        return f'(SELECT row_number() OVER () AS "row"{names} FROM {reader})'
+            chosen += "".join(f", {quoted(name)}" for name in own)
+            first = own or [name for name in self.columns if name not in fixed][:1]
+            types = ", ".join(f"{literal(name)}: {literal(self.columns[name])}" for name in first)
+            reader = f"read_json({source}, {common}, format = {literal(self.json_form)}, records = true, columns = {{{types}}})"
+        return f'(SELECT row_number() OVER () AS "row"{chosen} FROM {reader})'
 
     def as_json(self, *columns: str) -> RawFile:
         """The same file with these columns left as raw JSON values, whose types can be told apart row by row."""
         if self.format != "json":
             return self
-        return RawFile(self.path, self.format, {**self.columns, **dict.fromkeys(columns, "JSON")})
+        own = [name for name in columns if name not in self.constants]
+        return replace(self, columns={**self.columns, **dict.fromkeys(own, "JSON")})
 
-    def id_sql(self, column: str, kind: IdKind) -> str:
-        """SQL of an id as BIGINT or VARCHAR; NULL where the value is missing, empty, too long or of the other kind."""
-        name = quoted(column)
-        text = f"({name} ->> '$')" if self.format == "json" else name
+    def is_typed(self, column: str) -> bool:
+        """Whether the file says what type a column is; text and names of folders do not."""
+        return self.format != "csv" and column not in self.constants
+
+    def id_sql(self, column: str, kind: IdKind, *, numbers_too: bool = False) -> str:
+        """SQL of an id as BIGINT or VARCHAR; NULL where the value is missing, empty, too long or of the other kind.
+
+        Args:
+            numbers_too: take numbers of JSON for text.
+        """
+        name, text = quoted(column), self.text_sql(column)
+        is_json = self.format == "json" and self.is_typed(column)
         if kind == "string":
-            typed = f"json_type({name}) = 'VARCHAR'" if self.format == "json" else "true"
+            kinds = f"'VARCHAR', {_JSON_INTEGERS}" if numbers_too else "'VARCHAR'"
+            typed = f"json_type({name}) IN ({kinds})" if is_json else "true"
             return f"CASE WHEN {typed} AND length({text}) BETWEEN 1 AND {MAX_ID_CHARACTERS} THEN {text} END"
-        if self.format == "parquet":
+        if self.format == "parquet" and self.is_typed(column):
             return f"TRY_CAST({name} AS BIGINT)"
-        typed = (
-            f"json_type({name}) IN ('UBIGINT', 'BIGINT')"
-            if self.format == "json"
-            else f"regexp_full_match({text}, '{_CANONICAL_INTEGER}')"
-        )
-        return f"CASE WHEN {typed} THEN TRY_CAST({text} AS BIGINT) END"
+        canonical = f"regexp_full_match({text}, '{_CANONICAL_INTEGER}')"
+        return f"CASE WHEN {f'json_type({name}) IN ({_JSON_INTEGERS})' if is_json else canonical} THEN TRY_CAST({text} AS BIGINT) END"
 
     def text_sql(self, column: str) -> str:
         """SQL of a value as text."""
         name = quoted(column)
-        return f"({name} ->> '$')" if self.format == "json" else f"CAST({name} AS VARCHAR)"
+        return f"({name} ->> '$')" if self.columns[column] == "JSON" else f"CAST({name} AS VARCHAR)"
 
 
-def table_files(path: Path) -> list[Path]:
-    """The files of a raw table: `path` itself, or the Parquet shards of a folder, sorted by name.
+def open_table(con: duckdb.DuckDBPyConnection, path: Path, layout: Layout) -> list[RawFile]:
+    """The files of a raw table that hold rows: `path`, or those of a folder, where parts without rows are passed over.
+
+    Columns that only the names of a folder's own sub-folders give (`date=2024-01-01/`, as Spark's `partitionBy` writes) are text.
+    A column that a file has is never replaced by them.
 
     Raises:
-        DataError: nothing there, or a folder without Parquet files.
+        DataError: nothing there, a file that cannot be read, or no row.
     """
-    if not path.exists():
-        raise DataError(f"{path}: no such file or folder; mend the path")
+    files = table_files(path)
     if not path.is_dir():
-        return [path]
-    shards = sorted((p for p in path.glob("*.parquet") if p.name[0] not in "._"), key=lambda p: p.name)
-    if not shards:
-        raise DataError(f"{path}: holds no .parquet files; give a file, or a folder of Parquet shards")
-    return shards
+        return [open_raw(con, path, layout)]
+    found = []
+    for file in files:
+        if file.stat().st_size:
+            raw = open_raw(con, file, layout)
+            present = {name.lower() for name in raw.columns}
+            fixed = {name: value for name, value in partitions(file, path).items() if name.lower() not in present}
+            raw = replace(raw, columns={**raw.columns, **dict.fromkeys(fixed, "VARCHAR")}, constants=fixed)
+            if _has_rows(con, raw):
+                found.append(raw)
+    if not found:
+        raise DataError(f"{path}: its {len(files)} files hold no rows; remove it or write it again")
+    return found
 
 
-def files_hash(files: Collection[Path]) -> str:
-    """SHA-256 over the contents of `files` in order, whatever they are called."""
-    return hashlib.sha256("".join(file_hash(path) for path in files).encode()).hexdigest()
-
-
-def open_raw(con: duckdb.DuckDBPyConnection, path: Path) -> RawFile:
+def open_raw(con: duckdb.DuckDBPyConnection, path: Path, layout: Layout = Layout()) -> RawFile:  # noqa: B008 - frozen
     """Look at a raw file's columns.
 
     Raises:
         DataError: an extension we do not read, an empty or an unreadable file.
     """
-    endings = [ending for ending in _FORMATS if path.name.lower().endswith(ending)]
-    if not endings:
-        raise DataError(f"{path}: unknown extension; raw tables are {', '.join(_FORMATS)}")
-    format_ = _FORMATS[endings[0]]
+    format_, source = format_of(path), literal(no_pattern(path))
+    if not path.exists():
+        raise DataError(f"{path}: no such file; correct the path")
+    if not path.is_file():
+        raise DataError(f"{path}: is no regular file; write the table to one")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: is empty (0 bytes); remove it or write it again")
+    if format_ == "parquet":
+        with readable(path, format_):
+            described = con.execute(
+                f"DESCRIBE SELECT * FROM read_parquet({source}, hive_partitioning = false)"
+            ).fetchall()
+        return RawFile(path, format_, {name: type_ for name, type_, *_ in described})
+    packing = packing_of(path)
     if format_ == "csv":
-        return RawFile(path, format_, dict.fromkeys(_csv_header(path), "VARCHAR"))
-    options = f", {_compression(path)}, format = 'newline_delimited', sample_size = -1" if format_ == "json" else ""
-    with readable(path, format_):
-        described = con.execute(f"DESCRIBE SELECT * FROM read_{format_}({literal(str(path))}{options})").fetchall()
-    columns = {name: type_ for name, type_, *_ in described}
-    if format_ == "json":
-        if columns.keys() == {"json"}:  # the engine's name for lines that are no objects
-            raise DataError(f"{path}: cannot be read as json (its lines are no objects); write one object a line")
-        # What DuckDB recognises as a date stays the text it was; JSON of changing type becomes its text.
-        columns = {n: "VARCHAR" if re.match("DATE|TIME|UUID|JSON", t) else t for n, t in columns.items()}
-    return RawFile(path, format_, columns)
+        dialect = dialect_of(path, packing, layout)
+        return RawFile(path, format_, {n: "VARCHAR" for n in dialect.names if n}, packing, dialect)
+    return _open_json(con, path, packing)
 
 
 def require_column(raw: RawFile, column: str, setting: str, otherwise: str = "") -> None:
@@ -151,23 +194,39 @@ def require_column(raw: RawFile, column: str, setting: str, otherwise: str = "")
     Raises:
         DataError: the column is missing.
     """
-    if column not in raw.columns:
-        near = nearest(column, raw.columns)
-        hint = f"; did you mean '{near}'? Then set {setting}={near}" if near else f"; name it by {setting}=NAME"
-        raise DataError(f"{raw.path}: no column '{column}'; it has {', '.join(raw.columns) or 'none'}{hint}{otherwise}")
+    if column in raw.columns:
+        return
+    names = list(raw.columns)
+    near = nearest(column, names)
+    hint = (
+        f"; did you mean '{near}'? Then set {setting_word(setting, near)}" if near else f"; name it by {setting}=NAME"
+    )
+    if not near and raw.dialect and raw.dialect.skip and looks_like_data(names):
+        names_setting = "prepare.items_column_names" if setting == "prepare.items_column" else "prepare.column_names"
+        hint = f"; if its first line is data, name its columns in order by {names_setting}='[NAME, NAME, ...]'"
+    raise DataError(f"{raw.path}: no column '{column}'; it has {', '.join(names) or 'none'}{hint}{otherwise}")
+
+
+def setting_word(setting: str, value: str) -> str:
+    """`setting=value` as it can be copied into a shell: quoted for YAML and for the shell where either needs it."""
+    try:
+        plain = yaml.safe_load(value) == value
+    except yaml.YAMLError:
+        plain = False
+    return shlex.quote(f"{setting}={value if plain else json.dumps(value, ensure_ascii=False)}")
 
 
 def id_kind(con: duckdb.DuckDBPyConnection, raw: RawFile, column: str) -> IdKind | None:
-    """What ids a typed file holds; None for CSV, which has no types, and for JSON without a single id.
+    """What ids a typed file holds; None for text, which has no types, and for JSON without a single id.
 
     Raises:
         DataError: the column's type can be neither.
     """
-    if raw.format == "csv":
+    if not raw.is_typed(column):
         return None
     if raw.format == "json":
         name = quoted(column)
-        with readable(raw.path, raw.format):
+        with readable(raw.path, raw.format, raw.packing):
             first = con.execute(
                 f'SELECT "row", json_type({name}) FROM {raw.scan(column)} WHERE {name} IS NOT NULL LIMIT 1'
             ).fetchall()
@@ -183,10 +242,10 @@ def id_kind(con: duckdb.DuckDBPyConnection, raw: RawFile, column: str) -> IdKind
     return "integer" if type_ == "BIGINT" else "string"
 
 
-def csv_id_kind(con: duckdb.DuckDBPyConnection, raw: RawFile, column: str) -> tuple[IdKind, str]:
-    """Integer if every id of a CSV is the plain decimal form of an int64, else string; with the row that decided it."""
+def untyped_id_kind(con: duckdb.DuckDBPyConnection, raw: RawFile, column: str) -> tuple[IdKind, str]:
+    """Integer if every id of a text table is the plain decimal form of an int64, else string; with the row that decided it."""
     name = quoted(column)
-    with readable(raw.path, raw.format):
+    with readable(raw.path, raw.format, raw.packing):
         row = con.execute(
             f'SELECT min("row") FROM {raw.scan(column)} WHERE {name} IS NOT NULL AND {raw.id_sql(column, "integer")} IS NULL'
         ).fetchall()[0][0]
@@ -194,14 +253,14 @@ def csv_id_kind(con: duckdb.DuckDBPyConnection, raw: RawFile, column: str) -> tu
 
 
 @contextmanager
-def readable(path: Path, format_: str) -> Iterator[None]:
+def readable(path: Path, format_: str, packing: str = "uncompressed") -> Iterator[None]:
     """Turn the engine's complaint about a file into one line of ours."""
     try:
         yield
     except duckdb.Error as error:
         not_the_input(error)
-        reason = (_malformed_json(path) if format_ == "json" else None) or _reason(error, path)
-        raise DataError(f"{path}: cannot be read as {format_} ({reason}); write the file again or mend it") from None
+        reason = (_malformed_json(path, packing) if format_ == "json" else None) or _reason(error, path)
+        raise DataError(f"{path}: cannot be read as {format_} ({reason}); write the file again or correct it") from None
 
 
 def quoted(name: str) -> str:
@@ -214,44 +273,93 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _compression(path: Path) -> str:
-    return f"compression = '{'gzip' if path.name.lower().endswith('.gz') else 'uncompressed'}'"
+def parquet_sql(file: Path) -> str:
+    """SQL of a Parquet file of ours, as it is: its path is no pattern and gives no columns."""
+    return f"read_parquet({literal(no_pattern(file))}, hive_partitioning = false)"
 
 
-def _open_text(path: Path) -> TextIO:
-    opener = gzip.open if path.name.lower().endswith(".gz") else open
-    return cast(TextIO, opener(path, "rt", encoding="utf-8-sig", newline=""))
+def _has_rows(con: duckdb.DuckDBPyConnection, raw: RawFile) -> bool:
+    if not raw.columns:
+        return False
+    with readable(raw.path, raw.format, raw.packing):
+        return bool(con.execute(f"SELECT 1 FROM {raw.scan()} LIMIT 1").fetchall())
 
 
-def _csv_header(path: Path) -> list[str]:
+def _open_json(con: duckdb.DuckDBPyConnection, path: Path, packing: str) -> RawFile:
     try:
-        with _open_text(path) as handle:
-            header = next(csv.reader(handle), [])
-    except (*_UNREADABLE, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as csv ({error}); write the file again or mend it") from None
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise DataError(f"{path}: column '{twice[0]}' stands twice in the header; rename one")
-    return header
+        with open_text(path, packing) as handle:
+            first = handle.read(1)
+            while first.isspace():
+                first = handle.read(1)
+            start = "array" if first == "[" else "newline_delimited"
+            keys = _keys(first + handle.readline()) if first == "{" else None
+        has_bom = starts_with_mark(path, packing)
+    except UNREADABLE as error:
+        raise DataError(f"{path}: cannot be read as json ({error}); write the file again") from None
+    if not first:
+        return RawFile(path, "json", {}, packing)
+    source = literal(no_pattern(path))
+    common = f"hive_partitioning = false, compression = {literal(packing)}"
+    with readable(path, "json", packing):
+        if keys is not None and "" in keys:  # DuckDB takes no column without a name
+            (shape,) = con.execute(
+                f"SELECT json_group_structure(json) FROM read_ndjson_objects({source}, {common})"
+            ).fetchall()[0]
+            columns = {name: _type_of(kind) for name, kind in json.loads(shape).items() if name}
+        else:
+            options = f"{common}, format = '{start}', records = true, sample_size = -1"
+            described = con.execute(f"DESCRIBE SELECT * FROM read_json({source}, {options})").fetchall()
+            columns = {name: type_ for name, type_, *_ in described}
+    if columns.keys() == {"json"} and keys != {"json"}:  # the engine's name for lines that are no objects
+        raise DataError(f"{path}: cannot be read as json (its lines are no objects); write one object a line")
+    # What DuckDB recognises as a date stays the text it was; JSON of changing type becomes its text.
+    columns = {n: "VARCHAR" if re.match("DATE|TIME|UUID|JSON", t) else t for n, t in columns.items()}
+    return RawFile(path, "json", columns, packing, json_form="marked" if has_bom and start != "array" else start)
 
 
-def _malformed_json(path: Path) -> str | None:
+def _type_of(kind: Any) -> str:
+    """The DuckDB type of what `json_group_structure` found."""
+    if isinstance(kind, list):
+        return f"{_type_of(kind[0])}[]"
+    if isinstance(kind, dict):
+        return "JSON"
+    return {"UBIGINT": "BIGINT", "NULL": "VARCHAR"}.get(kind, str(kind))
+
+
+def _keys(line: str) -> set[str] | None:
+    try:
+        found: Any = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return set(found) if isinstance(found, dict) else None
+
+
+def _malformed_json(path: Path, packing: str) -> str | None:
     """The first line that is no JSON: the engine's own line number is off by one."""
     try:
-        with _open_text(path) as handle:
+        with open_text(path, packing) as handle:
             for n, line in enumerate(handle, 1):
+                if n == 1 and line.lstrip().startswith("["):
+                    return None
                 if line.strip():
                     try:
                         json.loads(line)
                     except json.JSONDecodeError as error:
                         return f"line {n}, column {error.pos + 1}: {error.msg}"
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         return str(error)
     return None
 
 
 def _reason(error: duckdb.Error, path: Path) -> str:
+    if "non-record JSON" in str(error):
+        return "its lines are no objects"
     lines = [line for line in str(error).splitlines() if line.strip()]
     details = ("Expected Number of Columns", "Value with", "Invalid unicode", "Maximum line size")
     kept = lines[:1] + [line for line in lines[1:] if line.startswith(details)][:1]
-    return re.sub(r"^[A-Za-z ]*Error: ", "", ": ".join(kept)).replace(str(path), path.name).rstrip(" .;")
+    return (
+        re.sub(r"^[A-Za-z ]*Error: ", "", ": ".join(kept))
+        .replace(no_pattern(path), path.name)
+        .replace(str(path), path.name)
+        .rstrip(" .;")
+    )

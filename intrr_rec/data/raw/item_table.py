@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
 
 from intrr_rec.config import PrepareConfig
-from intrr_rec.data.raw.files import IdKind, RawFile, id_kind, open_raw, quoted, readable, require_column, table_files
+from intrr_rec.data.raw.files import IdKind, RawFile, id_kind, open_table, quoted, readable, require_column
 from intrr_rec.data.raw.item_schema import ItemSchema
 from intrr_rec.data.raw.logs import bad_value
+from intrr_rec.data.raw.text import Layout
 from intrr_rec.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -19,42 +21,61 @@ log = logging.getLogger(__name__)
 _OUR_COLUMNS = ("item", "item_id", "first_seen", "_file", "_row")
 
 
+def open_items(con: duckdb.DuckDBPyConnection, table: Path, config: PrepareConfig) -> list[RawFile]:
+    """The files of the item table, each with the column of ids.
+
+    Raises:
+        DataError: one that cannot be opened, or without the column.
+    """
+    column = config.items_column or config.item_column
+    layout = Layout(
+        config.items_separator, config.items_column_names, ("prepare.items_separator", "prepare.items_column_names")
+    )
+    raws = open_table(con, table, layout)
+    for raw in raws:
+        require_column(raw, column, "prepare.items_column")
+    return [raw.as_json(column) for raw in raws]
+
+
 def load_items(
-    con: duckdb.DuckDBPyConnection, table: Path, kind: IdKind, config: PrepareConfig, schema: ItemSchema | None = None
+    con: duckdb.DuckDBPyConnection,
+    opened: Sequence[RawFile],
+    kind: IdKind,
+    config: PrepareConfig,
+    schema: ItemSchema | None = None,
 ) -> list[str]:
-    """Read the item table into `item_table(file, row, item_id, free columns)`; returns the free columns.
+    """Read the item table into `item_table(_file, _row, item_id, free columns)`; returns the free columns.
 
     Args:
+        opened: its files.
+        kind: of the item ids of the logs.
         schema: of the content that items have already.
 
     Raises:
         DataError: a column or value that cannot be used, or a table without a single item of the logs.
     """
     column = config.items_column or config.item_column
-    raws, selects, free = [], [], {}
+    raws, selects, free = list(opened), [], {}
     schema = ItemSchema() if schema is None else schema
-    for n, file in enumerate(table_files(table)):
-        raw = open_raw(con, file)
-        require_column(raw, column, "prepare.items_column")
-        schema.add(raw)
-        raw = raw.as_json(column)
+    for n, raw in enumerate(raws):
+        schema.add(replace(raw, columns={name: type_ for name, type_ in raw.columns.items() if name != column}))
         own = id_kind(con, raw, column) or kind
-        if own != kind:
+        if own != kind and config.id_type == "auto":
             raise DataError(
-                f"{file}: column '{column}' holds {own}s, but the item ids of the logs are {kind}s; write both the same way"
+                f"{raw.path}: column '{column}' holds {own}s, but the item ids of the logs are {kind}s; write both the same way, "
+                "or prepare.id_type=string reads all as text"
             )
         names = [name for name in raw.columns if name != column]
         clash = [name for name in names if name.lower() in _OUR_COLUMNS]
         if clash:
-            raise DataError(f"{file}: column '{clash[0]}' would hide one of the dataset's own; rename or remove it")
+            raise DataError(f"{raw.path}: column '{clash[0]}' would hide one of the dataset's own; rename or remove it")
         free.update(dict.fromkeys(names))
         renamed = "".join(f", {quoted(name)}" for name in names)
-        raws.append(raw)
         selects.append(
-            f'SELECT {n} AS "_file", "row" AS "_row", {raw.id_sql(column, kind)} AS item_id{renamed} '
+            f'SELECT {n} AS "_file", "row" AS "_row", {raw.id_sql(column, kind, numbers_too=config.id_type == "string")} AS item_id{renamed} '
             f"FROM {raw.scan(column, *names)}"
         )
-    with readable(table, raws[0].format):
+    with readable(raws[0].path if len(raws) == 1 else raws[0].path.parent, raws[0].format, raws[0].packing):
         con.execute(f"CREATE TABLE item_table AS {' UNION ALL BY NAME '.join(selects)}")
     _check_items(con, raws, column, kind)
     missing = _scalar(con, "SELECT count(*) FROM items ANTI JOIN item_table USING (item_id)")
@@ -64,13 +85,13 @@ def load_items(
             con.execute(f"SELECT min(item_id) FROM {name}").fetchall()[0][0] for name in ("items", "item_table")
         )
         raise DataError(
-            f"{table}: has none of the {missing} items of the logs: their ids are such as {ours!r}, those of column '{column}' "
+            f"{raws[0].path}: has none of the {missing} items of the logs: their ids are such as {ours!r}, those of column '{column}' "
             f"such as {theirs!r}; write both the same way, or leave --items out"
         )
     if missing:
-        log.warning("%d items of the logs are not in %s: their content is null", missing, table)
+        log.warning("%d items of the logs are not in the item table: their content is null", missing)
     if unused:
-        log.info("%d items of %s have no interactions left: dropped", unused, table)
+        log.info("%d items of the item table have no interactions left: dropped", unused)
     return list(free)
 
 

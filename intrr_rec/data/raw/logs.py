@@ -20,14 +20,14 @@ from intrr_rec.config.time_units import TimeUnit
 from intrr_rec.data.raw.files import (
     IdKind,
     RawFile,
-    csv_id_kind,
     id_kind,
-    open_raw,
+    open_table,
     quoted,
     readable,
     require_column,
-    table_files,
+    untyped_id_kind,
 )
+from intrr_rec.data.raw.text import Layout
 from intrr_rec.data.raw.times import settle_unit, time_sql
 from intrr_rec.errors import DataError
 
@@ -54,40 +54,62 @@ def open_logs(con: duckdb.DuckDBPyConnection, paths: Sequence[Path], config: Pre
     Raises:
         DataError: a file given twice, one that cannot be opened, or one without a column.
     """
-    files = [file for path in paths for file in table_files(path)]
-    for n, file in enumerate(files):
-        if file.resolve() in {other.resolve() for other in files[:n]}:
-            raise DataError(f"{file}: given twice; its interactions would count double, name it once")
-    logs = []
-    for file in files:
-        raw = open_raw(con, file)
-        for setting in ("user_column", "item_column"):
-            require_column(raw, getattr(config, setting), f"prepare.{setting}")
-        columns = [config.user_column, config.item_column]
-        if config.time_column is not None:
-            in_order = "; if the rows stand in order of time, prepare.time_column=null takes that order"
-            require_column(raw, config.time_column, "prepare.time_column", in_order)
-            columns.append(config.time_column)
-        if config.event_column is not None:
-            require_column(raw, config.event_column, "prepare.event_column")
-            columns.append(config.event_column)
-        logs.append(raw.as_json(*columns))
+    named = {
+        "user_column": config.user_column,
+        "item_column": config.item_column,
+        "time_column": config.time_column,
+        "event_column": config.event_column,
+    }
+    columns = {setting: column for setting, column in named.items() if column is not None}
+    in_order = "; if the rows stand in order of time, prepare.time_column=null takes that order"
+    layout = Layout(config.separator, config.column_names)
+    logs: list[RawFile] = []
+    seen: set[Path] = set()
+    for raw in (raw for path in paths for raw in open_table(con, path, layout)):
+        if raw.path.resolve() in seen:
+            raise DataError(f"{raw.path}: given twice; its interactions would count double, name it once")
+        seen.add(raw.path.resolve())
+        for setting, column in columns.items():
+            require_column(raw, column, f"prepare.{setting}", in_order if setting == "time_column" else "")
+        logs.append(raw.as_json(*columns.values()))
     return logs
 
 
-def common_kind(con: duckdb.DuckDBPyConnection, logs: Sequence[RawFile], column: str) -> IdKind:
-    """The kind all files agree on. A CSV takes the typed files' kind; CSVs alone are judged by their content."""
-    found = [(raw, kind, "") for raw in logs if (kind := id_kind(con, raw, column))]
-    if not found:
-        found = [(raw, *csv_id_kind(con, raw, column)) for raw in logs]
-    first, kind, first_where = found[0]
-    for raw, other, where in found[1:]:
+def common_kinds(
+    con: duckdb.DuckDBPyConnection, logs: Sequence[RawFile], config: PrepareConfig, items: Sequence[RawFile] = ()
+) -> dict[str, IdKind]:
+    """What ids are, by column of the logs: integers or text, in all files alike.
+
+    Typed files (Parquet, JSON) decide, and text tables follow. Where all are text tables, ids are integers if each id of each file
+    is the plain decimal form of one, else text; the ids of the item table count too. `prepare.id_type` decides before all.
+
+    Args:
+        items: files of the item table.
+
+    Raises:
+        DataError: typed files disagree, or a column can be neither.
+    """
+    tables = {config.user_column: [(raw, config.user_column) for raw in logs]}
+    tables[config.item_column] = [(raw, config.item_column) for raw in logs]
+    tables[config.item_column] += [(raw, config.items_column or config.item_column) for raw in items]
+    return {column: _common_kind(con, files, config) for column, files in tables.items()}
+
+
+def _common_kind(con: duckdb.DuckDBPyConnection, files: Sequence[tuple[RawFile, str]], config: PrepareConfig) -> IdKind:
+    found = [(raw, column, kind) for raw, column in files if (kind := id_kind(con, raw, column))]
+    if config.id_type != "auto":
+        return config.id_type
+    for raw, column, other in found[1:]:
+        first, _, kind = found[0]
         if other != kind:
             raise DataError(
-                f"column '{column}': ids are {kind}s in {first.path} ({first_where or 'all rows'}) but {other}s in "
-                f"{raw.path} ({where or 'all rows'}); write both the same way"
+                f"column '{column}': ids are {kind}s in {first.path} but {other}s in {raw.path}; write both the same way, or "
+                "prepare.id_type=string reads all as text"
             )
-    return kind
+    if found:
+        return found[0][2]
+    judged = (untyped_id_kind(con, raw, column)[0] for raw, column in files)
+    return "string" if "string" in judged else "integer"
 
 
 def load_events(
@@ -146,14 +168,15 @@ def read_events(
         DataError: the file cannot be read, or holds no rows.
     """
     user, item, time = config.user_column, config.item_column, config.time_column
+    as_text = config.id_type == "string"
     read = dict.fromkeys(column for column in (user, item, time, config.event_column) if column is not None)
     unit: TimeUnit = "s" if config.time_unit == "auto" else config.time_unit
     seconds, nanos = ("NULL", "NULL") if time is None else time_sql(raw, time, unit)
     event_sql = "NULL" if config.event_column is None else raw.text_sql(config.event_column)
-    with readable(raw.path, raw.format):
+    with readable(raw.path, raw.format, raw.packing):
         added = con.execute(
-            f'INSERT INTO events SELECT {n}, "row", {raw.id_sql(user, kinds[user])}, '
-            f"{raw.id_sql(item, kinds[item])}, {seconds}, {nanos}, {event_sql} FROM {raw.scan(*read)}"
+            f'INSERT INTO events SELECT {n}, "row", {raw.id_sql(user, kinds[user], numbers_too=as_text)}, '
+            f"{raw.id_sql(item, kinds[item], numbers_too=as_text)}, {seconds}, {nanos}, {event_sql} FROM {raw.scan(*read)}"
         ).fetchall()[0][0]
     if not added:
         raise DataError(f"{raw.path}: holds no rows; remove it or write it again")
@@ -178,5 +201,5 @@ def bad_value(con: duckdb.DuckDBPyConnection, raw: RawFile, row: int, column: st
         )
     return DataError(
         f"{where}: {shown} is not {'a string' if kind == 'string' else 'a 64-bit integer'} like the other ids of "
-        f"'{column}'; write all ids the same way"
+        f"'{column}'; write all ids the same way, or have all read as text: prepare all logs with prepare.id_type=string"
     )

@@ -17,9 +17,9 @@ import duckdb
 from intrr_rec.config import PrepareConfig
 from intrr_rec.config.time_units import TimeUnit
 from intrr_rec.data.prepare.prepare import counted_events, filter_events, split_events
-from intrr_rec.data.raw.files import IdKind, RawFile, quoted, table_files
-from intrr_rec.data.raw.item_table import load_items
-from intrr_rec.data.raw.logs import bad_value, common_kind, connect, create_events, open_logs, read_events
+from intrr_rec.data.raw.files import IdKind, RawFile, quoted
+from intrr_rec.data.raw.item_table import load_items, open_items
+from intrr_rec.data.raw.logs import bad_value, common_kinds, connect, create_events, open_logs, read_events
 from intrr_rec.data.raw.times import settle_unit
 from intrr_rec.data.validate import log_checks as checks
 from intrr_rec.data.validate import split_checks
@@ -65,7 +65,10 @@ def _examine(
     if not logs:
         return
     yield from _columns(logs)
-    kinds = {column: common_kind(con, logs, column) for column in (config.user_column, config.item_column)}
+    opened: list[RawFile] = []
+    if items is not None:
+        yield from _open_items(con, items, config, opened)
+    kinds = common_kinds(con, logs, config, opened)
     units: list[TimeUnit] = []
     has_time = (yield from _values(con, logs, kinds, config, units)) and has_time
     found.raw = raw = checks.extent(con)
@@ -96,8 +99,8 @@ def _examine(
         yield from split_checks.check_leakage(con, has_time, split)
     if split:
         yield from split_checks.check_split(con, split)
-    if items is not None:
-        yield from _items(con, items, kinds[config.item_column], config)
+    if items is not None and opened:
+        yield from _items(con, items, opened, kinds[config.item_column], config)
 
 
 def _open(
@@ -106,9 +109,7 @@ def _open(
     """Put the files that can be opened and have the columns into `logs`; one error for each that cannot."""
     errors: list[DataError] = []
     for path in interactions:
-        files = _attempt(partial(table_files, path), errors)
-        for file in files:
-            logs += _attempt(partial(open_logs, con, [file], config), errors)
+        logs += _attempt(partial(open_logs, con, [path], config), errors)
     yield from (Finding("files", "error", str(error)) for error in errors)
     paths = [raw.path.resolve() for raw in logs]
     for path in sorted({path for path in paths if paths.count(path) > 1}):
@@ -195,9 +196,20 @@ def _values(
     return True
 
 
-def _items(con: duckdb.DuckDBPyConnection, table: Path, kind: IdKind, config: PrepareConfig) -> Iterator[Finding]:
+def _open_items(
+    con: duckdb.DuckDBPyConnection, items: Path, config: PrepareConfig, opened: list[RawFile]
+) -> Iterator[Finding]:
+    """Put the files of the item table into `opened`; an error where they cannot be."""
+    errors: list[DataError] = []
+    opened += _attempt(partial(open_items, con, items, config), errors)
+    yield from (Finding("item table", "error", str(error)) for error in errors)
+
+
+def _items(
+    con: duckdb.DuckDBPyConnection, table: Path, opened: Sequence[RawFile], kind: IdKind, config: PrepareConfig
+) -> Iterator[Finding]:
     """Items of the logs without content, and content without interactions."""
-    free = load_items(con, table, kind, config)
+    free = load_items(con, opened, kind, config)
     orphans, unused, items = con.execute(
         "SELECT (SELECT count(*) FROM items ANTI JOIN item_table USING (item_id)), "
         "(SELECT count(*) FROM item_table ANTI JOIN items USING (item_id)), (SELECT count(*) FROM items)"

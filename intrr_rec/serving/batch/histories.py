@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from intrr_rec.config import PrepareConfig
 from intrr_rec.config.time_units import TimeUnit
 from intrr_rec.data.dataset import ITEMS, KIND, REQUIRED, SEQUENCES, USERS
-from intrr_rec.data.raw.files import RawFile, files_hash, open_raw, quoted, readable, require_column, table_files
+from intrr_rec.data.raw.files import RawFile, open_raw, quoted, readable, require_column
+from intrr_rec.data.raw.paths import files_hash, table_files
 from intrr_rec.data.raw.times import time_sql
 from intrr_rec.errors import DataError
 from intrr_rec.io import artefact

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
@@ -74,9 +75,8 @@ CASES: dict[str, tuple[dict[str, bytes], str]] = {
     ),
     "gzip cut off": ({"x.csv.gz": GZIPPED[:-30]}, "x.csv.gz: cannot be read as csv"),
     "gzip damaged": ({"x.csv.gz": damaged(GZIPPED, 200)}, "x.csv.gz: cannot be read as csv"),
-    "no gzip at all": ({"x.csv.gz": GOOD.encode()}, "x.csv.gz: cannot be read as csv"),
     "gzip cut off, JSON": ({"x.jsonl.gz": gzip.compress(lines())[:-30]}, "x.jsonl.gz: cannot be read as json"),
-    "gzip called csv": ({"x.csv": GZIPPED}, "x.csv: "),
+    "bzip2": ({"x.csv.bz2": bz2.compress(GOOD.encode())}, "x.csv.bz2: is packed as bzip2; unpack it"),
     "Latin-1": ({"x.csv": csv("ü,i1,5", "latin-1")}, "x.csv: cannot be read as csv"),
     "UTF-16": ({"x.csv": GOOD.encode("utf-16")}, "x.csv: cannot be read as csv"),
     "Latin-1 JSON": ({"x.jsonl": lines(user_id="ü").replace(rb"\u00fc", b"\xfc")}, "x.jsonl: cannot be read as json"),
@@ -127,8 +127,8 @@ CASES: dict[str, tuple[dict[str, bytes], str]] = {
         {"x.csv": b"<!DOCTYPE html>\n<html><body>404</body></html>\n"},
         "x.csv: no column 'user_id'",
     ),
-    "an array, not lines": (
-        {"x.json": b"[" + b",".join(lines().splitlines()) + b"]"},
+    "an array cut off": (
+        {"x.json": b"[" + b",".join(lines().splitlines())[:-9]},
         "x.json: cannot be read as json",
     ),
     "values, not objects": ({"x.jsonl": b"1\n2\n"}, "x.jsonl: cannot be read as json (its lines are no objects)"),

@@ -1,0 +1,192 @@
+"""Text tables before DuckDB reads them: packing, encoding, separator, header line.
+
+What is decided here is told to DuckDB in full; nothing is left to its own detection, so that all its releases read alike.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import io
+import re
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO, cast
+
+import pyarrow as pa
+
+from intrr_rec.errors import DataError
+
+# What reading text, packed or not, may raise.
+UNREADABLE = (OSError, EOFError, UnicodeDecodeError, zlib.error, pa.ArrowException)
+SEPARATORS = (",", "\t", ";", "|", "::")  # of equal counts the first
+_PACKINGS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip"}
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_TYPED = re.compile(r"(.+):(token|float|token_seq|float_seq)")  # of RecBole's atomic files
+_ATOMIC = (".inter", ".user", ".item")
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a person says of text tables.
+
+    Attributes:
+        separator: between fields; None: told by the first line.
+        names: of the columns, in order, of files without a header line; None: the first line names them.
+        settings: what the two are called on the command line.
+    """
+
+    separator: str | None = None
+    names: tuple[str, ...] | None = None
+    settings: tuple[str, str] = ("prepare.separator", "prepare.column_names")
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a text table is written.
+
+    Attributes:
+        names: of all columns in order; None where the header names none.
+        separator: between fields.
+        quote: what may stand around a field; empty: nothing.
+        skip: lines before the first row.
+    """
+
+    names: tuple[str | None, ...]
+    separator: str
+    quote: str
+    skip: int
+
+
+def packing_of(path: Path) -> str:
+    """`uncompressed`, `gzip` or `zstd`, by the first bytes; the whole of a packed file is unpacked once, to know that it is whole.
+
+    Raises:
+        DataError: cannot be read, is cut short or broken, is packed otherwise, or is UTF-16.
+    """
+    try:
+        with open(path, "rb") as handle:
+            head = handle.read(8)
+        packing = next((name for magic, name in _PACKINGS.items() if head.startswith(magic)), "uncompressed")
+        if packing in ("gzip", "zstd"):
+            with _unpacked(path, packing) as handle:
+                while handle.read(_BLOCK):
+                    pass
+    except UNREADABLE as error:
+        raise unreadable(path, error) from None
+    if packing not in ("uncompressed", "gzip", "zstd"):
+        raise DataError(f"{path}: is packed as {packing}; unpack it, or pack it as .gz or .zst")
+    if head.startswith(_UTF16):
+        raise DataError(f"{path}: cannot be read as csv (it is UTF-16); save it as UTF-8")
+    return packing
+
+
+def unreadable(path: Path, error: Exception) -> DataError:
+    """One line about a file that cannot be read."""
+    name = path.name.lower()
+    format_ = "json" if ".json" in name or ".ndjson" in name else "csv"
+    reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+    if isinstance(error, UnicodeDecodeError):
+        reason = f"not UTF-8: {reason}"
+    return DataError(f"{path}: cannot be read as {format_} ({reason}); write the file again")
+
+
+def starts_with_mark(path: Path, packing: str) -> bool:
+    """Whether a byte order mark stands before the text."""
+    with open(path, "rb") if packing == "uncompressed" else _unpacked(path, packing) as handle:
+        return handle.read(3) == codecs.BOM_UTF8
+
+
+def open_text(path: Path, packing: str) -> TextIO:
+    """A text table as text, without a byte order mark."""
+    handle = open(path, "rb") if packing == "uncompressed" else _unpacked(path, packing)  # noqa: SIM115 - closed with what is returned
+    return io.TextIOWrapper(cast(io.BufferedReader, handle), encoding="utf-8-sig", newline="")
+
+
+def dialect_of(path: Path, packing: str, layout: Layout) -> Dialect:
+    """Separator and columns of a text table, by its first line and what `layout` says.
+
+    Raises:
+        DataError: a first line that cannot be read, has no such fields, or names a column twice.
+    """
+    try:
+        line = _first_line(path, packing)
+        separator = layout.separator or _separator(path, line)
+        quote = "" if separator == "::" or is_atomic(path) else '"'
+        fields = _fields(line, separator, quote)
+    except (*UNREADABLE, csv.Error) as error:
+        raise unreadable(path, error) from None
+    names = layout.names
+    if names is None:
+        return Dialect(_named(path, fields), separator, quote, skip=1)
+    if fields == list(names):  # the header line is there after all
+        return Dialect(names, separator, quote, skip=1)
+    if fields and len(fields) != len(names):
+        found = " ".join(repr(field) for field in fields[:8])
+        raise DataError(
+            f"{path}: the first line has {len(fields)} fields ({found}), but {layout.settings[1]} names {len(names)}; name all of "
+            f"them in order, or correct {layout.settings[0]}"
+        )
+    return Dialect(names, separator, quote, skip=0)
+
+
+def looks_like_data(names: list[str]) -> bool:
+    """Whether the words of a first line are values, not names of columns."""
+    return any(re.fullmatch(r"-?[0-9]+([.][0-9]+)?|[0-9]{4}-[0-9]{2}-[0-9]{2}.*", name) for name in names)
+
+
+def is_atomic(path: Path) -> bool:
+    """Whether the name is that of an atomic file of RecBole's: tabs, no quotes, types in the header."""
+    name = path.name.lower()
+    return any(name.removesuffix(packed).endswith(_ATOMIC) for packed in ("", ".gz", ".zst"))
+
+
+def _unpacked(path: Path, packing: str) -> io.BufferedIOBase:
+    if packing == "gzip":
+        return cast(io.BufferedIOBase, gzip.open(path, "rb"))
+    return cast(io.BufferedIOBase, pa.input_stream(str(path), compression="zstd"))
+
+
+def _first_line(path: Path, packing: str) -> str:
+    """The first line that is not blank, as it is written: a quoted field may hold line ends."""
+    with open_text(path, packing) as handle:
+        line = handle.readline()
+        while line and not line.strip():
+            line = handle.readline()
+        while line.count('"') % 2 and "::" not in line and not is_atomic(path) and len(line) < _BLOCK:
+            more = handle.readline()
+            if not more:
+                break
+            line += more
+    return line
+
+
+def _separator(path: Path, line: str) -> str:
+    if is_atomic(path):
+        return "\t"
+    counts = {separator: len(_fields(line, separator, '"')) for separator in SEPARATORS}
+    return max(SEPARATORS, key=lambda separator: counts[separator])
+
+
+def _fields(line: str, separator: str, quote: str) -> list[str]:
+    if len(separator) > 1 or not quote:
+        return line.rstrip("\r\n").split(separator) if line else []
+    return next(csv.reader(io.StringIO(line, newline=""), delimiter=separator), [])
+
+
+def _named(path: Path, fields: list[str]) -> tuple[str | None, ...]:
+    """Names of a header: without blanks around them and without RecBole's types; None for the column of an index."""
+    names = [field.strip() for field in fields]
+    typed = [_TYPED.fullmatch(name) for name in names]
+    if names and all(typed):
+        names = [match[1] for match in typed if match]
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        data = "; or, if the first line is data, name its columns in order by prepare.column_names='[NAME, NAME, ...]'"
+        raise DataError(
+            f"{path}: column '{twice[0]}' stands twice in the header; rename one{data if looks_like_data(names) else ''}"
+        )
+    return tuple(name or None for name in names)
