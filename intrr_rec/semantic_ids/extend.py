@@ -11,7 +11,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -29,6 +28,7 @@ from intrr_rec.semantic_ids.quality.metrics import assess
 from intrr_rec.semantic_ids.quality.summary import show_growth, show_quality
 from intrr_rec.semantic_ids.quantizers.methods import make_quantizer
 from intrr_rec.semantic_ids.quantizers.quantizer import TensorSource
+from intrr_rec.semantic_ids.versions import old_places
 from intrr_rec.vectors.table import read_vectors, vectors_hash
 
 # What an extension may choose anew; all else belongs to the codebooks and the paths already published.
@@ -116,8 +116,7 @@ def extend_paths(
     Raises:
         ConfigError: a path whose de-duplication digits are spent.
     """
-    place_I = pc.index_in(item_ids, value_set=published.item_ids).fill_null(-1).to_numpy(zero_copy_only=False)
-    place_I = torch.tensor(place_I, dtype=torch.int64)
+    place_I = old_places(item_ids, published.item_ids)
     is_new_I = place_I < 0
     codes_IL = published.codes_IL.new_empty(len(place_I), published.codes_IL.shape[1])
     codes_IL[~is_new_I] = published.codes_IL[place_I[~is_new_I]]

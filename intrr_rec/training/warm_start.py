@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -33,6 +32,7 @@ from intrr_rec.runs.checkpoints import Checkpoints
 from intrr_rec.runs.inputs import Inputs
 from intrr_rec.runs.run_record import input_place, read_recipe, read_run_record
 from intrr_rec.semantic_ids.artefact import SemanticIds
+from intrr_rec.semantic_ids.versions import extended_places
 
 log = logging.getLogger(__name__)
 CHUNK = 8_192
@@ -61,7 +61,7 @@ class Start:
             ArtefactError: not a run folder, or Semantic IDs that do not go on from those of `run`.
             ConfigError: another model than that of `run`.
         """
-        return cls(run, _places(_open_old(run, inputs.recipe), inputs.semantic_ids))
+        return cls(run, extended_places(_open_old(run, inputs.recipe), inputs.semantic_ids))
 
     def load(self, inputs: Inputs, parallel: Parallel, world: World) -> dict[str, float]:
         """Load the run's newest whole checkpoint into a model that has not stepped; every rank calls this.
@@ -126,21 +126,6 @@ def _open_old(old_run: Path, recipe: Recipe) -> SemanticIds:
             "more; put it back, and give `intrr index --extend` an --out of its own"
         )
     return ids
-
-
-def _places(old: SemanticIds, new: SemanticIds) -> Tensor:
-    """The old dense id of every new one, `[I]`; -1 where there is none."""
-    place_I = pc.index_in(new.item_ids.combine_chunks(), value_set=old.item_ids.combine_chunks()).fill_null(-1)
-    place_I = torch.from_numpy(place_I.to_numpy(zero_copy_only=False).astype("int64"))
-    known_I = place_I >= 0
-    if new.codes_per_level != old.codes_per_level or not torch.equal(
-        new.codes_IL[known_I], old.codes_IL[place_I[known_I]]
-    ):
-        raise ArtefactError(
-            f"{new.path}: its paths are not those of {old.path}, so the old weights mean nothing to them; make it by "
-            f"`intrr index --extend {old.path}`"
-        )
-    return place_I
 
 
 def _neighbours(table: UidRows, codes_IL: Tensor, new_N: Tensor, drawn_ND: Tensor) -> Tensor:

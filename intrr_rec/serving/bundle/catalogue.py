@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -21,12 +20,10 @@ from torch import Tensor
 
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.distributed.world import World
-from intrr_rec.errors import ArtefactError, ConfigError
-from intrr_rec.io.artefact import require_parent
 from intrr_rec.models.intrr import IntRR
-from intrr_rec.runs.inputs import Inputs
+from intrr_rec.runs.inputs import Inputs, open_inputs
 from intrr_rec.semantic_ids.artefact import SemanticIds
-from intrr_rec.vectors.table import read_vectors, vectors_hash
+from intrr_rec.semantic_ids.versions import extended_places
 
 CHUNK = 8192
 
@@ -59,25 +56,9 @@ class Catalogue:
             ArtefactError: not made for one another, or not an extension of the run's.
             ConfigError: the model reads content, and its vectors are missing.
         """
-        data, ids = Dataset.open(dataset), SemanticIds.open(semantic_ids)
-        require_parent(semantic_ids, ids.manifest, "dataset", dataset, data.manifest)
-        content_IV = None
-        if inputs.recipe.model.content:
-            if vectors is None:
-                raise ConfigError("model.content is on, so the item vectors are needed: give --vectors FILE")
-            if vectors_hash(vectors) != ids.manifest.parents.get("vectors"):
-                raise ArtefactError(f"{vectors}: is not what {semantic_ids} was indexed from")
-            content_IV = read_vectors(vectors, data)
-        old = inputs.semantic_ids
-        known = old.item_ids.combine_chunks()
-        if known.type != ids.item_ids.type or old.codes_per_level != ids.codes_per_level:
-            raise ArtefactError(f"{semantic_ids}: does not extend {old.path}: ids or level sizes differ")
-        place = pc.index_in(ids.item_ids.combine_chunks(), value_set=known).fill_null(-1)
-        row_I = torch.tensor(place.to_numpy(zero_copy_only=False), dtype=torch.int64)
-        is_known_I = row_I >= 0
-        if not torch.equal(ids.codes_IL[is_known_I], old.codes_IL[row_I[is_known_I]]):
-            raise ArtefactError(f"{semantic_ids}: does not extend {old.path}: items they share have other paths")
-        return cls(data, ids, content_IV, row_I)
+        later = open_inputs(inputs.recipe, dataset, semantic_ids, vectors)
+        row_I = extended_places(inputs.semantic_ids, later.semantic_ids)
+        return cls(later.dataset, later.semantic_ids, later.content_IV, row_I)
 
     @property
     def newcomers(self) -> int:
