@@ -3,18 +3,19 @@
 FROM python:3.11-slim-bookworm
 
 ARG STACK=cpu
-# Where pip finds PyTorch's CPU wheels: the default index has one torch for Linux, a CUDA build, which needs the CUDA
-# libraries even on a CPU (docs/dependencies.md).
-ARG PIP_EXTRA_INDEX_URL=
+# Where torch alone is taken from: the default index has one torch for Linux, a CUDA build, which needs the CUDA libraries
+# even on a CPU (docs/dependencies.md).
+ARG TORCH_INDEX_URL=
 
 ENV PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /opt/intrr_rec
 
 COPY requirements requirements
-RUN pip install --no-cache-dir --no-deps --requirement "requirements/${STACK}.txt" \
+RUN pip install --no-cache-dir --no-deps ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} --requirement requirements/torch.txt \
+    && pip install --no-cache-dir --no-deps --require-hashes --requirement "requirements/${STACK}.txt" \
     && python -c "import torch"
 
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY intrr_rec intrr_rec
 COPY torchx_components torchx_components
 COPY configs configs

@@ -40,7 +40,7 @@ spark-setup: $(SPARK_READY)
 .venv/%-ready: requirements/%.txt $(READY)
 	@echo "setup: installing $<"
 	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --quiet --no-deps \
-	    -r $< >>.venv/setup.log 2>&1 || { tail -n 15 .venv/setup.log >&2; exit 2; }
+	    --require-hashes -r $< >>.venv/setup.log 2>&1 || { tail -n 15 .venv/setup.log >&2; exit 2; }
 	@touch $@
 
 demo: $(READY)

@@ -177,7 +177,7 @@ def _install(requirement: str) -> str:
 
 
 def _stack(cuda: bool) -> str:
-    return f"pip install --no-deps -r requirements/{'cuda' if cuda else 'cpu'}.txt"
+    return f"python -m intrr_rec.install {'cuda' if cuda else 'cpu'}"
 
 
 def _version(package: str) -> str | None:
@@ -199,7 +199,7 @@ def _probe_torch() -> tuple[bool, Fault | None]:
     try:
         import torch
     except (ImportError, OSError) as error:
-        mend = "pip install --no-deps -r requirements/cuda-libraries.txt"
+        mend = "python -m intrr_rec.install cpu"
         return True, Fault(f"torch does not start: {str(error).splitlines()[0]}", mend)
     return torch.version.cuda is not None, None
 

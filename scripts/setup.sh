@@ -3,6 +3,7 @@
 #
 #   PYTHON  interpreter for the environment (default: python3 if it is one of 3.10-3.13, else the newest of those found)
 #   STACK   cpu or cuda (default: cuda where nvidia-smi works)
+#   TORCH_INDEX_URL  where torch alone is taken from (default: where pip takes all else from)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -53,12 +54,15 @@ install() {
 imports_torch() { .venv/bin/python -c 'import torch' 2>>.venv/setup.log; }
 
 say "installing requirements/$STACK.txt: some minutes the first time (details: .venv/setup.log)"
-install -r "requirements/$STACK.txt"
+# --index-url, not an extra index beside the usual one: a name that only one of two indexes should serve could come from either.
+install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} -r requirements/torch.txt
+install --require-hashes -r "requirements/$STACK.txt"
+install --require-hashes -r requirements/dev.txt
 if ! imports_torch && [ "$STACK" = cpu ]; then
   # The default index serves one torch for Linux, built for CUDA; it cannot start without CUDA's libraries, driver or not.
   say "this torch is a CUDA build and needs CUDA's libraries to start, even on a CPU: installing them, about 3 GB"
-  say "to avoid that, point PIP_EXTRA_INDEX_URL (or PIP_FIND_LINKS) at PyTorch's CPU wheels, remove .venv and run again"
-  install -r requirements/cuda-libraries.txt
+  say "to avoid that, set TORCH_INDEX_URL to PyTorch's index of CPU wheels, remove .venv and run again"
+  install --require-hashes -r requirements/cuda-libraries.txt
 fi
 imports_torch || fail "torch does not start: $(.venv/bin/python -c 'import torch' 2>&1 | tail -n 1)"
 

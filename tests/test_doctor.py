@@ -30,8 +30,8 @@ def test_matching_installations_have_no_faults(sound: Installation) -> None:
     ("found", "says", "mend"),
     [
         (replace(CPU, torch=None), "torch is not installed", "pip install --no-deps torch==2.13.0"),
-        (replace(CPU, torch="2.9.1"), "2.9.1", "pip install --no-deps -r requirements/cpu.txt"),
-        (replace(CUDA, torch="2.9.1"), "2.9.1", "pip install --no-deps -r requirements/cuda.txt"),
+        (replace(CPU, torch="2.9.1"), "2.9.1", "python -m intrr_rec.install cpu"),
+        (replace(CUDA, torch="2.9.1"), "2.9.1", "python -m intrr_rec.install cuda"),
         (replace(CPU, fbgemm_cpu=None), "fbgemm is not installed", "pip install --no-deps fbgemm-gpu-cpu==1.8.0"),
         (replace(CUDA, fbgemm_cuda=None), "fbgemm is not installed", "pip install --no-deps fbgemm-gpu==1.8.0"),
         (replace(CPU, fbgemm_cpu="1.9.0"), "does not fit", "pip install --no-deps fbgemm-gpu-cpu==1.8.0"),
@@ -52,7 +52,7 @@ def test_matching_installations_have_no_faults(sound: Installation) -> None:
             "both builds",
             "pip uninstall -y fbgemm-gpu fbgemm-gpu-cpu && pip install --no-deps fbgemm-gpu-cpu==1.8.0",
         ),
-        (replace(CPU, driver=True), "CPU build", "pip install --no-deps -r requirements/cuda.txt"),
+        (replace(CPU, driver=True), "CPU build", "python -m intrr_rec.install cuda"),
     ],
 )
 def test_each_fault_names_its_mend(found: Installation, says: str, mend: str) -> None:

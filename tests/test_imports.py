@@ -24,7 +24,7 @@ LAYERS = [
     {"serving"},
     {"reporting"},
     {"pipeline"},
-    {"doctor"},
+    {"doctor", "install"},
     {"api"},
     {"testing"},
     {"cli"},

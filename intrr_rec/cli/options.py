@@ -9,7 +9,12 @@ import typer
 
 from intrr_rec.config import Recipe, load_recipe
 
-Config = Annotated[Path | None, typer.Option("--config", help="Recipe (YAML); what it does not name is the paper's.")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", help="Recipe: a YAML file, or the name of one of ours (best); what it does not name is the paper's."
+    ),
+]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Settings to override.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write; an artefact of the same kind there is replaced.")]
 DatasetDir = Annotated[Path, typer.Option("--dataset", help="Dataset artefact written by `intrr prepare`.")]

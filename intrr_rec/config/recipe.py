@@ -24,6 +24,7 @@ from intrr_rec.config.serving import ServeConfig
 from intrr_rec.config.training import EvaluateConfig, TrainConfig
 from intrr_rec.errors import ConfigError, instead, nearest
 from intrr_rec.io.atomic import write_text
+from intrr_rec.io.shipped import find_settings
 
 SEAL = "# sha256: "  # begins a file that `save_recipe` wrote
 LARGEST = 1 << 20  # characters of a recipe
@@ -134,12 +135,12 @@ def _own(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The settings of a file over those of the file it names as its `base`.
+    """The settings of a file, or of what comes with the package by that name, over those of the file it names as its `base`.
 
     Raises:
         ConfigError: cannot be read, is not YAML of sections, or bases that lead back.
     """
-    path = path.resolve()
+    path = find_settings(path).resolve()
     if path in seen:
         raise ConfigError(f"{path}: its 'base' leads back to itself; remove one of the two")
     try:
