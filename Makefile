@@ -15,11 +15,12 @@ DEMO_OVERRIDES :=
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
 .DELETE_ON_ERROR:
-.PHONY: help setup embed-setup spark-setup demo test test-slow check bench-guard doctor
+.PHONY: help setup embed-setup spark-setup demo test test-learns test-slow check bench-guard doctor
 
 help:
 	@echo "make demo       logs -> dataset -> Semantic IDs -> training -> evaluation -> report, in ./$(DEMO)"
 	@echo "make test       the fast test suite"
+	@echo "make test-learns  the tests of what training reaches, as on two older kinds of processor"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make check      lint, format, types"
 	@echo "make bench-guard  has a training step or a decode become slower than benchmarks/guard.json?"
@@ -55,6 +56,12 @@ demo: $(READY)
 
 test: $(READY)
 	$(PYTEST) -m "not slow"
+
+# Where training ends differs with the kernels of the processor: the tests of it, and the golden losses, with two older kinds.
+test-learns: $(READY)
+	ATEN_CPU_CAPABILITY=default $(PYTEST) -m learns
+	ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -m learns
+	ATEN_CPU_CAPABILITY=default $(PYTEST) tests/golden
 
 test-slow: $(EMBED_READY) $(SPARK_READY) $(BROWSER_READY) $(KERNELS_READY) $(STORE_READY)
 	$(PYTEST) -m slow
