@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -32,6 +32,7 @@ class KindConfig(Section):
         managed_rows: its UID table may be of managed rows (`model.zch`).
         dense_head: `model.dense` puts a dense head beside its own decoder.
         draws_negatives: it is always trained with sampled negatives (`model.dense.negatives`).
+        learns: it is trained; one that is not ranks by `model.neighbours` alone.
     """
 
     uses_backbone: ClassVar[bool] = False
@@ -41,6 +42,13 @@ class KindConfig(Section):
     managed_rows: ClassVar[bool] = False
     dense_head: ClassVar[bool] = False
     draws_negatives: ClassVar[bool] = False
+    learns: ClassVar[bool] = True
+
+
+class ItemKnnConfig(KindConfig):
+    """Neighbours of the last items, without training; its settings are those of `model.neighbours`."""
+
+    learns = False
 
 
 class IntrrConfig(KindConfig):
@@ -155,8 +163,38 @@ class DenseConfig(Section):
     repeat_bias: bool = Field(True, description="one learned number added to the score of items already in the history")
 
 
+class NeighboursConfig(Section):
+    """Neighbours of items (extension beyond the paper): transitions P of the training part, P in two steps, and content."""
+
+    kept: int = Field(100, ge=1, description="M: neighbours kept per item")
+    last_items: int = Field(4, ge=1, description="items at the end of a history whose neighbours are looked up")
+    decay: float = Field(
+        0.6, gt=0, le=1, description="weight of an item of the history, to the power of its age (0, 1, …)"
+    )
+    content: float = Field(1.0, ge=0, description="weight of the cosine of item vectors; 0 leaves content out")
+    transitions: float = Field(0.5, ge=0, description="weight of P; 0 leaves one step out")
+    two_steps: float = Field(0.5, ge=0, description="weight of P P; 0 leaves two steps out")
+    gaps: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (1.0, 0.5, 0.33), min_length=1, description="what a transition over 1, 2, … events counts"
+    )
+    backward: float = Field(
+        0.7, ge=0, description="what a transition from the later item to the earlier one counts, times its gap's"
+    )
+    damping: float = Field(0.3, ge=0, description="power of the target's in-degree that P is divided by")
+
+    @model_validator(mode="after")
+    def _something_counts(self) -> NeighboursConfig:
+        if not (self.content or self.transitions or self.two_steps):
+            raise ValueError("content, transitions and two_steps are all 0; give one of them a weight")
+        return self
+
+
 # Those without settings of their own have no section.
-KINDS_WITHOUT_SECTION: dict[str, KindConfig] = {"intrr": IntrrConfig(), "flattened": FlattenedConfig()}
+KINDS_WITHOUT_SECTION: dict[str, KindConfig] = {
+    "intrr": IntrrConfig(),
+    "flattened": FlattenedConfig(),
+    "item_knn": ItemKnnConfig(),
+}
 
 
 class ModelConfig(ComponentSection):
@@ -169,10 +207,12 @@ class ModelConfig(ComponentSection):
         "intrr",
         description="intrr, another registered kind of model, or module:Class (docs/extending.md). flattened: the baseline of L tokens an item; reads window, backbone, hstu, t5, codebook_init, "
         "codebook_std, input_dropout. tiger: an encoder-decoder over such tokens; reads window, tiger, codebook_init, "
-        "codebook_std. sasrec: the dense baseline; reads window, uid_std, sasrec, dense",
+        "codebook_std. sasrec: the dense baseline; reads window, uid_std, sasrec, dense. item_knn: neighbours of the last items, without "
+        "training; reads neighbours",
     )
     sasrec: SasrecConfig = SasrecConfig()
     tiger: TigerConfig = TigerConfig()
+    neighbours: NeighboursConfig = NeighboursConfig()
     window: int = Field(30, ge=2, le=65536, description="N: items of history the backbone sees")
     backbone: str = Field(
         "hstu", description="hstu, t5, another registered backbone, or module:Class (docs/extending.md)"

@@ -68,6 +68,11 @@ class Recipe(Section):
                 raise ValueError(f"model.zch.rows: managed rows need {mend}")
         return self
 
+    @property
+    def uses_neighbours(self) -> bool:
+        """Whether the ranking looks up neighbours (`model.neighbours`)."""
+        return not self.model.kind_settings.learns
+
     def keeps_catalogue(self, items: int, events: int | None = None) -> bool:
         """Whether evaluation holds the token of every item: where the ranking asks for all of them, or they are few.
 

@@ -84,6 +84,10 @@ class EvaluateConfig(Section):
         description="what path_and_dense ranks: the items of the beam, or also the `beam` items of the best dense scores, "
         "found by scoring the whole catalogue",
     )
+    exclude_seen: bool = Field(
+        False,
+        description="leave the items of a user's whole history out of the ranking",
+    )
     path_weight: float = Field(0.5, ge=0, description="of log P beside the dense score")
     batch_users: int = Field(
         256, ge=1, le=16777216, description="users a decode step; a small batch stays in the processor's cache"

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from intrr_rec.data.loading.batch import Batch
 from intrr_rec.decoding.beam import Beams, Normalize
+from intrr_rec.decoding.filters import Allowed
 from intrr_rec.models.base import CodeRecommender
 from intrr_rec.semantic_ids.trie import PrefixTrie
 
@@ -19,7 +20,12 @@ USERS_TOGETHER = 32
 
 
 def cached_beam_search(
-    model: CodeRecommender, batch: Batch, trie: PrefixTrie, beam: int, normalize: Normalize
+    model: CodeRecommender,
+    batch: Batch,
+    trie: PrefixTrie,
+    beam: int,
+    normalize: Normalize,
+    allowed: Allowed | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The `beam` best items after each scored slot by log P(c | history), best first.
 
@@ -32,6 +38,7 @@ def cached_beam_search(
         beam: W, prefixes kept at each level and items returned (fewer where the catalogue is smaller).
         normalize: "trie" takes each level's softmax over the valid children of the prefix; "global" takes it over all K
             codes, as in training.
+        allowed: what the users may get; None is everything.
 
     Returns:
         `items_BW` dense item ids and `scores_BW` log-probabilities; a place left empty has item -1 and score -inf.
@@ -42,12 +49,13 @@ def cached_beam_search(
     items, scores = [], []
     for user_B in by_length_B.split(USERS_TOGETHER):
         beams = Beams.at_root(len(user_B), logits_BK.device)
-        beams = beams.extend(trie, 0, logits_BK[user_B], beam, normalize)
+        theirs = None if allowed is None else allowed.of(user_B)
+        beams = beams.extend(trie, 0, logits_BK[user_B], beam, normalize, theirs)
         cache = prompts.cache(user_B)
         for level in range(1, trie.levels):
             cache.select(beams.parent_BW)
             logits_BWK = model.step(level - 1, beams.code_BW, cache, codebooks)
-            beams = beams.extend(trie, level, logits_BWK.flatten(0, 1), beam, normalize)
+            beams = beams.extend(trie, level, logits_BWK.flatten(0, 1), beam, normalize, theirs)
         items.append(beams.items(trie))
         scores.append(beams.score_BW)
     order_B = by_length_B.argsort()

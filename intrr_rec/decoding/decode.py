@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from intrr_rec.config import EvaluateConfig
 from intrr_rec.data.loading.batch import Batch
 from intrr_rec.decoding.beam_cached import cached_beam_search
+from intrr_rec.decoding.filters import Allowed
 from intrr_rec.decoding.ranker import Ranker
 from intrr_rec.models.base import CodeRecommender, ItemRecommender, Recommender
 from intrr_rec.models.embeddings.item_embeddings import Rows
@@ -23,7 +25,12 @@ from intrr_rec.semantic_ids.trie import PrefixTrie
 
 
 def decode(
-    model: Recommender, batch: Batch, catalogue_ID: Tensor | None, trie: PrefixTrie, settings: EvaluateConfig
+    model: Recommender,
+    batch: Batch,
+    catalogue_ID: Tensor | None,
+    trie: PrefixTrie,
+    settings: EvaluateConfig,
+    allowed: Allowed | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The best `settings.beam` items after each scored slot of the batch, best first.
 
@@ -34,37 +41,64 @@ def decode(
             the item embeddings of the histories made from the batch.
         trie: of the catalogue's Semantic IDs.
         settings: beam width and normalisation.
+        allowed: what the users of the scored slots may get; None is everything.
 
     Returns:
         `items_BW` dense item ids (-1 where a place is left empty) and `scores_BW`.
     """
-    return DECODERS[model.decoded_by](model, batch, catalogue_ID, trie, settings)
+    return DECODERS[model.decoded_by](model, batch, catalogue_ID, trie, settings, allowed)
 
 
 def _ran(
-    model: IntRR, batch: Batch, catalogue_ID: Tensor | None, trie: PrefixTrie, settings: EvaluateConfig
+    model: IntRR,
+    batch: Batch,
+    catalogue_ID: Tensor | None,
+    trie: PrefixTrie,
+    settings: EvaluateConfig,
+    allowed: Allowed | None,
 ) -> tuple[Tensor, Tensor]:
     rows = None if catalogue_ID is None else Rows(catalogue_ID)
     ranker = Ranker(RanSteps(model.ran, model.codebooks()), trie, model.dense, rows)
-    return ranker.rank(scored_states(model, batch, catalogue_ID), batch, settings)
+    return ranker.rank(scored_states(model, batch, catalogue_ID), batch, settings, allowed)
 
 
 def _dense(
-    model: SASRec, batch: Batch, catalogue_ID: Tensor, trie: PrefixTrie, settings: EvaluateConfig
+    model: SASRec,
+    batch: Batch,
+    catalogue_ID: Tensor,
+    trie: PrefixTrie,
+    settings: EvaluateConfig,
+    allowed: Allowed | None,
 ) -> tuple[Tensor, Tensor]:
-    return model.dense.best(scored_states(model, batch, catalogue_ID), Rows(catalogue_ID), settings.beam, batch)
+    state_BD, allowed_BI = scored_states(model, batch, catalogue_ID), _mask(batch, allowed)
+    item_BW, score_BW = model.dense.best(state_BD, Rows(catalogue_ID), settings.beam, batch, allowed_BI)
+    return item_BW.masked_fill(score_BW == -torch.inf, -1), score_BW
 
 
 def _codes(
-    model: CodeRecommender, batch: Batch, catalogue_ID: None, trie: PrefixTrie, settings: EvaluateConfig
+    model: CodeRecommender,
+    batch: Batch,
+    catalogue_ID: None,
+    trie: PrefixTrie,
+    settings: EvaluateConfig,
+    allowed: Allowed | None,
 ) -> tuple[Tensor, Tensor]:
-    return cached_beam_search(model, batch, trie, settings.beam, settings.normalize)
+    return cached_beam_search(model, batch, trie, settings.beam, settings.normalize, allowed)
 
 
 def _own(
-    model: Recommender, batch: Batch, catalogue_ID: Tensor | None, trie: PrefixTrie, settings: EvaluateConfig
+    model: Recommender,
+    batch: Batch,
+    catalogue_ID: Tensor | None,
+    trie: PrefixTrie,
+    settings: EvaluateConfig,
+    allowed: Allowed | None,
 ) -> tuple[Tensor, Tensor]:
-    return model.rank(batch, settings)
+    return model.rank(batch, settings) if allowed is None else model.rank(batch, settings, _mask(batch, allowed))
+
+
+def _mask(batch: Batch, allowed: Allowed | None) -> Tensor | None:
+    return None if allowed is None else allowed.items(len(batch.scored_S))
 
 
 DECODERS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {

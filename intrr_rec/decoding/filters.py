@@ -8,7 +8,7 @@ Shape legend: I items, L levels, N nodes of a depth, B users, W beams, C childre
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -43,6 +43,10 @@ class Allowed:
             counted_B2 = torch.searchsorted(self.denied_BM, edges_B2.flatten(1)).view(edges_B2.shape)
             count_BWC = count_BWC - (counted_B2[:, 1] - counted_B2[:, 0])
         return count_BWC > 0
+
+    def of(self, user_B: Tensor) -> Allowed:
+        """The filters of some of the users, given by their rows."""
+        return self if self.denied_BM is None else replace(self, denied_BM=self.denied_BM[user_B])
 
     def items(self, users: int) -> Tensor:
         """Whether each of the users may get each item, `[B, I]`."""

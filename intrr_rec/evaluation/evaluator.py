@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 from intrr_rec.data.loading.loader import Loader
 from intrr_rec.data.loading.windows import evaluation_windows
 from intrr_rec.decoding.decode import decode
+from intrr_rec.decoding.filters import Allowed, Leaves
 from intrr_rec.distributed.world import World
 from intrr_rec.evaluation.metrics import RECALL_AT, as_means, metrics_by_user, target_rank
 from intrr_rec.models.base import Recommender
@@ -101,9 +103,25 @@ class Evaluator:
         for batch in loader.epoch():
             self.between()
             moved = batch.to(self.world.device)
-            items_BW, scores_BW = decode(self.model, moved, catalogue_ID, self.trie, settings)
+            allowed = self._unseen(batch.user_S, split) if settings.exclude_seen else None
+            items_BW, scores_BW = decode(self.model, moved, catalogue_ID, self.trie, settings, allowed)
             yield Ranked(batch.user_S, items_BW, scores_BW, moved.target_S)
         self.model.train(was_training)
+
+    def _unseen(self, users: NDArray[np.int64], split: Split) -> Allowed:
+        """Every item but those of the users' whole histories, not only of the window that the model reads."""
+        dataset = self.inputs.dataset
+        first_B = dataset.offsets[users]
+        length_B = dataset.offsets[users + 1] - dataset.held_out(split)[users] - first_B
+        place_M = np.arange(int(length_B.max(initial=0)))
+        event_BM = np.minimum(first_B[:, None] + place_M, len(dataset.items_E) - 1)
+        seen_BM = np.where(place_M < length_B[:, None], dataset.items_E[event_BM], -1)
+        return self.leaves.allow(None, torch.from_numpy(seen_BM).to(self.world.device))
+
+    @cached_property
+    def leaves(self) -> Leaves:
+        """Where items lie in the trie, for filters."""
+        return Leaves.of(self.trie)
 
     def catalogue(self) -> Tensor | None:
         """The token of every item, `[I, D]`: each rank makes its share, then all are gathered; None for other models."""

@@ -54,9 +54,11 @@ def evaluate_run(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
     with writing_to(run, FIX), join_world() as world, claimed(run, world):
         opened = open_run(run, world, overrides)
         evaluator = Evaluator(opened.model, opened.inputs, world)
-        # The best was saved in the midst of the run: how long the run lasted, the newest knows.
-        newest = opened.checkpoints.newest_state()
-        state = opened.state | {key: newest[key] for key in ("epoch", "seconds")}
+        state = opened.state
+        if opened.checkpoints is not None:
+            # The best was saved in the midst of the run: how long the run lasted, the newest knows.
+            newest = opened.checkpoints.newest_state()
+            state = state | {key: newest[key] for key in ("epoch", "seconds")}
         return write_results(run, evaluator, state, opened.checkpoint)
 
 

@@ -73,8 +73,13 @@ class Recommender(nn.Module, ABC):
         """The embedding of each item, `[U, D]`; asked of models that have a `token_width`."""
         raise NotImplementedError(f"{type(self).__name__} has no item embeddings")
 
-    def rank(self, batch: Batch, settings: EvaluateConfig) -> tuple[Tensor, Tensor]:
+    def rank(self, batch: Batch, settings: EvaluateConfig, allowed_BI: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The best `settings.beam` items after each scored slot, best first; asked of models whose `decoded_by` is "own".
+
+        Args:
+            batch: histories.
+            settings: beam width.
+            allowed_BI: what a user may get; None is everything.
 
         Returns:
             `items_BW` dense item ids (-1 where a place is left empty) and `scores_BW`.

@@ -31,12 +31,18 @@ from intrr_rec.vectors.table import read_vectors, vectors_hash
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything a run reads, aligned by dense item id. `content_IV` is None unless the recipe uses content."""
+    """Everything a run reads, aligned by dense item id.
+
+    Attributes:
+        content_IV: what `model.content` reads; None where that is off.
+        neighbour_IV: item vectors by which neighbours are told; None where none were given, or no neighbours are looked up.
+    """
 
     recipe: Recipe
     dataset: Dataset
     semantic_ids: SemanticIds
     content_IV: NDArray[np.float32] | None
+    neighbour_IV: NDArray[np.float32] | None = None
 
     def hashes(self) -> RunHashes:
         """Content hashes of dataset and Semantic IDs."""
@@ -112,14 +118,14 @@ def open_inputs(recipe: Recipe, dataset: Location, semantic_ids: Path, vectors: 
             f"model.hstu.time_bias is on, but {dataset} has no timestamps: turn it off, or prepare the logs with a "
             "prepare.time_column"
         )
-    content = None
-    if recipe.model.content:
-        if vectors is None:
-            raise ConfigError("model.content is on, so the item vectors are needed: give --vectors FILE")
+    found = None
+    if recipe.model.content and vectors is None:
+        raise ConfigError("model.content is on, so the item vectors are needed: give --vectors FILE")
+    if vectors is not None and (recipe.model.content or recipe.uses_neighbours):
         if (built_from := ids.manifest.parents.get("vectors")) != vectors_hash(vectors):
             raise ArtefactError(f"{vectors}: is not what {semantic_ids} was indexed from ({str(built_from)[:12]})")
-        content = read_vectors(vectors, data)
-    return Inputs(recipe, data, ids, content)
+        found = read_vectors(vectors, data)
+    return Inputs(recipe, data, ids, found if recipe.model.content else None, found if recipe.uses_neighbours else None)
 
 
 def reopen_inputs(run: Path, overrides: Sequence[str] = ()) -> Inputs:

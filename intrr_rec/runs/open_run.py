@@ -12,6 +12,8 @@ from intrr_rec.distributed.world import World
 from intrr_rec.models.base import Recommender
 from intrr_rec.runs.checkpoints import Checkpoints
 from intrr_rec.runs.inputs import Inputs, reopen_inputs
+from intrr_rec.runs.neighbours import untrained
+from intrr_rec.runs.run_files import NO_CHECKPOINT
 
 
 @dataclass(frozen=True)
@@ -21,14 +23,14 @@ class OpenedRun:
     Attributes:
         inputs: what the run was trained on.
         model: that of the checkpoint, in its shards, in evaluation mode.
-        checkpoints: of the run.
+        checkpoints: of the run; None where the kind of model is not trained.
         checkpoint: the name of the checkpoint: the best one, or the one that stands in for it.
         state: of the training loop when that checkpoint was saved.
     """
 
     inputs: Inputs
     model: Recommender
-    checkpoints: Checkpoints
+    checkpoints: Checkpoints | None
     checkpoint: str
     state: dict[str, Any]
 
@@ -49,6 +51,9 @@ def open_run(
     """
     inputs = reopen_inputs(path, overrides)
     check(inputs)
+    if not inputs.recipe.model.kind_settings.learns:
+        model, made = untrained(inputs, world)
+        return OpenedRun(inputs, model.eval(), None, NO_CHECKPOINT, made)
     parallel = parallelize(inputs.model(META), world, inputs.recipe, training=False)
     checkpoints = Checkpoints(path, parallel, world)
     checkpoint, state = checkpoints.load_best()

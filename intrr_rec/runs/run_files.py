@@ -13,4 +13,5 @@ CONFIG, INPUTS, METRICS = "config.yaml", "run.json", "metrics.jsonl"
 PLAN, PLAN_FIGURES = "plan.txt", "plan.json"
 RESULTS, INSPECTION = "results.json", "inspection.json"
 RECOMMENDATIONS, RANKS, CHECKPOINTS = "recommendations", "ranks", "checkpoints"
+NO_CHECKPOINT = "none"  # in results.json, of a kind of model that is not trained
 BEST = "best"  # among the checkpoints

@@ -32,7 +32,8 @@ from intrr_rec.io.storage import Location
 from intrr_rec.runs.checkpoints import Checkpoints
 from intrr_rec.runs.folder import MetricsLog, claimed, write_plan
 from intrr_rec.runs.inputs import Inputs, open_inputs
-from intrr_rec.runs.run_files import CHECKPOINTS, CONFIG, INPUTS
+from intrr_rec.runs.neighbours import untrained
+from intrr_rec.runs.run_files import CHECKPOINTS, CONFIG, INPUTS, NO_CHECKPOINT
 from intrr_rec.runs.run_record import read_recipe, read_run_record, write_run_record
 from intrr_rec.training.finite import FiniteGuard
 from intrr_rec.training.progress import EpochProgress
@@ -74,6 +75,8 @@ def train(
         Stopped: SIGTERM or SIGINT came, and all is saved; or another rank was lost.
     """
     inputs = open_inputs(recipe, dataset, semantic_ids, vectors)
+    if init_from is not None and not recipe.model.kind_settings.learns:
+        raise ConfigError(f"--init-from: model.kind {recipe.model.kind} is not trained; leave it out")
     _require_same_recipe(recipe, out)
     _require_same_inputs(inputs, out)
     fresh = not any((out / CHECKPOINTS).glob("step-*"))
@@ -89,6 +92,9 @@ def train(
                     write_run_record(out, paths, inputs.hashes(), command or shlex.join(["intrr", *sys.argv[1:]]))
 
             world.together(record)
+            if not recipe.model.kind_settings.learns:
+                model, made = untrained(inputs, world)
+                return write_results(out, Evaluator(model, inputs, world), made, NO_CHECKPOINT)
             run = Run(inputs, out, world, start, on_figures)
             with run.stop, run.checkpoints:
                 run.fit()

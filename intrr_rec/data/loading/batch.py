@@ -128,6 +128,17 @@ class Batch:
         item_CN = self.items_U[self.slot_T].view(-1, slots)
         return item_CN[self.scored_S // slots], self.layout.visible_from(self.scored_S)
 
+    def last_items(self, count: int) -> tuple[Tensor, Tensor]:
+        """The last items up to each scored slot, the newest first, `[S, count]`, and which places hold one."""
+        slots = self.layout.owner_CN.shape[1]
+        back_H = torch.arange(count, device=self.scored_S.device)
+        slot_SH = self.scored_S[:, None] - back_H
+        is_there_SH = back_H <= self.scored_S[:, None] % slots
+        slot_SH = torch.where(is_there_SH, slot_SH, self.scored_S[:, None])
+        owner_T = self.layout.owner_CN.flatten()
+        is_there_SH = is_there_SH & (owner_T[slot_SH] == owner_T[self.scored_S][:, None])
+        return self.items_U[self.slot_T[slot_SH]], is_there_SH
+
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
 
