@@ -179,7 +179,11 @@ trees = some(
         user_column=names, item_column=names, time_column=st.none() | names, k_core=count, min_sequence=st.integers(3)
     ),
     index=some(
-        levels=count, codes=st.integers(2), normalize=st.booleans(), tolerance=st.floats(0, 1), seed=st.integers()
+        levels=st.integers(1, 63),
+        codes=st.integers(2),
+        normalize=st.booleans(),
+        tolerance=st.floats(0, 1),
+        seed=st.integers(),
     ),
     model=some(
         window=st.integers(2),
