@@ -3,7 +3,6 @@
 from intrr_rec.config.components import ComponentSection, component, names, require_known, section_name
 from intrr_rec.config.indexing import (
     AutoencoderConfig,
-    BalanceConfig,
     CodebookTraining,
     CollaborativeConfig,
     DriftConfig,
@@ -36,7 +35,6 @@ from intrr_rec.config.training import EvaluateConfig, TrainConfig
 __all__ = [
     "AutoencoderConfig",
     "BackboneConfig",
-    "BalanceConfig",
     "CodebookTraining",
     "CollaborativeConfig",
     "ComponentSection",

@@ -43,15 +43,6 @@ class CollaborativeConfig(Section):
     diversity: float = Field(0.0, ge=0, description="weight of the entropy of each level's mean soft assignment")
 
 
-class BalanceConfig(Section):
-    """Not the paper's: `assignment: balanced`, a price on every code too many items want."""
-
-    slack: float = Field(0.25, ge=0, description="a code may take this share more than an even share of the items")
-    rounds: int = Field(5, ge=1, description="times prices are set and codewords moved to the mean of their items")
-    temperature: float = Field(0.05, gt=0, description="of Sinkhorn's plan, in units of a level's mean distance")
-    iterations: int = Field(100, ge=1, description="Sinkhorn iterations a round, at most")
-
-
 class GateConfig(Section):
     """Floors below which Semantic IDs are not published; null takes one away. Set to catch collapse, not to grade."""
 
@@ -103,8 +94,6 @@ class IndexConfig(ComponentSection):
     training: CodebookTraining = CodebookTraining()
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     collaborative: CollaborativeConfig = CollaborativeConfig()
-    assignment: Literal["nearest", "balanced"] = "nearest"
-    balance: BalanceConfig = BalanceConfig()
     collisions: Literal["digit", "next_nearest", "sinkhorn"] = Field(
         "digit", description="what comes before the digit: nothing, or items that collide move within the last level"
     )

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from intrr_rec.errors import ConfigError
-from intrr_rec.semantic_ids.quantizers.balanced import sinkhorn_prices, squared_distances
 from intrr_rec.semantic_ids.quantizers.quantizer import Quantizer, VectorSource
+from intrr_rec.semantic_ids.sinkhorn import sinkhorn_prices, squared_distances
 from intrr_rec.semantic_ids.trie import lexsort_rows
 
 ORDER_RULE = "a path of one item gets digit 0; items sharing a path get 1, 2, … in dense item order"

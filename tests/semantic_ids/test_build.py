@@ -86,10 +86,9 @@ def test_settings_count_for_the_content_hash(catalogue, tmp_path, change):
 
 
 @pytest.mark.parametrize("collisions", ["next_nearest", "sinkhorn"])
-@pytest.mark.parametrize("assignment", ["nearest", "balanced"])
-def test_moved_items_have_paths_of_their_own_within_the_prefix_they_had(catalogue, tmp_path, collisions, assignment):
+def test_moved_items_have_paths_of_their_own_within_the_prefix_they_had(catalogue, tmp_path, collisions):
     folder, _ = catalogue
-    config = CONFIG.model_copy(update={"codes": (4, 40), "assignment": assignment})
+    config = CONFIG.model_copy(update={"codes": (4, 40)})
     build(folder, tmp_path / "digit", config)
     build(folder, tmp_path / "moved", config.model_copy(update={"collisions": collisions}))
     digit, moved = SemanticIds.open(tmp_path / "digit"), SemanticIds.open(tmp_path / "moved")

@@ -8,7 +8,6 @@ from __future__ import annotations
 from torch import Tensor
 
 from intrr_rec.config import IndexConfig, component
-from intrr_rec.semantic_ids.quantizers.balanced import Balanced
 from intrr_rec.semantic_ids.quantizers.exact import ALONE, Peers
 from intrr_rec.semantic_ids.quantizers.quantizer import Quantizer
 
@@ -23,10 +22,9 @@ def make_quantizer(
         collaborative_IC: `collaborative_vectors`, needed to fit with `collaborative.weight`, not to assign.
         peers: the ranks that fit together; see `fits_together`.
     """
-    of = Balanced if config.assignment == "balanced" else component("quantizers", config.method)
-    return of.build(config, width, collaborative_IC, peers)
+    return component("quantizers", config.method).build(config, width, collaborative_IC, peers)
 
 
 def fits_together(config: IndexConfig) -> bool:
     """Whether ranks fit this indexer together, each from its share; the others are fitted by one rank from all vectors."""
-    return component("quantizers", config.method).fits_together and config.assignment == "nearest"
+    return component("quantizers", config.method).fits_together
