@@ -21,7 +21,7 @@ import torch.distributed.checkpoint as dcp
 from pydantic import BaseModel, ConfigDict, Field
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 from torch.futures import Future
 
@@ -258,6 +258,13 @@ class WeightsOnlyReader(FileSystemReader):
         return metadata
 
 
+def _memory_format(kind: Any, name: str) -> Any:
+    """A memory format by its name: all that stands for `getattr` in metadata."""
+    if kind is not _MEM_FORMAT_ENCODING or name not in _MEM_FORMAT_ENCODING.__members__:
+        raise pickle.UnpicklingError(f"builtins.getattr of {kind!r} has no place in checkpoint metadata")
+    return _MEM_FORMAT_ENCODING[name]
+
+
 class _MetadataUnpickler(pickle.Unpickler):
     """Knows the classes a metadata file of tensors is made of, by their exact names.
 
@@ -268,6 +275,8 @@ class _MetadataUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if name == "PosixPath" and module.partition(".")[0] == "pathlib":
             return PosixPath  # its module's name differs between versions of Python
+        if (module, name) == ("builtins", "getattr"):
+            return _memory_format  # the first releases of Python 3.11 write a member of an enumeration by its name
         is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if not is_dtype and (module, name) not in _METADATA_CLASSES:
             raise pickle.UnpicklingError(f"{module}.{name} has no place in checkpoint metadata")

@@ -234,6 +234,51 @@ def test_a_tensor_relabelled_as_an_object_is_refused_unrun(make_run, world, tmp_
     assert not trace.exists()
 
 
+class ByName:
+    """Pickled as `getattr(owner, name)`: what the first releases of Python 3.11 make of a member of an enumeration."""
+
+    def __init__(self, owner, name):
+        self.words = owner, name
+
+    def __reduce__(self):
+        return getattr, self.words
+
+
+def test_metadata_as_early_python_3_11_writes_it_is_read_and_other_attributes_are_not(make_run, world, tmp_path):
+    run, saved = make_run(steps=1), tmp_path / "saved"
+    save(saved, run, world, {"epoch": 1}, with_optimizer=True)
+    whole = (saved / ".metadata").read_bytes()
+    written = pickle.loads(whole)
+    for entry in written.state_dict_metadata.values():
+        member = metadata._MEM_FORMAT_ENCODING.TORCH_CONTIGUOUS_FORMAT
+        # The slot that `TensorProperties.__getstate__` fills with the member itself.
+        plain, by_name = entry.properties, ByName(metadata._MEM_FORMAT_ENCODING, member.name)
+        entry.properties = Restated(plain, by_name)
+    (saved / ".metadata").write_bytes(pickle.dumps(written))
+    assert b"getattr" in (saved / ".metadata").read_bytes()
+    sign(saved)
+    assert load_checkpoint(saved, run.parallel, world, with_optimizer=True) == {"epoch": 1}
+    for owner, name in ((metadata.Metadata, "__init__"), (metadata._MEM_FORMAT_ENCODING, "__class__")):
+        (saved / ".metadata").write_bytes(pickle.dumps([ByName(owner, name)]))
+        sign(saved)
+        with pytest.raises(ArtefactError, match="getattr of"):
+            load_checkpoint(saved, run.parallel, world, with_optimizer=True)
+
+
+class Restated:
+    """Pickled as `properties`, but for their memory format, in whose stead `by_name` is pickled."""
+
+    def __init__(self, properties, by_name):
+        self.properties, self.by_name = properties, by_name
+
+    def __reduce__(self):
+        state = [
+            self.by_name if isinstance(part, metadata._MEM_FORMAT_ENCODING) else part
+            for part in self.properties.__getstate__()
+        ]
+        return metadata.TensorProperties, (), tuple(state)
+
+
 def test_a_tensor_read_a_stretch_at_a_time_is_the_tensor_read_whole(make_run, world, tmp_path, monkeypatch):
     run = make_run(steps=2)
     save(tmp_path / "checkpoint", run, world, {}, with_optimizer=True)
