@@ -180,21 +180,28 @@ trees = some(
     ),
     index=some(
         levels=st.integers(1, 63),
-        codes=st.integers(2),
+        codes=st.integers(2, 1 << 20),
         normalize=st.booleans(),
         tolerance=st.floats(0, 1),
         seed=st.integers(),
     ),
     model=some(
-        window=st.integers(2),
-        hstu=st.builds(lambda shape, rest: shape | rest, heads_and_width, some(layers=count, dropout=unit)),
-        ran=some(hidden=count, context=st.sampled_from(["previous", "cumulative"]), dropout=unit),
+        window=st.integers(2, 65_536),
+        hstu=st.builds(
+            lambda shape, rest: shape | rest, heads_and_width, some(layers=st.integers(1, 512), dropout=unit)
+        ),
+        ran=some(hidden=st.integers(1, 1 << 20), context=st.sampled_from(["previous", "cumulative"]), dropout=unit),
         align_weight=st.floats(0, 1e6),
         codebook_std=positive,
         uid_residual=st.booleans(),
     ),
-    train=some(max_minutes=st.none() | positive, learning_rate=positive, batch_users=count, seed=st.integers()),
-    evaluate=some(beam=count, normalize=st.sampled_from(["trie", "global"])),
+    train=some(
+        max_minutes=st.none() | positive,
+        learning_rate=positive,
+        batch_users=st.integers(1, 1 << 24),
+        seed=st.integers(),
+    ),
+    evaluate=some(beam=st.integers(1, 65_536), normalize=st.sampled_from(["trie", "global"])),
 )
 
 
