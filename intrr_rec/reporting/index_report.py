@@ -1,9 +1,11 @@
-"""A semantic ids artefact → one self-contained page beside it: quality, growth, and what lies below each prefix."""
+"""A semantic ids artefact → one self-contained page beside it: quality, growth, and the largest first-level prefixes.
+
+Legend of suffixes: I items, L residual levels, K codes of the first level, P items of a prefix.
+"""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +13,14 @@ import numpy as np
 
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.io.atomic import write_text
-from intrr_rec.reporting.page import Figure, render, usage_figures
-from intrr_rec.reporting.plots import SERIES
-from intrr_rec.reporting.sunburst import Sector, draw, sectors
+from intrr_rec.reporting.page import render, usage_figures
 from intrr_rec.semantic_ids.artefact import SemanticIds
 from intrr_rec.semantic_ids.inspect import open_pair
 from intrr_rec.semantic_ids.quality.categories import read_categories
 from intrr_rec.semantic_ids.quality.records import Quality
 
-_ZOOMED = 3
 _LISTED = 12
+_EXAMPLES = 3
 
 
 def write_index_report(semantic_ids: Path, dataset: Path) -> Path:
@@ -32,7 +32,6 @@ def write_index_report(semantic_ids: Path, dataset: Path) -> Path:
     """
     ids, data = open_pair(semantic_ids, dataset)
     quality = Quality.model_validate(ids.quality)
-    parts, largest, figures = _prefixes(ids, data)
     name = Path(semantic_ids).resolve().name
     page = render(
         "index_report.html.j2",
@@ -41,9 +40,8 @@ def write_index_report(semantic_ids: Path, dataset: Path) -> Path:
         config=ids.manifest.config,
         quality=quality,
         usage=usage_figures(quality),
-        largest=largest,
-        prefixes=len([part for part in parts if part.ring == 0]),
-        pictures=figures,
+        largest=_largest_prefixes(ids, data),
+        prefixes=len(ids.codes_IL[:, 0].unique()),
         settings=json.dumps(ids.manifest.config, indent=2, sort_keys=True),
     )
     target = Path(semantic_ids).resolve().with_name(f"{name}.report.html")
@@ -51,37 +49,22 @@ def write_index_report(semantic_ids: Path, dataset: Path) -> Path:
     return target
 
 
-def _prefixes(ids: SemanticIds, data: Dataset) -> tuple[list[Sector], list[dict[str, Any]], list[Figure]]:
-    """Sectors of the whole catalogue, rows for its largest prefixes, and the sunbursts: the whole, then the largest few."""
+def _largest_prefixes(ids: SemanticIds, data: Dataset) -> list[dict[str, Any]]:
+    """The first-level prefixes with most items: their size, how many prefixes they fork into, main category, some titles."""
     codes_IL = ids.codes_IL[:, :-1].numpy()
     categories = read_categories(data, ids.manifest.config.get("category_column"))
-    label_I = categories.label_I.numpy() if categories else np.full(ids.n_items, -1)
-    names = categories.names if categories else ()
-    common = Counter(label_I[label_I >= 0].tolist()).most_common(SERIES)
-    colour_of = {label: place for place, (label, _) in enumerate(common)}
-
-    whole = sectors(codes_IL, label_I)
-    inner = sorted((part for part in whole if part.ring == 0), key=lambda part: -part.items)
-    zooms = [sectors(codes_IL, label_I, part.prefix) for part in inner[:_ZOOMED]] if codes_IL.shape[1] > 1 else []
-    wanted = sorted({item for parts in (whole, *zooms) for part in parts for item in part.examples})
-    title_of = dict(zip(wanted, data.titles(wanted), strict=True))
-
-    def picture(parts: list[Sector], caption: str, by_category: bool) -> Figure:
-        return Figure(draw(parts, colour_of, names, title_of.__getitem__, by_category=by_category), caption)
-
-    figures = [picture(whole, "The whole catalogue: levels 1 and 2", bool(names))]
-    figures += [
-        picture(parts, f"Below {part.prefix[0]}, one of the largest: levels 2 and 3", False)
-        for part, parts in zip(inner, zooms, strict=False)
-    ]
-    rows = [
-        {
-            "prefix": part.prefix[0],
-            "items": part.items,
-            "category": names[part.label] if part.label >= 0 else None,
-            "share": part.label_items / part.items,
-            "titles": [title_of[item] for item in part.examples],
-        }
-        for part in inner[:_LISTED]
-    ]
-    return whole, rows, figures
+    counts_K = np.bincount(codes_IL[:, 0])
+    rows = []
+    for prefix in np.argsort(-counts_K, kind="stable")[:_LISTED].tolist():
+        items_P = np.flatnonzero(codes_IL[:, 0] == prefix)
+        if not len(items_P):
+            continue
+        row: dict[str, Any] = {"prefix": prefix, "items": len(items_P), "category": None}
+        row["children"] = len(np.unique(codes_IL[items_P, 1])) if codes_IL.shape[1] > 1 else None
+        labels_P = categories.label_I.numpy()[items_P] if categories else np.empty(0, np.int64)
+        known = labels_P[labels_P >= 0]
+        if categories and len(known):
+            counts = np.bincount(known)
+            row |= {"category": categories.names[int(counts.argmax())], "share": counts.max() / len(items_P)}
+        rows.append(row | {"titles": data.titles(items_P[:_EXAMPLES].tolist())})
+    return rows

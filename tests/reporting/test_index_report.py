@@ -1,8 +1,8 @@
-"""The page of Semantic IDs: figures as measured, sunbursts whose sectors tile, titles escaped, artefact untouched."""
+"""The page of Semantic IDs: figures as measured, the largest prefixes, titles escaped, artefact untouched."""
 
 from __future__ import annotations
 
-import itertools
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +10,10 @@ import pytest
 
 from intrr_rec.cli import app
 from intrr_rec.config import IndexConfig
+from intrr_rec.data.dataset import Dataset
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.reporting import index_report
 from intrr_rec.reporting.index_report import write_index_report
-from intrr_rec.reporting.sunburst import draw, sectors
 from intrr_rec.semantic_ids.artefact import SemanticIds
 from intrr_rec.semantic_ids.build import build_semantic_ids
 from intrr_rec.semantic_ids.extend import extend_semantic_ids
@@ -53,8 +53,6 @@ def test_shows_what_was_measured(made, page):
     assert ids.manifest.parents["semantic ids"] in page.words
     figures = page.figures()
     assert sum(label.startswith("Items per code at level") for label in figures) == 2
-    assert sum(label.startswith("Sunburst of") for label in figures) == 4
-    assert any(label.startswith(f"Sunburst of {ids.n_items} items: 10 prefixes") for label in figures)
     assert "Even" in page.words and "Title 10" in page.words
 
 
@@ -100,36 +98,15 @@ def test_another_dataset_is_refused(made):
         write_index_report(made[0], made[2])
 
 
-@pytest.mark.parametrize("within", [(), (1,)])
-def test_sectors_tile_both_rings(within):
-    rng = np.random.default_rng(3)
-    codes_IL = np.stack([rng.integers(0, 5, 20_000), rng.integers(0, 700, 20_000) % 400, rng.integers(0, 9, 20_000)], 1)
-    label_I = rng.integers(-1, 4, 20_000)
-    found = sectors(codes_IL, label_I, within)
-    inside_I = (codes_IL[:, : len(within)] == within).all(1) if within else np.ones(20_000, bool)
-    for ring in (0, 1):
-        parts = [part for part in found if part.ring == ring]
-        assert parts[0].start == 0 and parts[-1].end == pytest.approx(1)
-        assert all(a.end == pytest.approx(b.start) for a, b in itertools.pairwise(parts))
-        assert sum(part.items for part in parts) == inside_I.sum()
-        assert len(parts) < 2_000
-    for part in found:
-        below_I = (codes_IL[:, : len(part.prefix)] == part.prefix).all(1)
-        assert all(below_I[item] for item in part.examples)
-        if part.merged == 1:
-            assert part.items == below_I.sum()
-            assert part.label_items == np.bincount(label_I[below_I & (label_I >= 0)], minlength=1).max()
-    assert any(part.merged > 1 for part in found) or within
-
-
-def test_items_of_one_category_stand_together():
-    codes_IL = np.array([[0, 0], [1, 0], [2, 0], [3, 0], [1, 1]])
-    parts = [part for part in sectors(codes_IL, np.array([0, 1, 0, 1, 1])) if part.ring == 0]
-    assert [part.prefix[0] for part in parts] == [1, 3, 0, 2]
-
-
-def test_one_sector_is_a_whole_ring_and_no_category_is_grey():
-    [inner, outer] = sectors(np.zeros((3, 2), int), np.full(3, -1))
-    svg = draw([inner, outer], {}, (), str, by_category=False)
-    assert svg.count("<path") == 2 and "var(--muted)" in svg and "var(--series" not in svg
-    assert (inner.end, outer.end) == (1, 1)
+def test_lists_the_largest_prefixes_with_their_main_category(made):
+    ids, data = SemanticIds.open(made[0]), Dataset.open(made[1])
+    rows = index_report._largest_prefixes(ids, data)
+    codes = ids.codes_IL[:, 0].tolist()
+    label_of = ["Odd" if item % 2 else "Even" for item in ids.item_ids.to_pylist()]
+    assert [row["items"] for row in rows] == sorted(Counter(codes).values(), reverse=True)[:12]
+    for row in rows:
+        below = [item for item, code in enumerate(codes) if code == row["prefix"]]
+        assert row["items"] == len(below) and row["titles"] == data.titles(below[:3])
+        assert row["children"] == len({ids.codes_IL[item, 1].item() for item in below})
+        counts = Counter(label_of[item] for item in below)
+        assert counts[row["category"]] == max(counts.values()) == pytest.approx(row["share"] * len(below))
