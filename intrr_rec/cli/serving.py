@@ -43,7 +43,9 @@ def recommend(
     bundle: Annotated[Path, typer.Option("--bundle", help="Bundle written by `intrr export`.")],
     out: Out,
     dataset: Annotated[Path | None, typer.Option("--dataset", help="Its users are recommended to.")] = None,
-    events: Annotated[Path | None, typer.Option("--events", help="Or: Parquet of events: user, item, time.")] = None,
+    events: Annotated[
+        Path | None, typer.Option("--events", help="Or: a table of events, as `intrr prepare` takes logs.")
+    ] = None,
     held_out: Annotated[int, typer.Option(min=0, help="Last events of the dataset's users to leave out.")] = 0,
     k: Annotated[int, typer.Option("-k", min=1, help="Items a user.")] = 20,
     beam: Annotated[int | None, typer.Option(min=1, help="W; left out: what the run was evaluated with.")] = None,
@@ -60,12 +62,18 @@ def recommend(
 ) -> None:
     """Bundle and histories → Parquet of ranked items; sharded over ranks, goes on where it was killed."""
     from intrr_rec.serving.batch.filter_options import read_filters
-    from intrr_rec.serving.batch.histories import DatasetSource, EventSource
+    from intrr_rec.serving.batch.histories import DatasetSource, EventSource, event_settings
     from intrr_rec.serving.batch.recommend import Wish, recommend_all
     from intrr_rec.serving.bundle.bundle import Bundle, this_device
 
     if (dataset is None) == (events is None):
         raise ConfigError("recommend: give either --dataset DIR or --events FILE")
+    if events is None and overrides:
+        raise ConfigError(
+            f"recommend --dataset: {overrides[0]} is not read: a dataset is prepared already; leave it out"
+        )
+    if dataset is None and held_out:
+        raise ConfigError("recommend --events: --held-out is not read; leave it out, or give --dataset")
     opened = Bundle.load(bundle, this_device())
     filters = read_filters(
         opened.items, exclude_seen=exclude_seen, deny=deny, allow=allow, where=where or (), newer_than=newer_than
@@ -74,7 +82,7 @@ def recommend(
     if dataset:
         recommend_all(opened, DatasetSource(dataset, held_out), out, wish)
     elif events:
-        recommend_all(opened, EventSource(events, recipe_of(None, overrides).prepare), out, wish)
+        recommend_all(opened, EventSource(events, event_settings(opened, overrides or ())), out, wish)
 
 
 def serve(

@@ -156,9 +156,15 @@ def _write(
             names = ", ".join(part.name for part in parts)
             item = ids_P[int(blank_P[0])].as_py()
             raise DataError(f"item {item!r}: its vector is zero in every part ({names}); embed the item")
-        pq.write_table(
-            vectors_table(ids_P, x_PD.astype(storage)), folder / f"part-{number:05d}.parquet", use_dictionary=False
-        )
+        with np.errstate(over="ignore"):
+            stored_PD = x_PD.astype(storage)
+        held_P = np.isfinite(stored_PD).all(axis=1) & stored_PD.any(axis=1)
+        if not held_P.all():
+            item = ids_P[int(np.flatnonzero(~held_P)[0])].as_py()
+            raise DataError(
+                f"item {item!r}: its vector does not fit {storage}; bring the weights of the parts near 1, or --storage float32"
+            )
+        pq.write_table(vectors_table(ids_P, stored_PD), folder / f"part-{number:05d}.parquet", use_dictionary=False)
     for part, count in zip(parts, empty, strict=True):
         if count:
             log.warning(
@@ -170,7 +176,7 @@ def _write(
 def _reader(part: Part, dataset: Dataset, scratch: Path) -> Reader:
     if part.path.suffix.lower() == ".npy":
         return _read_npy(part, dataset)
-    table = VectorTable(part.path, dataset, part.column)
+    table = VectorTable(part.path, dataset, part.column, zeros=True)
     shape = (dataset.n_items, table.width)
     rows_ID = np.memmap(scratch, np.float32, "w+", shape=shape)
     for ids_P, x_PD in table.blocks():

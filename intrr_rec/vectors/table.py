@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 KIND = "vectors"
 _BATCH_ROWS = 1 << 14
+# Squared lengths between which float32 holds the distance of any two vectors, and of their means.
+LEAST, MOST = 1e-30, 1e36
 
 
 class VectorTable:
@@ -34,14 +36,20 @@ class VectorTable:
     The columns are `item_id` (the dataset's own item ids) and `column` (list or fixed-size list of float16, float32 or
     float64). Vectors of other items are ignored. Without a dataset the dense id of a row is its place in the files.
 
+    Args:
+        zeros: whether a vector of zeros may stand for an item of which nothing is said, as in a part of several.
+
     Raises:
         DataError: a missing column, ids of the wrong type, a null, repeated or absent item; and, as blocks are read, vectors
-            of unequal dimension or a value that is not finite.
+            of unequal dimension or without values, a value that is not finite, or a length that float32 cannot hold.
     """
 
-    def __init__(self, path: Path | str, dataset: Dataset | None = None, column: str = "embedding") -> None:
+    def __init__(
+        self, path: Path | str, dataset: Dataset | None = None, column: str = "embedding", *, zeros: bool = False
+    ) -> None:
         self.path = Path(path)
         self._column = column
+        self._zeros = zeros
         if (self.path / artefact.MANIFEST).is_file():  # of `intrr embed` or `concat-vectors`, not of others
             artefact.read(self.path, KIND)
         self.files = _files(path)
@@ -74,9 +82,28 @@ class VectorTable:
             for first, vectors_PD in _vectors(file, groups, rows, self.width, self._column):
                 ids_P = self._ids(row + first, len(vectors_PD))
                 ours_P = ids_P >= 0
+                self._require_lengths(file, first, vectors_PD, ours_P)
                 yield (ids_P, vectors_PD) if ours_P.all() else (ids_P[ours_P], vectors_PD[ours_P])
             number += len(rows)
             row += sum(rows)
+
+    def _require_lengths(self, file: Path, first: int, vectors_PD: np.ndarray, ours_P: np.ndarray) -> None:
+        """Refuse what has no direction, or a length whose square overflows: distances to it say nothing."""
+        with np.errstate(over="ignore"):
+            squared_P = np.einsum("pd,pd->p", vectors_PD, vectors_PD)
+        has_length_P = (squared_P >= LEAST) & (squared_P <= MOST)
+        if self._zeros:
+            has_length_P |= ~vectors_PD.any(axis=1)
+        bad_P = np.flatnonzero(ours_P & ~has_length_P)
+        if not len(bad_P):
+            return
+        row, largest = first + int(bad_P[0]), float(np.abs(vectors_PD[bad_P[0]]).max())
+        what = "is zero" if not largest else f"has values up to {largest:.3g}, whose squares float32 cannot hold"
+        more = f" (and {len(bad_P) - 1} more of this block)" if len(bad_P) > 1 else ""
+        fix = "scale all vectors alike" if largest else "embed the item again"
+        raise DataError(
+            f"{file}: column '{self._column}', row {row + 1}, item {_item(file, row)!r}: the vector {what}{more}; {fix}"
+        )
 
     def _ids(self, first: int, count: int) -> np.ndarray:
         if self._dense_R is None:
@@ -144,6 +171,9 @@ def _ids(file: Path, type_: pa.DataType) -> pa.Array:
     if ids.null_count:
         row = int(np.flatnonzero(ids.is_null().to_numpy())[0]) + 1
         raise DataError(f"{file}: column 'item_id', row {row}: the id is missing; fill it in or remove the row")
+    if pa.types.is_uint64(value_type) and wanted == "integer":  # beyond int64 lies no item of a dataset
+        ids = ids.cast(pa.uint64())
+        ids = pc.if_else(pc.less_equal(ids, pa.scalar((1 << 63) - 1, pa.uint64())), ids, None)
     return ids.cast(type_).combine_chunks()
 
 
@@ -207,6 +237,8 @@ def _block(file: Path, first: int, column: pa.Array, width: int | None, name: st
         raise DataError(f"{file}: column '{name}', row {row + 1}, item {_item(file, row)!r}: the vector is missing")
     lengths_P = pc.list_value_length(column).to_numpy()
     width = int(lengths_P[0]) if width is None else width
+    if not width:
+        raise DataError(f"{file}: column '{name}', row {first + 1}: the vector has no values; embed the items again")
     unequal_P = np.flatnonzero(lengths_P != width)
     if len(unequal_P):
         raise DataError(

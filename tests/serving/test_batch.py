@@ -11,11 +11,12 @@ import pytest
 
 from intrr_rec.config import PrepareConfig
 from intrr_rec.data.dataset import Dataset
+from intrr_rec.data.prepare.prepare import prepare_dataset
 from intrr_rec.errors import ArtefactError, ConfigError, DataError
 from intrr_rec.evaluation.results import evaluate_run
 from intrr_rec.io import artefact
 from intrr_rec.serving.batch.filter_options import read_filters
-from intrr_rec.serving.batch.histories import DatasetSource, EventSource
+from intrr_rec.serving.batch.histories import DatasetSource, EventSource, event_settings
 from intrr_rec.serving.batch.recommend import KIND, PARTS, Wish, recommend_all
 from intrr_rec.serving.recommender import Filters, Recommender
 
@@ -34,10 +35,7 @@ def lists(out):
 def test_evaluate_and_recommend_give_the_same_lists(kind, runs, bundles, line, tmp_path):
     evaluate_run(runs[kind], ())
     table = pq.read_table(runs[kind] / "recommendations")
-    expected = {
-        user: [str(item) for item in items]
-        for user, items in zip(table["user_id"].to_pylist(), table["item_ids"].to_pylist(), strict=True)
-    }
+    expected = dict(zip(table["user_id"].to_pylist(), table["item_ids"].to_pylist(), strict=True))
     wish = Wish(k=20, batch=7, shard_users=16)
     manifest = recommend_all(bundles[kind], DatasetSource(line.dataset, 1), tmp_path / "out", wish)
     assert lists(tmp_path / "out") == expected
@@ -79,12 +77,52 @@ def test_unknown_items_are_passed_over_and_users_without_others_get_the_popular(
     config = PrepareConfig(user_column="who", item_column="what", time_column=None)
     recommend_all(bundles["path"], EventSource(tmp_path / "events.parquet", config), tmp_path / "out", Wish(k=3))
     known, popular, two = (
-        bundles["path"].items.own(found.items)
+        list(map(int, bundles["path"].items.own(found.items)))
         for found in Recommender(bundles["path"]).recommend(
             [bundles["path"].items.dense([own]) if own else [] for own in ("1", "", "2")], 3
         )
     )
     assert lists(tmp_path / "out") == {"a": known, "b": popular, "c": two}
+
+
+def test_events_of_no_known_item_are_refused_and_leave_nothing(bundles, line, tmp_path):
+    columns = {"user_id": [1, 2], "item_id": ["x", "y"], "timestamp": [1, 2]}
+    pq.write_table(pa.table(columns), tmp_path / "events.parquet")
+    with pytest.raises(DataError, match=r"events\.parquet: holds no event of an item that the bundle knows: .*'x'"):
+        recommend_all(
+            bundles["path"], EventSource(tmp_path / "events.parquet", PrepareConfig()), tmp_path / "out", Wish(k=3)
+        )
+    renamed = Dataset.open(line.dataset).table("items.parquet")["item_id"].cast(pa.string()).to_pylist()
+    columns = {"user_id": [1] * len(renamed), "item_id": [f"i{own}" for own in renamed]}
+    pq.write_table(pa.table(columns | {"timestamp": list(range(len(renamed)))}), tmp_path / "renamed.parquet")
+    prepare_dataset([tmp_path / "renamed.parquet"], None, tmp_path / "renamed", PrepareConfig(k_core=1))
+    with pytest.raises(DataError, match=r"renamed: holds no event of an item that the bundle knows: .*'i"):
+        recommend_all(bundles["path"], DatasetSource(tmp_path / "renamed", 0), tmp_path / "out", Wish(k=3))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["events.parquet", "renamed", "renamed.parquet"]
+
+
+def test_events_count_as_the_settings_say_and_others_are_refused(bundles, tmp_path):
+    bundle = bundles["path"]
+    rows = {
+        "user_id": [1] * 4,
+        "item_id": [1, 2, 2, 3],
+        "timestamp": [1, 2, 2, 3],
+        "kind": ["buy", "buy", "buy", "view"],
+    }
+    pq.write_table(pa.table(rows), tmp_path / "events.parquet")
+    words = ["prepare.event_column=kind", "prepare.event_weights={buy: 1}", "prepare.deduplicate=event"]
+    source = EventSource(tmp_path / "events.parquet", event_settings(bundle, words))
+    (found,) = source.shards(10, tmp_path, bundle.items.own_column())
+    assert (found.items_E.to_pylist(), found.times_E.tolist()) == (["1", "2"], [1, 2])
+    assert source.identity != EventSource(tmp_path / "events.parquet", event_settings(bundle, [])).identity
+    assert event_settings(bundle, []).k_core == PrepareConfig().k_core
+    for word, says in (
+        ("prepare.k_core=2", "prepare.k_core is not read"),
+        ("train.epochs=7", "train.epochs is not read"),
+        ("prepare.user_colum=x", "did you mean 'prepare.user_column'"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            event_settings(bundle, [word])
 
 
 def test_ranks_share_the_shards(bundles, line, tmp_path, monkeypatch):
@@ -161,9 +199,12 @@ def test_user_mistakes(bundles, line, tmp_path):
     source = DatasetSource(line.dataset, 0)
     with pytest.raises(ConfigError, match="k 21"):
         recommend_all(bundles["path"], source, tmp_path / "out", Wish(k=21))
-    pq.write_table(pa.table({"user_id": [1, 2], "item_id": [1, None]}), tmp_path / "holes.parquet")
-    with pytest.raises(DataError, match=r"holes\.parquet: column 'item_id', row 2: is empty"):
-        EventSource(tmp_path / "holes.parquet", PrepareConfig())
+    columns = {"user_id": [1, 2], "item_id": [1, None], "timestamp": [1, 2]}
+    pq.write_table(pa.table(columns), tmp_path / "holes.parquet")
+    with pytest.raises(DataError, match=r"holes\.parquet: column 'item_id', row 2: the id is missing"):
+        recommend_all(
+            bundles["path"], EventSource(tmp_path / "holes.parquet", PrepareConfig()), tmp_path / "out", Wish(k=2)
+        )
     with pytest.raises(DataError, match="no column 'user'"):
         EventSource(tmp_path / "holes.parquet", PrepareConfig(user_column="user"))
     (tmp_path / "taken").mkdir()

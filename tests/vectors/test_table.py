@@ -106,6 +106,12 @@ BROKEN = {
     "inf": (table(changed(8, [1.0, float("-inf"), 0, 0])), rf"row 9, item {IDS[8]}: holds -inf"),
     "null inside": (table(changed(7, [1.0, None, 0, 0])), rf"row 8, item {IDS[7]}: holds nan"),
     "too large for float32": (table(changed(7, [1e300, 0, 0, 0]), LOOSE), rf"row 8, item {IDS[7]}: holds inf"),
+    "zero": (table(changed(7, [0.0] * D)), rf"row 8, item {IDS[7]}: the vector is zero; embed the item again"),
+    "zeros": (table([[0.0] * D] * N), r"row 1, item \d+: the vector is zero \(and 3 more"),
+    "zero in float32": (table(changed(7, [1e-200] * D), LOOSE), rf"row 8, item {IDS[7]}: the vector is zero"),
+    "length beyond float32": (table(changed(7, [1e30] * D)), rf"item {IDS[7]}: the vector has values up to 1e\+30"),
+    "length below float32": (table(changed(7, [1e-30] * D)), rf"item {IDS[7]}: the vector has values up to 1e-30"),
+    "no values": (table([[]] * N, LOOSE), r"row 1: the vector has no values"),
     "integers": (table([[1] * D] * N, pa.list_(pa.int64())), r"'embedding' has type list<.*int64>; write a fixed-size"),
     "numbers": (pa.table({"item_id": IDS, "embedding": [0.5] * N}), r"'embedding' has type double"),
 }
@@ -132,6 +138,12 @@ def test_shards_name_the_file_and_its_own_row(tmp_path: Path, dataset: Dataset) 
         pq.write_table(table(rows, ids=ids).slice(4), tmp_path / "1.parquet")
         with pytest.raises(DataError, match=message):
             read_vectors(tmp_path, dataset)
+
+
+def test_ids_beyond_int64_are_of_no_item(tmp_path: Path, dataset: Dataset) -> None:
+    ids = pa.array([*IDS, (1 << 63) + 5], pa.uint64())
+    pq.write_table(table([*rows_of(), [9.0] * D], ids=ids), tmp_path / "v.parquet")
+    np.testing.assert_array_equal(read_vectors(tmp_path / "v.parquet", dataset), VECTORS.astype(np.float32))
 
 
 def test_unreadable_files_are_refused(tmp_path: Path, dataset: Dataset) -> None:

@@ -121,6 +121,21 @@ def before_deduplication(engine: Engine, config: PrepareConfig) -> Frame:
     return events
 
 
+def of_histories(engine: Engine, config: PrepareConfig) -> Frame:
+    """The raw events that a user's history holds: of the named types, of enough weight, de-duplicated; of every user and item.
+
+    Raises:
+        DataError: a filter leaves nothing.
+    """
+    events = engine.events()
+    for name, step in _steps(config):
+        if name != "max_sequence":
+            before, events = engine.count(events), engine.keep(step(events), "filtered")
+            if not engine.count(events):
+                raise _nothing_left(engine, name, config, before)
+    return events
+
+
 def relate(engine: Engine, config: PrepareConfig, known: Known | None = None) -> Relations:
     """Filter, order and number the engine's raw events.
 

@@ -61,7 +61,10 @@ def open_logs(con: duckdb.DuckDBPyConnection, paths: Sequence[Path], config: Pre
         "event_column": config.event_column,
     }
     columns = {setting: column for setting, column in named.items() if column is not None}
-    in_order = "; if the rows stand in order of time, prepare.time_column=null takes that order"
+    otherwise = {
+        "time_column": "; if the rows stand in order of time, prepare.time_column=null takes that order",
+        "event_column": "; if events of all types count, prepare.event_column=null prepare.event_weights=null prepare.min_weight=0",
+    }
     layout = Layout(config.separator, config.column_names)
     logs: list[RawFile] = []
     seen: set[Path] = set()
@@ -70,7 +73,7 @@ def open_logs(con: duckdb.DuckDBPyConnection, paths: Sequence[Path], config: Pre
             raise DataError(f"{raw.path}: given twice; its interactions would count double, name it once")
         seen.add(raw.path.resolve())
         for setting, column in columns.items():
-            require_column(raw, column, f"prepare.{setting}", in_order if setting == "time_column" else "")
+            require_column(raw, column, f"prepare.{setting}", otherwise.get(setting, ""))
         logs.append(raw.as_json(*columns.values()))
     return logs
 

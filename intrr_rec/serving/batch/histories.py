@@ -1,36 +1,54 @@
 """Histories of a batch job, streamed: a shard of users at a time, whatever their number.
 
-Two sources: a prepared dataset, whose sequences are in order already, and a Parquet table of events, which DuckDB sorts by user
-and time on disk. Items are known by the user's own id, since a bundle may have been made from another dataset.
+Two sources: a prepared dataset, whose sequences are in order already, and a table of events, which is read as `intrr prepare` reads
+logs, and which DuckDB sorts by user and time on disk. Items are known by the user's own id, since a bundle may have been made from another dataset.
 
 Shape suffixes: U users of a shard, E events.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 import duckdb
+import narwhals as nw
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from intrr_rec.config import PrepareConfig
-from intrr_rec.config.time_units import TimeUnit
+from intrr_rec.config import PrepareConfig, load_recipe
 from intrr_rec.data.dataset import ITEMS, KIND, REQUIRED, SEQUENCES, USERS
-from intrr_rec.data.raw.files import RawFile, open_raw, quoted, readable, require_column
+from intrr_rec.data.prepare.engines import DuckDBEngine
+from intrr_rec.data.prepare.filters import PLACE, of_histories
+from intrr_rec.data.raw.logs import common_kinds, connect, create_events, load_events, open_logs
 from intrr_rec.data.raw.paths import files_hash, table_files
-from intrr_rec.data.raw.times import time_sql
-from intrr_rec.errors import DataError
+from intrr_rec.errors import ConfigError, DataError
 from intrr_rec.io import artefact
+from intrr_rec.io import shards as jobs
+from intrr_rec.serving.bundle.bundle import Bundle
 
 READ_ROWS = 131_072
-MEMORY = "256MB"  # what DuckDB may hold while it sorts; the rest goes to disk
+MEMORY_GB = 0.256  # what DuckDB may hold while it reads and sorts; the rest goes to disk
+# Settings of `prepare` that say how events are read, and which of them a history holds.
+EVENT_SETTINGS = (
+    "user_column",
+    "item_column",
+    "time_column",
+    "time_unit",
+    "id_type",
+    "separator",
+    "column_names",
+    "event_column",
+    "event_weights",
+    "min_weight",
+    "deduplicate",
+)
 
 
 @dataclass(frozen=True)
@@ -63,8 +81,16 @@ class Source(Protocol):
     def users(self) -> int | None:
         """How many there are; None where that is not known beforehand."""
 
-    def shards(self, users: int, scratch: Path) -> Iterator[Histories]:
-        """Histories of `users` users at a time, always the same; `scratch` may be written to."""
+    def shards(self, users: int, scratch: Path, known: pa.Array) -> Iterator[Histories]:
+        """Histories of `users` users at a time, always the same.
+
+        Args:
+            scratch: may be written to.
+            known: own ids (string) of the items that can be recommended.
+
+        Raises:
+            DataError: none of the events is of one of them.
+        """
 
 
 class DatasetSource:
@@ -82,14 +108,17 @@ class DatasetSource:
     def __init__(self, path: Path, held_out: int) -> None:
         self._opened = artefact.open_artefact(path, KIND, lambda opened: opened, REQUIRED)
         manifest = self._opened.manifest
+        self._path = path
         self.held_out = held_out
         self.identity = f"{manifest.content_hash}-{held_out}"
         self.users: int | None = manifest.counts["users"]
         self._parts = sorted(name for name in manifest.files if name.startswith(f"{SEQUENCES}/"))
 
-    def shards(self, users: int, scratch: Path) -> Iterator[Histories]:
+    def shards(self, users: int, scratch: Path, known: pa.Array) -> Iterator[Histories]:
         """See `Source`."""
         item_ids = self._opened.parquet(ITEMS).read(["item_id"])["item_id"].cast(pa.string()).combine_chunks()
+        if not pc.any(pc.is_in(item_ids, value_set=known)).as_py():
+            raise _none_known(self._path, item_ids[0].as_py(), known)
         user_ids = self._opened.parquet(USERS).read(["user_id"])["user_id"].combine_chunks()
         pending: list[pa.Table] = []
         for part in self._parts:
@@ -123,86 +152,100 @@ class DatasetSource:
 
 
 class EventSource:
-    """The users of a Parquet table of events, or a folder of its shards.
+    """The users of a table of events: every format, and the rules, of `intrr prepare`.
 
-    Each history is in order of time, and in the order of the rows where times are equal or `config.time_column` is null or
-    not there. A recommendation is asked for right after the last event.
+    Each history is in order of the full time, and in the order of the rows where times are equal or `config.time_column` is null. A
+    recommendation is asked for right after the last event. `config.event_weights`, `min_weight` and `deduplicate` choose the events
+    of a history as they choose those of a dataset.
 
     Args:
         path: file or folder.
-        config: names of the columns.
+        config: columns, and which events count.
 
     Raises:
-        DataError: not Parquet, a column that is missing, or an empty user or item.
+        DataError: a file that cannot be read, or a column that is missing; and, as shards are made, a value that cannot be used, or
+            no event of an item that the bundle knows.
     """
 
     def __init__(self, path: Path, config: PrepareConfig) -> None:
         self.path, self.config, self.users = path, config, None
-        files = table_files(path)
-        self.identity = files_hash(files)
+        self.identity = jobs.identity(
+            {
+                "files": files_hash(table_files(path)),
+                "settings": config.model_dump(mode="json", include=set(EVENT_SETTINGS)),
+            }
+        )
         with closing(duckdb.connect()) as con:
-            self._raw = [self._open(con, file) for file in files]
-        self._has_times = all(config.time_column in raw.columns for raw in self._raw)
+            open_logs(con, [path], config)
 
-    def shards(self, users: int, scratch: Path) -> Iterator[Histories]:
+    def shards(self, users: int, scratch: Path, known: pa.Array) -> Iterator[Histories]:
         """See `Source`."""
-        settings = {"temp_directory": str(scratch), "memory_limit": MEMORY, "preserve_insertion_order": "false"}
         table: pa.Table | None = None
-        with closing(duckdb.connect(config=settings)) as con:
-            con.execute("SET enable_progress_bar = false; SET TimeZone = 'UTC'")
-            for batch in con.sql(self._sql()).to_arrow_reader(READ_ROWS):
-                read = pa.Table.from_batches([batch])
-                table = read if table is None else pa.concat_tables([table, read])
-                first_U = np.flatnonzero(_is_start(table["user"]))
-                while len(first_U) > users:  # the last user may go on in the next batch
-                    yield self._histories(table[: first_U[users]])
-                    table, first_U = table[first_U[users] :], first_U[users:] - first_U[users]
-        if table is not None:
-            yield self._histories(table)
+        with TemporaryDirectory(dir=scratch, prefix=".events-") as own, closing(connect(Path(own), MEMORY_GB)) as con:
+            logs = open_logs(con, [self.path], self.config)
+            kinds = common_kinds(con, logs, self.config)
+            create_events(con, kinds, self.config)
+            load_events(con, logs, kinds, self.config, first=0)
+            self._require_known(con, known)
+            with closing(DuckDBEngine(con)) as engine:
+                kept = of_histories(engine, self.config).with_columns(item=nw.col("item_id").cast(nw.String))
+                ordered = (
+                    kept.select("user_id", *PLACE, "item").sort("user_id", *PLACE).select("user_id", "item", "time")
+                )
+                for batch in engine.batches(ordered, READ_ROWS):
+                    read = pa.Table.from_batches([batch])
+                    table = read if table is None else pa.concat_tables([table, read])
+                    first_U = np.flatnonzero(_is_start(table["user_id"]))
+                    while len(first_U) > users:  # the last user may go on in the next batch
+                        yield self._histories(table[: first_U[users]])
+                        table, first_U = table[first_U[users] :], first_U[users:] - first_U[users]
+                if table is not None:
+                    yield self._histories(table)
 
-    def _open(self, con: duckdb.DuckDBPyConnection, file: Path) -> RawFile:
-        raw = open_raw(con, file)
-        if raw.format != "parquet":
-            raise DataError(f"{file}: is not Parquet; write the events as Parquet, or prepare a dataset of them")
-        for column, setting in ((self.config.user_column, "user_column"), (self.config.item_column, "item_column")):
-            require_column(raw, column, f"prepare.{setting}")
-            with readable(file, raw.format):
-                scan = raw.scan(column)
-                row = con.execute(f'SELECT min("row") FROM {scan} WHERE {quoted(column)} IS NULL').fetchall()[0][0]
-            if row is not None:
-                raise DataError(f"{file}: column '{column}', row {row}: is empty; fill it in or remove the row")
-        return raw
-
-    def _sql(self) -> str:
-        user, item, time = self.config.user_column, self.config.item_column, self.config.time_column
-        read: set[str] = {user, item, *([time] if self._has_times and time else [])}
-        unit: TimeUnit = "s" if self.config.time_unit == "auto" else self.config.time_unit
-        times = [time_sql(raw, str(time), unit) if self._has_times else ("NULL", "NULL") for raw in self._raw]
-        parts = [
-            f'SELECT {quoted(user)} AS "user", CAST({quoted(item)} AS VARCHAR) AS item, {n} AS file, "row", '
-            f"{times[n][0]} AS time, {times[n][1]} AS nanos FROM {raw.scan(*sorted(read))}"
-            for n, raw in enumerate(self._raw)
-        ]
-        return f'SELECT "user", item, time FROM ({" UNION ALL ".join(parts)}) ORDER BY "user", time, nanos, file, "row"'
+    def _require_known(self, con: duckdb.DuckDBPyConnection, known: pa.Array) -> None:
+        con.register("known", pa.table({"id": known}))
+        found, example = con.execute(
+            "SELECT count(*) FILTER (id IS NOT NULL), min(item_id) FROM (SELECT CAST(item_id AS VARCHAR) AS item_id FROM events) "
+            "LEFT JOIN known ON id = item_id"
+        ).fetchall()[0]
+        con.unregister("known")
+        if not found:
+            raise _none_known(self.path, example, known)
 
     def _histories(self, table: pa.Table) -> Histories:
-        first_U = np.flatnonzero(_is_start(table["user"]))
+        first_U = np.flatnonzero(_is_start(table["user_id"]))
         offsets = np.append(first_U, len(table))
-        times_E = None
-        if self._has_times:
-            if table["time"].null_count:
-                raise DataError(
-                    f"{self.path}: column '{self.config.time_column}': {table['time'].null_count} values are no timestamps; "
-                    "write whole seconds since 1970 or ISO 8601"
-                )
-            times_E = table["time"].to_numpy()
+        times_E = None if self.config.time_column is None else table["time"].to_numpy()
         return Histories(
-            table["user"].combine_chunks().take(pa.array(first_U)),
+            table["user_id"].combine_chunks().take(pa.array(first_U)),
             table["item"].combine_chunks(),
             offsets,
             times_E,
             None if times_E is None else times_E[offsets[1:] - 1],
         )
+
+
+def event_settings(bundle: Bundle, overrides: Sequence[str]) -> PrepareConfig:
+    """How to read events for a bundle: as the logs of its dataset were read, except for the words of a command line.
+
+    Raises:
+        ConfigError: a setting that reading events does not use, or a value out of range.
+    """
+    readable = [f"prepare.{name}" for name in EVENT_SETTINGS]
+    known = {"prepare": bundle.settings.prepare.model_dump(mode="json", include=set(EVENT_SETTINGS))}
+    config = load_recipe(None, overrides, under=(bundle.path, known)).prepare
+    for word in overrides:
+        key = word.partition("=")[0]
+        if key not in readable:
+            raise ConfigError(f"recommend --events: {key} is not read; leave it out: it reads {', '.join(readable)}")
+    return config
+
+
+def _none_known(path: Path, example: object, known: pa.Array) -> DataError:
+    return DataError(
+        f"{path}: holds no event of an item that the bundle knows: its item ids are such as {str(example)!r}, those of the bundle such "
+        f"as {known[0].as_py()!r}; write both the same way, or export a bundle of this catalogue"
+    )
 
 
 def _is_start(users: pa.ChunkedArray) -> NDArray[np.bool_]:

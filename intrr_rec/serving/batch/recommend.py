@@ -1,6 +1,6 @@
 """`intrr recommend`: a bundle and histories → recommendations, shard by shard.
 
-The output is an artefact of Parquet files in `parts/`, a row a recommendation: `user_id`, `rank` (from 1), `item_id` (string), `score`,
+The output is an artefact of Parquet files in `parts/`, a row a recommendation: `user_id`, `rank` (from 1), `item_id` (of the type it has in the dataset), `score`,
 `path` (the Semantic ID). A shard is a fixed stretch of users, committed by renaming; ranks take turns at shards and never
 speak to one another, so what is in memory is one shard and the bundle, and a killed job goes on.
 
@@ -119,9 +119,9 @@ class Made:
 
 def _make_shards(staging: Path, recommender: Recommender, source: Source, wish: Wish, rank: int, size: int) -> Made:
     """Make this rank's shards that are not there yet."""
-    made = Made()
+    made, known = Made(), recommender.bundle.items.own_column()
     with jobs.progress("recommend", "users", source.users) as advance:
-        for number, histories in enumerate(source.shards(wish.shard_users, staging)):
+        for number, histories in enumerate(source.shards(wish.shard_users, staging, known)):
             users, shard = len(histories.user_ids), staging / jobs.shard_name(number)
             made.users += users
             is_new = number % size == rank and jobs.shard_rows(shard) is None
@@ -156,12 +156,13 @@ def _shard(recommender: Recommender, histories: Histories, wish: Wish) -> tuple[
     is_filled_UK = items_UK >= 0
     user_R, place_R = is_filled_UK.nonzero(as_tuple=True)
     item_R = items_UK[is_filled_UK]
+    own_R = bundle.items.own_column().take(pa.array(item_R.numpy()))
     codes_RL = bundle.codes_IL[item_R.to(bundle.device)].to(torch.int32).cpu()
     table = pa.table(
         {
             "user_id": histories.user_ids.take(pa.array(user_R.numpy())),
             "rank": pa.array((place_R + 1).to(torch.int32).numpy()),
-            "item_id": bundle.items.own_column().take(pa.array(item_R.numpy())),
+            "item_id": own_R.cast(pa.int64()) if bundle.settings.item_ids == "integer" else own_R,
             "score": scores_UK[is_filled_UK].numpy(),
             "path": pa.FixedSizeListArray.from_arrays(pa.array(codes_RL.numpy().reshape(-1)), codes_RL.shape[1]),
         }

@@ -25,8 +25,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from intrr_rec.config import EvaluateConfig, ModelConfig
+from intrr_rec.config import EvaluateConfig, ModelConfig, PrepareConfig
 from intrr_rec.data.loading.batch import Layout
+from intrr_rec.data.raw.files import IdKind
 from intrr_rec.decoding.filters import Leaves
 from intrr_rec.decoding.ranker import Ranker
 from intrr_rec.errors import ArtefactError
@@ -54,7 +55,9 @@ _INTEGERS = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
 class BundleSettings(BaseModel):
-    """What `settings.json` holds: the bundle's schema, the model, how it ranks, K_l of each level, the type of the rows."""
+    """What `settings.json` holds: the bundle's schema, the model, how it ranks, K_l of each level, the type of the rows; and how the
+    logs of its dataset were read, and what their item ids are: `intrr recommend` reads events in the same way and answers in that type.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -63,6 +66,8 @@ class BundleSettings(BaseModel):
     evaluate: EvaluateConfig
     codes_per_level: tuple[Annotated[int, Field(ge=1, le=1 << 31)], ...] = Field(min_length=2, max_length=64)
     rows: Width
+    prepare: PrepareConfig = PrepareConfig()
+    item_ids: IdKind = "string"
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from intrr_rec.config import Recipe
+from intrr_rec.config import PrepareConfig, Recipe
 from intrr_rec.distributed.world import World, join_world
 from intrr_rec.errors import ConfigError
 from intrr_rec.io import artefact
@@ -151,8 +152,14 @@ def write_small_files(
 ) -> None:
     """All files but the tables of rows; `tensors` are those of the model."""
     ids = catalogue.semantic_ids
+    dataset = catalogue.dataset
     settings = BundleSettings(
-        model=recipe.model, evaluate=recipe.evaluate, codes_per_level=ids.codes_per_level, rows=rows
+        model=recipe.model,
+        evaluate=recipe.evaluate,
+        codes_per_level=ids.codes_per_level,
+        rows=rows,
+        prepare=PrepareConfig.model_validate(dataset.manifest.config),
+        item_ids="string" if pa.types.is_string(dataset.item_ids().type) else "integer",
     )
     write_json(folder / SETTINGS, settings.model_dump(mode="json"))
     save_file(dict(tensors), folder / MODEL)

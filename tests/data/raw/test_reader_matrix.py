@@ -24,6 +24,7 @@ from intrr_rec.data.dataset import Dataset
 from intrr_rec.data.prepare.prepare import prepare_dataset
 from intrr_rec.data.validate.validate import examine
 from intrr_rec.errors import DataError
+from intrr_rec.serving.batch.histories import EventSource
 
 Rows = list[tuple[Any, ...]]
 COLUMNS = ("user_id", "sku", "timestamp")
@@ -210,11 +211,22 @@ def by_items(path: Path, out: Path, settings: dict[str, Any]) -> None:
     assert {t: str(u) for t, u in found} == {t: u for t, (u, _) in wanted.items()}
 
 
+def by_recommend(path: Path, out: Path, settings: dict[str, Any]) -> None:
+    source = EventSource(path, PrepareConfig(item_column="sku", k_core=1, **settings))
+    (found,) = source.shards(100, out, pa.array([str(item) for item in range(8)]))
+    assert found.times_E is not None
+    events = list(zip(found.items_E.to_pylist(), found.times_E.tolist(), strict=True))
+    spans = zip(found.user_ids.to_pylist(), found.offsets, found.offsets[1:], strict=False)
+    assert {str(user): events[start:end] for user, start, end in spans} == RIGHT
+    assert not list(out.iterdir())
+
+
 WAYS: dict[str, Callable[[Path, Path, dict[str, Any]], None]] = {
     "prepare": by_prepare,
     "validate": by_validate,
     "prepare --append": by_append,
     "prepare --items": by_items,
+    "recommend": by_recommend,
 }
 ARTEFACTS = "reads artefacts of ours, or nothing"
 READS: dict[str, str | tuple[str, ...]] = {
@@ -231,6 +243,7 @@ READS: dict[str, str | tuple[str, ...]] = {
 def test_every_verb_says_what_it_reads() -> None:
     verbs = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
     assert verbs == set(READS), "a new verb: say in READS what it reads, and give its way a row in WAYS"
+    assert set(WAYS) == {way for ways in READS.values() if isinstance(ways, tuple) for way in ways}
 
 
 @pytest.mark.parametrize("way", WAYS)
