@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import typer
 from torchx import specs
 from torchx.components import dist
+from torchx.specs.finder import ComponentValidationException
+
+from intrr_rec.cli import app as verbs
+from intrr_rec.cli.errors import require_paths
+from intrr_rec.errors import ConfigError
 
 IMAGE = "intrr_rec:latest"
 PORT = 29500
@@ -16,9 +23,17 @@ def given(**options: str | None) -> list[str]:
     return [word for name, value in options.items() if value for word in (f"--{name.replace('_', '-')}", value)]
 
 
+class ComponentError(ConfigError, ComponentValidationException):
+    """A word that the verb would refuse: known before the job is handed to a scheduler; one line of `torchx run`."""
+
+
 @dataclass(frozen=True)
 class Job:
-    """A verb with its words, and where it runs; the fields are those of the components."""
+    """A verb with its words, and where it runs; the fields are those of the components.
+
+    Raises:
+        ComponentError: words that the verb does not take, or a URL where it reads or writes local paths.
+    """
 
     verb: str
     words: list[str]
@@ -28,6 +43,16 @@ class Job:
     mounts: list[str] | None
     metadata: dict[str, str] | None
     max_retries: int
+
+    def __post_init__(self) -> None:
+        command: Any = typer.main.get_command(verbs)
+        command = command.commands[self.verb]
+        try:
+            require_paths(command, command.make_context(self.verb, list(self.words)))
+        except typer.TyperException as error:
+            raise ComponentError(f"intrr.{self.verb}: {error.format_message()}") from None
+        except ConfigError as error:
+            raise ComponentError(f"intrr.{self.verb}: {error}") from None
 
     def alone(self, **ports: int) -> specs.AppDef:
         """One process; `ports` are those it listens on, by name."""

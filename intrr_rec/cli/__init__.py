@@ -18,6 +18,8 @@ from intrr_rec import __version__
 from intrr_rec.cli.cluster import pipeline, runs
 from intrr_rec.cli.errors import run_verbs
 from intrr_rec.cli.options import (
+    NEW_FILE,
+    NEW_FOLDER,
     Config,
     Data,
     DatasetDir,
@@ -109,7 +111,9 @@ def validate(
     interactions: Interactions = None,
     items: Annotated[Path | None, typer.Option("--items", help="Item table, likewise.")] = None,
     data: Data = Path("data"),
-    out: Annotated[Path | None, typer.Option("--out", help="Page to write; NAME.validation.html if left out.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar=NEW_FILE, help="Page to write; NAME.validation.html if left out.")
+    ] = None,
     config: Config = None,
 ) -> None:
     """Raw logs → what is wrong with them, before anything is built: errors (exit code 2), warnings, distributions."""
@@ -208,7 +212,9 @@ def inspect_ids(
 def train(
     dataset: DatasetPlace,
     semantic_ids: SemanticIdsDir,
-    out: Annotated[Path, typer.Option("--out", help="Run folder; training resumes from its newest checkpoint.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar=NEW_FOLDER, help="Run folder; training resumes from its newest checkpoint.")
+    ],
     vectors: Vectors = None,
     init_from: Annotated[
         Path | None, typer.Option("--init-from", help="Run to start from; the catalogue may have grown since.")
@@ -231,7 +237,9 @@ def plan(
     device: Annotated[Literal["cpu", "cuda"], typer.Option()] = "cuda",
     memory_gb: Annotated[float | None, typer.Option(help="A rank's memory; left out: 80 on cuda, 64 on cpu.")] = None,
     content_width: Annotated[int, typer.Option(min=1, help="Of the item vectors, for `model.content`.")] = 384,
-    out: Annotated[Path | None, typer.Option("--out", help="JSON file to write plan and traffic to.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar=NEW_FILE, help="JSON file to write plan and traffic to.")
+    ] = None,
     config: Config = None,
     overrides: Overrides = None,
 ) -> None:
@@ -303,7 +311,9 @@ def report(
 def compare(
     run: Annotated[list[Path], typer.Option("--run", help="Run A, then run B; with --against, the seeds of A.")],
     against: Annotated[list[Path] | None, typer.Option("--against", help="A seed of B; repeatable.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="JSON file to write the comparison to.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar=NEW_FILE, help="JSON file to write the comparison to.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
 ) -> None:
     """Compare test metrics of two runs, or two groups of seeds, by a paired bootstrap over users."""

@@ -20,8 +20,9 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from intrr_rec.cli.options import NEW_FILE, NEW_FOLDER
 from intrr_rec.errors import INTERRUPTED, OutOfMemoryError, Stopped, UserError
-from intrr_rec.io.places import number_of, require_local, trouble
+from intrr_rec.io.places import number_of, require_local, require_room, require_writable, trouble
 
 log = logging.getLogger("intrr_rec")
 # What our texts use beyond ASCII, for terminals and pipes of other encodings.
@@ -60,20 +61,37 @@ LESS_MEMORY = {
 }
 
 
+def require_paths(command: Any, ctx: Any) -> None:
+    """Refuse a URL for any option or argument of a verb that is a local path.
+
+    Raises:
+        ConfigError: names the option and the URL.
+    """
+    for param in command.params:
+        value = ctx.params.get(param.name)
+        for place in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(place, Path):
+                require_local(place, next((name for name in param.opts if name.startswith("--")), param.name or ""))
+
+
+_WRITTEN = {NEW_FILE: require_writable, NEW_FOLDER: require_room}
+
+
 class Verb(TyperCommand):
-    """A command that refuses a URL for any option or argument that is a local path, before any work."""
+    """A command that refuses before any work a URL for a local path, and a place that it could not write to after it."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb.
 
         Raises:
             ConfigError: a URL where a path belongs.
+            PlaceError: what an option names as NEW_FILE or NEW_FOLDER cannot be written.
         """
+        require_paths(self, ctx)
         for param in self.params:
-            value = ctx.params.get(param.name)
-            for place in value if isinstance(value, (list, tuple)) else [value]:
-                if isinstance(place, Path):
-                    require_local(place, next((name for name in param.opts if name.startswith("--")), param.name or ""))
+            place = ctx.params.get(param.name)
+            if isinstance(place, Path) and param.param_type_name == "option" and param.metavar in _WRITTEN:
+                _WRITTEN[param.metavar](place)
         return super().invoke(ctx)
 
 

@@ -9,6 +9,9 @@ import typer
 
 from intrr_rec.config import Recipe, load_recipe
 
+# What an option is for that names something a verb writes: whether it can be is known before the verb begins.
+NEW_FILE, NEW_FOLDER = "FILE", "FOLDER"
+
 Config = Annotated[
     Path | None,
     typer.Option(
@@ -16,7 +19,10 @@ Config = Annotated[
     ),
 ]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Settings to override.")]
-Out = Annotated[Path, typer.Option("--out", help="Folder to write; an artefact of the same kind there is replaced.")]
+Out = Annotated[
+    Path,
+    typer.Option("--out", metavar=NEW_FOLDER, help="Folder to write; an artefact of the same kind there is replaced."),
+]
 DatasetDir = Annotated[Path, typer.Option("--dataset", help="Dataset artefact written by `intrr prepare`.")]
 DatasetPlace = Annotated[
     str, typer.Option("--dataset", help="Dataset artefact, or its URL in an object store (s3://…).")

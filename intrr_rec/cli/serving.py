@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from intrr_rec.cli.options import Config, Out, Overrides, Vectors, recipe_of
+from intrr_rec.cli.options import NEW_FILE, Config, Out, Overrides, Vectors, recipe_of
 from intrr_rec.config.serving import EXCLUDE_SEEN
 from intrr_rec.errors import ConfigError
 
@@ -24,7 +24,8 @@ def export(
     dataset: Annotated[Path | None, typer.Option("--dataset", help="The dataset of that version.")] = None,
     vectors: Vectors = None,
     report: Annotated[
-        Path | None, typer.Option("--report", help="Evaluate model and bundle; JSON file of both figures.")
+        Path | None,
+        typer.Option("--report", metavar=NEW_FILE, help="Evaluate model and bundle; JSON file of both figures."),
     ] = None,
 ) -> None:
     """The best checkpoint of a run → a bundle: all that recommending needs, and nothing that training does."""

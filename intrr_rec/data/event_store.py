@@ -5,7 +5,6 @@ Shape suffixes: E events, U users, G row groups.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 
 from intrr_rec.data.loading.windows import IntArray
 from intrr_rec.errors import ArtefactError
+from intrr_rec.io.mapped import mapped_spool
 from intrr_rec.io.places import not_the_input
 from intrr_rec.io.storage import Folder
 
@@ -119,8 +119,7 @@ class EventStore:
         if len(self) <= RESIDENT_EVENTS:
             values_E: IntArray = np.empty(len(self), np.int64)
         else:
-            with tempfile.TemporaryFile(prefix="intrr-events-") as spool:
-                values_E = np.memmap(spool, np.int64, "w+", shape=(len(self),))
+            values_E = mapped_spool(np.int64, (len(self),))
         for group in range(len(self.groups)):
             first, end = self.events_of(group)
             values_E[first:end] = self.read(group, column)

@@ -45,11 +45,12 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Draft:
-    """An artefact being written: put files under `path`, fill in `counts` and `parents`."""
+    """An artefact being written: put files under `path`, fill in `counts` and `parents`; `config` adds to what is there."""
 
     path: Path
     counts: dict[str, int] = field(default_factory=dict)
     parents: dict[str, str] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
 
 
 def file_hash(path: Path) -> str:
@@ -101,9 +102,8 @@ def _fill_and_publish(staging: Path, target: Path, kind: str, config: Mapping[st
     yield draft
     paths = sorted(p for p in staging.rglob("*") if p.is_file())
     files = {p.relative_to(staging).as_posix(): file_hash(p) for p in paths}
-    manifest = Manifest(
-        kind=kind, files=files, counts=dict(draft.counts), config=dict(config), parents=dict(draft.parents)
-    )
+    settings = {**config, **draft.config}
+    manifest = Manifest(kind=kind, files=files, counts=dict(draft.counts), config=settings, parents=dict(draft.parents))
     for path in paths:
         sync(path)
     write_json(staging / MANIFEST, manifest.document())

@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from intrr_rec.errors import ConfigError, OutOfMemoryError, PlaceError, UserErro
 
 log = logging.getLogger(__name__)
 CHOOSE = "choose another --out"
+BLOCK = 4096  # bytes; an empty file can be made on a full disk
 
 # Only a write meets these, so whatever file is being read is not to blame.
 _WRITES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
@@ -125,21 +127,28 @@ def writing_to(place: Path, fix: str = CHOOSE) -> Iterator[None]:
         raise found from None
 
 
+def url_fault(place: Path | str) -> str | None:
+    """What is wrong with a URL where a path belongs, in words; None for a path."""
+    found = _URL.match(str(place))
+    if not found:
+        return None
+    scheme, rest = found[1], str(place)[found.end() :]
+    if scheme.lower() == "file":
+        return f"{place}: give the path without {scheme}://"
+    return (
+        f"{scheme}://{rest}: only a local or mounted folder works here, not a URL; give a path and copy it from or to "
+        f"{scheme}:// yourself"
+    )
+
+
 def require_local(place: Path | str, option: str) -> Path:
     """The path, unless it is a URL: those are read or written by a few options only.
 
     Raises:
         ConfigError: a URL; it would become a folder called `s3:`.
     """
-    if found := _URL.match(str(place)):
-        scheme = found[1]
-        if scheme.lower() == "file":
-            raise ConfigError(f"{option}: {place}: give the path without {scheme}://")
-        rest = str(place)[found.end() :]
-        raise ConfigError(
-            f"{option}: {scheme}://{rest}: only a local or mounted folder works here, not a URL; give a path and copy it "
-            f"from or to {scheme}:// yourself"
-        )
+    if fault := url_fault(place):
+        raise ConfigError(f"{option}: {fault}")
     return Path(place)
 
 
@@ -165,20 +174,32 @@ def written_through(path: Path | str, option: str = "--out") -> Path:
 
 
 def require_writable(path: Path) -> None:
-    """Refuse before hours of work a file that cannot be written after them.
+    """Refuse before hours of work a file that cannot be written after them; nothing is made or changed.
 
     Raises:
         ConfigError: a URL.
-        PlaceError: its folder cannot be written, or it is a folder.
+        PlaceError: its folder cannot be written or is full, or it is a folder itself.
     """
     path = written_through(path)
     if path.is_dir():
         raise PlaceError(f"{path}: is a folder; name a file")
+    require_room(path)
+
+
+def require_room(path: Path) -> None:
+    """Refuse before any work a file or folder beside which nothing can be written, where it would be made.
+
+    Raises:
+        ConfigError: a URL.
+        PlaceError: the folder it goes to cannot be written, or is full.
+    """
+    path = written_through(path).absolute()
     with writing_to(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+        folder = next(at for at in path.parents if at.exists())
+        probe = folder / f".{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
         try:
-            probe.write_bytes(b"\n")
+            with open(probe, "xb") as handle:
+                handle.write(bytes(BLOCK))
         finally:
             probe.unlink(missing_ok=True)
 

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from intrr_rec.config import Section
 from intrr_rec.errors import ConfigError, instead
+from intrr_rec.io.places import url_fault
 
 StageName = Literal["prepare", "index", "train", "evaluate", "export"]
 Option = str | int | float | bool | list[str]
@@ -40,6 +41,14 @@ class Pipeline(Section):
     mounts: tuple[str, ...] = Field((), description="such as type=bind, src=/host, dst=/job")
     rdzv_port: int = Field(29500, ge=1, lt=65_536, description="port where ranks of several nodes meet")
     jobs: dict[StageName, Ask] = Field({}, description="by stage; train is retried three times if it is left out")
+
+    @field_validator("work", "interactions", "vectors", "items", "recipe", mode="before")
+    @classmethod
+    def _local(cls, given: object) -> object:
+        for place in given if isinstance(given, list) else [given]:
+            if isinstance(place, str) and (fault := url_fault(place)):
+                raise ValueError(fault)
+        return given
 
     @field_validator("env", mode="before")
     @classmethod

@@ -13,6 +13,7 @@ import numpy as np
 
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.io.atomic import write_text
+from intrr_rec.io.places import require_writable
 from intrr_rec.reporting.page import render, usage_figures
 from intrr_rec.semantic_ids.artefact import SemanticIds
 from intrr_rec.semantic_ids.inspect import open_pair
@@ -29,10 +30,13 @@ def write_index_report(semantic_ids: Path, dataset: Path) -> Path:
     Raises:
         ArtefactError: an artefact that cannot be read, or a dataset the Semantic IDs were not built for.
         ConfigError: the category column the index was built with is not in the dataset.
+        PlaceError: the page cannot be written.
     """
+    name = Path(semantic_ids).resolve().name
+    target = Path(semantic_ids).resolve().with_name(f"{name}.report.html")
+    require_writable(target)
     ids, data = open_pair(semantic_ids, dataset)
     quality = Quality.model_validate(ids.quality)
-    name = Path(semantic_ids).resolve().name
     page = render(
         "index_report.html.j2",
         name=name,
@@ -44,7 +48,6 @@ def write_index_report(semantic_ids: Path, dataset: Path) -> Path:
         prefixes=len(ids.codes_IL[:, 0].unique()),
         settings=json.dumps(ids.manifest.config, indent=2, sort_keys=True),
     )
-    target = Path(semantic_ids).resolve().with_name(f"{name}.report.html")
     write_text(target, page)
     return target
 

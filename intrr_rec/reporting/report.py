@@ -21,6 +21,7 @@ from pydantic import BaseModel, Field
 from intrr_rec.errors import ArtefactError
 from intrr_rec.evaluation.slices import SLICED_BY, band_name
 from intrr_rec.io.atomic import write_text
+from intrr_rec.io.places import require_writable
 from intrr_rec.io.records import read_record, read_text, shell_word
 from intrr_rec.reporting import plots
 from intrr_rec.reporting.page import Figure, render, usage_figures
@@ -81,6 +82,7 @@ def write_report(run: Path) -> Path:
 
     Raises:
         ArtefactError: `run` is no run folder, or one of its files cannot be read.
+        PlaceError: the folder cannot be written.
     """
     run = Path(run)
     if not run.is_dir():
@@ -88,6 +90,8 @@ def write_report(run: Path) -> Path:
     config = read_text(run / "config.yaml")
     if config is None:
         raise ArtefactError(f"{run}: has no config.yaml, so it is not a run folder; give the --out of `intrr train`")
+    target = run / "report.html"
+    require_writable(target)
     lines = metric_lines(run / "metrics.jsonl")
     results = read_results(run)
     inspection = read_record(run / "inspection.json", Inspection, MEND)
@@ -111,7 +115,6 @@ def write_report(run: Path) -> Path:
         plan=read_text(run / "plan.txt"),
         config=config,
     )
-    target = run / "report.html"
     write_text(target, page)
     return target
 

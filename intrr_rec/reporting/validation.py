@@ -16,6 +16,7 @@ from intrr_rec.data.validate.validate import examine
 from intrr_rec.errors import DataError
 from intrr_rec.io.atomic import write_text
 from intrr_rec.io.console import console
+from intrr_rec.io.places import require_writable
 from intrr_rec.reporting import plots
 from intrr_rec.reporting.page import Figure, render
 
@@ -32,7 +33,9 @@ def validate(name: str, interactions: Sequence[Path], items: Path | None, config
 
     Raises:
         DataError: an error was found.
+        PlaceError: the page cannot be written; known before anything is read.
     """
+    require_writable(out)
     found = examine(name, interactions, items, config)
     screen = console(markup=False)
     show(found, screen)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -26,10 +26,13 @@ from torch import Tensor
 
 from intrr_rec.errors import ArtefactError
 from intrr_rec.io import artefact
-from intrr_rec.io.artefact import MANIFEST, Manifest, Opened
+from intrr_rec.io.artefact import MANIFEST, Draft, Manifest, Opened
 from intrr_rec.io.atomic import write_json
 from intrr_rec.io.records import as_record
 from intrr_rec.semantic_ids.trie import PrefixTrie
+
+if TYPE_CHECKING:
+    from typing_extensions import NotRequired, Unpack  # of typing from Python 3.11 on
 
 KIND = "semantic ids"
 SETTINGS, QUANTIZER = "settings.json", "quantizer.safetensors"
@@ -82,6 +85,27 @@ class Growth:
     drift: Mapping[str, Any]
 
 
+class Pieces(TypedDict):
+    """What an artefact is written of.
+
+    Attributes:
+        config: kept in the manifest, with `codes_per_level` and `version` added.
+        parents: content hashes of the "dataset" and the "vectors" the codes were made from, and for an extension that of the
+            "semantic ids" it extends.
+        growth: given by an extension.
+    """
+
+    codes_IL: Tensor
+    codes_per_level: Sequence[int]
+    codebooks: Sequence[Tensor]
+    quantizer: Mapping[str, Tensor]
+    item_ids: pa.ChunkedArray
+    quality: Mapping[str, Any]
+    config: Mapping[str, Any]
+    parents: Mapping[str, str]
+    growth: NotRequired[Growth]
+
+
 @dataclass(frozen=True)
 class SemanticIds:
     """An opened artefact.
@@ -125,53 +149,15 @@ class SemanticIds:
         return len(self.codes_per_level)
 
     @staticmethod
-    def write(
-        out: Path | str,
-        *,
-        codes_IL: Tensor,
-        codes_per_level: Sequence[int],
-        codebooks: Sequence[Tensor],
-        quantizer: Mapping[str, Tensor],
-        item_ids: pa.ChunkedArray,
-        quality: Mapping[str, Any],
-        config: Mapping[str, Any],
-        parents: Mapping[str, str],
-        growth: Growth | None = None,
-    ) -> Manifest:
-        """Build the trie and publish the artefact at `out`; equal arguments give equal bytes.
-
-        Args:
-            config: kept in the manifest, with `codes_per_level` and `version` added.
-            parents: content hashes of the "dataset" and the "vectors" the codes were made from, and for an extension that
-                of the "semantic ids" it extends.
-            growth: given by an extension.
+    def write(out: Path | str, **pieces: Unpack[Pieces]) -> Manifest:
+        """Build the trie and publish the artefact at `out`; equal pieces give equal bytes.
 
         Raises:
             DataError: a code out of range or two items on one path.
-            ArtefactError: `out` holds something else.
+            ArtefactError: `out` holds something else, or another job is writing it.
         """
-        trie = PrefixTrie.build(codes_IL, codes_per_level)
-        n_items, n_levels = codes_IL.shape
-        columns = {"item": pa.array(np.arange(n_items)), "item_id": item_ids, "codes": _lists(codes_IL)}
-        version = growth.version if growth else 1
-        settings = {**config, "codes_per_level": list(codes_per_level), "version": version}
-        with artefact.writing(out, KIND, settings) as draft:
-            if growth:
-                columns["since"] = pa.array(growth.since_I.numpy())
-                gone = growth.retired
-                retired = {"item_id": gone.item_ids, "codes": _lists(gone.codes_IL), "since": gone.since_I.numpy()}
-                pq.write_table(pa.table(retired), draft.path / RETIRED)
-                write_json(draft.path / DRIFT, dict(growth.drift))
-                draft.counts["retired"] = len(gone)
-            pq.write_table(pa.table(columns), draft.path / CODES)
-            named = {f"level.{level}": codebook_KD.contiguous() for level, codebook_KD in enumerate(codebooks)}
-            (draft.path / CODEBOOKS).write_bytes(save(named))
-            (draft.path / QUANTIZER).write_bytes(save({name: t.contiguous() for name, t in quantizer.items()}))
-            write_json(draft.path / SETTINGS, settings)
-            (draft.path / TRIE).write_bytes(save(trie.tensors()))
-            write_json(draft.path / QUALITY, dict(quality))
-            draft.counts |= {"items": n_items, "levels": n_levels}
-            draft.parents |= parents
+        with artefact.writing(out, KIND, {}) as draft:
+            fill(draft, **pieces)
         return artefact.read(out, KIND)
 
     @classmethod
@@ -235,6 +221,36 @@ class SemanticIds:
 
     def _trie_matches(self) -> bool:
         return torch.equal(self.trie.codes_of_items(), self.codes_IL)
+
+
+def fill(draft: Draft, **pieces: Unpack[Pieces]) -> None:
+    """Build the trie and put all files into an artefact that is being written.
+
+    Raises:
+        DataError: a code out of range or two items on one path.
+    """
+    codes_IL, growth = pieces["codes_IL"], pieces.get("growth")
+    trie = PrefixTrie.build(codes_IL, pieces["codes_per_level"])
+    n_items, n_levels = codes_IL.shape
+    columns = {"item": pa.array(np.arange(n_items)), "item_id": pieces["item_ids"], "codes": _lists(codes_IL)}
+    version = growth.version if growth else 1
+    draft.config |= {**pieces["config"], "codes_per_level": list(pieces["codes_per_level"]), "version": version}
+    if growth:
+        columns["since"] = pa.array(growth.since_I.numpy())
+        gone = growth.retired
+        retired = {"item_id": gone.item_ids, "codes": _lists(gone.codes_IL), "since": gone.since_I.numpy()}
+        pq.write_table(pa.table(retired), draft.path / RETIRED)
+        write_json(draft.path / DRIFT, dict(growth.drift))
+        draft.counts["retired"] = len(gone)
+    pq.write_table(pa.table(columns), draft.path / CODES)
+    named = {f"level.{level}": codebook_KD.contiguous() for level, codebook_KD in enumerate(pieces["codebooks"])}
+    (draft.path / CODEBOOKS).write_bytes(save(named))
+    (draft.path / QUANTIZER).write_bytes(save({name: t.contiguous() for name, t in pieces["quantizer"].items()}))
+    write_json(draft.path / SETTINGS, draft.config)
+    (draft.path / TRIE).write_bytes(save(trie.tensors()))
+    write_json(draft.path / QUALITY, dict(pieces["quality"]))
+    draft.counts |= {"items": n_items, "levels": n_levels}
+    draft.parents |= pieces["parents"]
 
 
 def _lists(codes_IL: Tensor) -> pa.Array:

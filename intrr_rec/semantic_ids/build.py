@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -14,9 +14,10 @@ from torch import Tensor
 from intrr_rec.config import IndexConfig
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.distributed.world import join_world
-from intrr_rec.io.artefact import Manifest
+from intrr_rec.io import artefact
+from intrr_rec.io.artefact import Draft, Manifest
 from intrr_rec.io.console import console, shows_bars
-from intrr_rec.semantic_ids.artefact import SemanticIds
+from intrr_rec.semantic_ids.artefact import KIND, fill
 from intrr_rec.semantic_ids.collisions import costs_from, dedup_digits, order_rule, resolve_collisions
 from intrr_rec.semantic_ids.quality.categories import read_categories
 from intrr_rec.semantic_ids.quality.gate import require_quality
@@ -41,13 +42,20 @@ def build_semantic_ids(
     None. `on_progress` takes the place of the bar and the log lines. The same inputs, settings and machine give the same bytes, on any number of ranks where `fits_together`.
 
     Raises:
-        DataError, ArtefactError: unusable dataset or vectors.
+        DataError, ArtefactError: unusable dataset or vectors, or another job is writing `out`; known before the work.
         ConfigError: more codes than distinct points, more colliding items than de-duplication digits, or Semantic IDs below
             a floor of `index.gate`.
     """
-    with join_world() as world:
+    with join_world() as world, ExitStack() as stack:
         dataset = Dataset.open(dataset_dir)
         together = fits_together(config)
+        drafts: list[Draft] = []
+
+        def begin() -> None:
+            if world.is_main:
+                drafts.append(stack.enter_context(artefact.writing(out, KIND, {})))
+
+        world.together(begin)
         if not (together or world.is_main):
             return None
         peers = world if together else ALONE
@@ -60,25 +68,31 @@ def build_semantic_ids(
         codes_IL = assign_all(quantizer, source, peers)
         if not world.is_main:
             return None
-    source = ParquetSource(vectors_path, dataset)
-    costs_of = costs_from(quantizer, source, codes_IL)
-    codes_IL = resolve_collisions(codes_IL, config.collisions, config.sizes[-1], costs_of)
-    quality, _ = assess(quantizer, source, codes_IL, read_categories(dataset, config.category_column), config.seed)
-    require_quality(quality, config.gate)
-    digits_I = dedup_digits(codes_IL, config.dedup_codes)
-    manifest = SemanticIds.write(
-        out,
-        codes_IL=torch.cat([codes_IL, digits_I.unsqueeze(1)], 1),
-        codes_per_level=(*config.sizes, config.dedup_codes),
-        codebooks=quantizer.codebooks,
-        quantizer=quantizer.state(),
-        item_ids=dataset.item_ids(),
-        quality=quality,
-        config={**config.model_dump(mode="json"), "order_rule": order_rule(config.collisions), "width": source.width},
-        parents={"dataset": dataset.manifest.content_hash, "vectors": vectors_hash(vectors_path)},
-    )
+        held = stack.pop_all()
+    with held:
+        source = ParquetSource(vectors_path, dataset)
+        costs_of = costs_from(quantizer, source, codes_IL)
+        codes_IL = resolve_collisions(codes_IL, config.collisions, config.sizes[-1], costs_of)
+        quality, _ = assess(quantizer, source, codes_IL, read_categories(dataset, config.category_column), config.seed)
+        require_quality(quality, config.gate)
+        digits_I = dedup_digits(codes_IL, config.dedup_codes)
+        fill(
+            drafts[0],
+            codes_IL=torch.cat([codes_IL, digits_I.unsqueeze(1)], 1),
+            codes_per_level=(*config.sizes, config.dedup_codes),
+            codebooks=quantizer.codebooks,
+            quantizer=quantizer.state(),
+            item_ids=dataset.item_ids(),
+            quality=quality,
+            config={
+                **config.model_dump(mode="json"),
+                "order_rule": order_rule(config.collisions),
+                "width": source.width,
+            },
+            parents={"dataset": dataset.manifest.content_hash, "vectors": vectors_hash(vectors_path)},
+        )
     show_quality(quality, out)
-    return manifest
+    return artefact.read(out, KIND)
 
 
 def assign_all(quantizer: Quantizer, source: VectorSource, peers: Peers = ALONE) -> Tensor:

@@ -8,6 +8,7 @@ Shape legend: I items, N newcomers, T published paths (live and retired), G grou
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,8 +18,9 @@ from torch import Tensor
 from intrr_rec.config import IndexConfig, section_name
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.errors import ArtefactError, ConfigError
-from intrr_rec.io.artefact import Manifest
-from intrr_rec.semantic_ids.artefact import Growth, Paths, SemanticIds
+from intrr_rec.io import artefact
+from intrr_rec.io.artefact import Draft, Manifest
+from intrr_rec.semantic_ids.artefact import KIND, Growth, Paths, SemanticIds, fill
 from intrr_rec.semantic_ids.build import assign_all
 from intrr_rec.semantic_ids.collisions import path_groups
 from intrr_rec.semantic_ids.quality.categories import read_categories
@@ -50,6 +52,16 @@ def extend_semantic_ids(
         DataError, ArtefactError: unusable or unrelated inputs.
         ConfigError: a frozen setting, spent de-duplication digits, or Semantic IDs below a floor of `index.gate`.
     """
+    with artefact.writing(out, KIND, {}) as draft:
+        told = _extend(draft, old_dir, dataset_dir, vectors_path, config)
+    told(out)
+    return artefact.read(out, KIND)
+
+
+def _extend(
+    draft: Draft, old_dir: Path, dataset_dir: Path, vectors_path: Path, config: IndexConfig
+) -> Callable[[Path], None]:
+    """Fill the draft; returns what shows the figures."""
     old, dataset = SemanticIds.open(old_dir), Dataset.open(dataset_dir)
     settings = frozen_settings(old, config)
     item_ids = dataset.item_ids().combine_chunks()
@@ -77,8 +89,8 @@ def extend_semantic_ids(
     reference = old.drift["reference"] if old.drift else old.quality["distances"]
     drift = measure_drift(reference, found.norm_I, found.left_I, residual_IL, live.since_I, version, settings.drift)
     require_quality(quality, settings.gate)
-    manifest = SemanticIds.write(
-        out,
+    fill(
+        draft,
         codes_IL=live.codes_IL,
         codes_per_level=old.codes_per_level,
         codebooks=quantizer.codebooks,
@@ -93,9 +105,12 @@ def extend_semantic_ids(
         },
         growth=Growth(version, live.since_I, retired, drift),
     )
-    show_quality(quality, out)
-    show_growth(version, drift, len(retired))
-    return manifest
+
+    def tell(out: Path) -> None:
+        show_quality(quality, out)
+        show_growth(version, drift, len(retired))
+
+    return tell
 
 
 def extend_paths(

@@ -30,7 +30,8 @@ from intrr_rec.data.dataset import Dataset
 from intrr_rec.errors import DataError, nearest
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import Manifest, file_hash
-from intrr_rec.io.places import not_the_input
+from intrr_rec.io.mapped import mapped_file
+from intrr_rec.io.places import not_the_input, require_local
 from intrr_rec.vectors.embed import Storage, vectors_table
 from intrr_rec.vectors.table import KIND, VectorTable, vectors_hash
 
@@ -62,6 +63,7 @@ def parse_parts(words: Sequence[str], weights: Sequence[str] = ()) -> list[Part]
 
     Raises:
         DataError: a word of another form, a name given twice or unknown, a weight that is not a positive number.
+        ConfigError: a URL.
     """
     parts: dict[str, Part] = {}
     for word in words:
@@ -72,6 +74,7 @@ def parse_parts(words: Sequence[str], weights: Sequence[str] = ()) -> list[Part]
             )
         if name in parts:
             raise DataError(f"--vectors {word}: there is a part '{name}' already; give each its own name")
+        require_local(place, f"--vectors {name}")
         path, colon, column = place.rpartition(":")
         whole = not colon or Path(place).exists()
         parts[name] = Part(name, Path(place)) if whole else Part(name, Path(path), column)
@@ -178,7 +181,7 @@ def _reader(part: Part, dataset: Dataset, scratch: Path) -> Reader:
         return _read_npy(part, dataset)
     table = VectorTable(part.path, dataset, part.column, zeros=True)
     shape = (dataset.n_items, table.width)
-    rows_ID = np.memmap(scratch, np.float32, "w+", shape=shape)
+    rows_ID = mapped_file(scratch, np.float32, shape)
     for ids_P, x_PD in table.blocks():
         rows_ID[ids_P] = x_PD
     return lambda start, end: rows_ID[start:end]

@@ -8,7 +8,7 @@ from torch.distributed.run import get_args_parser
 from torchx import specs
 from torchx.components.component_test_base import ComponentTestCase
 from torchx.schedulers import get_scheduler_factories
-from torchx.specs.finder import get_component
+from torchx.specs.finder import ComponentValidationException, get_component
 
 from intrr_rec.cli import app as intrr
 from tests.cluster.specs import GOLDEN, SCHEDULERS, examples, rendered
@@ -86,3 +86,36 @@ def test_what_schedulers_are_handed(path):
     """Written by `python -m tests.cluster.specs`; a change of these files is a change of what runs on a cluster."""
     verb, _, scheduler = path.stem.partition("-")
     assert rendered(examples()[verb], scheduler) == path.read_text()
+
+
+URL = "s3://bucket/x"
+PATHS = [
+    ("prepare", {"interactions": [URL], "out": "d"}, "--interactions"),
+    ("prepare", {"interactions": ["x"], "out": URL}, "--out"),
+    ("embed", {"dataset": URL, "out": "v"}, "--dataset"),
+    ("index", {"dataset": "d", "vectors": URL, "out": "s"}, "--vectors"),
+    ("train", {"dataset": "d", "semantic_ids": URL, "out": "r"}, "--semantic-ids"),
+    ("evaluate", {"run": URL}, "--run"),
+    ("export", {"run": URL, "out": "b"}, "run"),
+    ("recommend", {"bundle": "b", "out": "r", "events": URL}, "--events"),
+    ("serve", {"bundle": URL}, "bundle"),
+]
+
+
+def test_each_component_has_a_row():
+    assert {verb for verb, _, _ in PATHS} == set(VERBS)
+
+
+@pytest.mark.parametrize(("verb", "words", "option"), PATHS)
+def test_a_url_for_a_path_is_refused_before_the_job_is_made(verb, words, option):
+    with pytest.raises(ComponentValidationException, match=f"^intrr.{verb}: {option}: {URL}: only a local or mounted"):
+        getattr(jobs, verb)(**words)
+
+
+def test_a_dataset_may_be_a_url_for_training():
+    assert URL in " ".join(jobs.train(dataset=URL, semantic_ids="s", out="r").roles[0].args)
+
+
+def test_a_value_that_the_verb_refuses_is_refused_at_once():
+    with pytest.raises(ComponentValidationException, match=r"^intrr.export: .*float33"):
+        jobs.export(run="r", out="b", rows="float33")

@@ -10,7 +10,15 @@ import pyarrow as pa
 import pytest
 
 from intrr_rec.errors import ConfigError, OutOfMemoryError, PlaceError
-from intrr_rec.io.places import is_out_of_memory, not_the_input, require_local, require_writable, trouble, writing_to
+from intrr_rec.io.places import (
+    is_out_of_memory,
+    not_the_input,
+    require_local,
+    require_room,
+    require_writable,
+    trouble,
+    writing_to,
+)
 
 FULL = [
     OSError(errno.ENOSPC, "No space left on device"),
@@ -97,7 +105,8 @@ def test_a_path_is_a_path(path: str) -> None:
 
 def test_a_file_to_write_is_probed_and_leaves_nothing(tmp_path: Path) -> None:
     require_writable(tmp_path / "deep" / "page.html")
-    assert list((tmp_path / "deep").iterdir()) == []
+    require_room(tmp_path / "deep" / "folder")
+    assert list(tmp_path.iterdir()) == []
     with pytest.raises(PlaceError, match="is a folder"):
         require_writable(tmp_path)
     (tmp_path / "file").write_text("")

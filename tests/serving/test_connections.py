@@ -125,6 +125,23 @@ def test_head_is_answered_as_get_without_a_body(server, path):
 SECRET = "WORD-OF-THE-CLIENT"
 
 
+NUMBER = 1_700_000_000_777  # milliseconds
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"history": [1], "timestamps": [NUMBER]},
+        {"history": [1], "filters": {"newer_than": NUMBER}},
+        {"history": [1], "k": NUMBER},
+    ],
+)
+def test_no_refusal_repeats_a_number_of_the_client(server, request_):
+    answer = server.ask("POST", "/recommend", request_)
+    assert answer.status == 422 and str(NUMBER)[:10] not in answer.body["error"]
+    assert "k" in request_ or "milliseconds" in answer.body["error"]
+
+
 @pytest.mark.parametrize(
     "request_",
     [

@@ -15,7 +15,7 @@ import pytest
 from intrr_rec.config import PrepareConfig
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.data.prepare.prepare import prepare_dataset
-from intrr_rec.errors import ArtefactError, DataError
+from intrr_rec.errors import ArtefactError, ConfigError, DataError
 from intrr_rec.vectors import concat
 from intrr_rec.vectors.concat import Part, concat_vectors, parse_parts
 from intrr_rec.vectors.embed import embed_dataset
@@ -223,8 +223,9 @@ def test_words_become_parts(tmp_path: Path) -> None:
         (["text=x"], ["text=0"], "not a positive number"),
         (["text=x"], ["text=inf"], "not a positive number"),
         (["text=x"], ["text"], "not a positive number"),
+        (["text=s3://b/v.parquet:column"], [], "--vectors text: s3://b/v.parquet:column: only a local"),
     ],
 )
 def test_words_that_are_no_parts_are_refused(words: list[str], weights: list[str], says: str) -> None:
-    with pytest.raises(DataError, match=says):
+    with pytest.raises((DataError, ConfigError), match=says):
         parse_parts(words, weights)

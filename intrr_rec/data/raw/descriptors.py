@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from intrr_rec.config import PrepareConfig, Section, read_yaml, require_known
 from intrr_rec.errors import ConfigError, DataError, instead
+from intrr_rec.io.places import url_fault
 
 WILD = "*?["
 
@@ -68,6 +69,14 @@ class Descriptor(Section):
     )
     about_vectors: str = Field("", description="what made the vectors, in words")
     prepare: dict[str, Any] = Field({}, description="settings of `intrr prepare`; words on the command line win")
+
+    @field_validator("interactions", "items", "vectors")
+    @classmethod
+    def _local(cls, names: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        for name in (names,) if isinstance(names, str) else names or ():
+            if fault := url_fault(name):
+                raise ValueError(f"{fault}, or have `intrr fetch` bring it: a `download` names URLs")
+        return names
 
     @field_validator("prepare")
     @classmethod

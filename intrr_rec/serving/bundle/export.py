@@ -75,6 +75,13 @@ def write_bundle(run: Path, out: Path, rows: Width = "float32", grown: Grown | N
         ConfigError: a kind of model that has no bundle.
     """
     with join_world() as world, ExitStack() as stack:
+        drafts: list[Draft] = []
+
+        def begin() -> None:
+            if world.is_main:
+                drafts.append(stack.enter_context(artefact.writing(out, KIND, {"rows": rows, "run": run.name})))
+
+        world.together(begin)
         catalogues: list[Catalogue] = []
 
         def check(inputs: Inputs) -> None:
@@ -88,13 +95,6 @@ def write_bundle(run: Path, out: Path, rows: Width = "float32", grown: Grown | N
         inputs, loaded, model = opened.inputs, opened.checkpoint, cast(IntRR, opened.model)
         (catalogue,) = catalogues
         tensors = model_tensors(model)
-        drafts: list[Draft] = []
-
-        def begin() -> None:
-            if world.is_main:
-                drafts.append(stack.enter_context(artefact.writing(out, KIND, {"rows": rows, "run": run.name})))
-
-        world.together(begin)
         draft = drafts[0] if drafts else None
         if draft is not None:
             write_small_files(draft.path, inputs.recipe, catalogue, tensors, rows)

@@ -26,8 +26,8 @@ FilterValue = StrictBool | StrictInt | StrictFloat | Annotated[StrictStr, Field(
 
 
 def _seconds(moment: int) -> int:
-    if fault := seconds_fault(moment):
-        raise ValueError(fault)
+    if seconds_fault(moment):  # it names the number, and no refusal repeats what a client sent
+        raise ValueError("no time in seconds since 1970; milliseconds and finer units are refused")
     return moment
 
 

@@ -257,6 +257,8 @@ def test_a_pattern_brings_its_partitions_and_they_count_by_name(tmp_path: Path) 
             "format 'b' is none of",
         ),
         ({"title": "t", "interactions": "x", "download": [{"url": "u", "checksum": "crc:1"}]}, "sha256: or md5:"),
+        ({"title": "t", "interactions": "s3://b/logs/*.parquet"}, "'interactions': s3://b/logs/.*`intrr fetch`"),
+        ({"title": "t", "interactions": "x", "items": "https://a/b.csv"}, "'items': https://a/b.csv: only a local"),
     ],
 )
 def test_a_wrong_descriptor_is_named(tmp_path: Path, tree: dict[str, Any], says: str) -> None:
