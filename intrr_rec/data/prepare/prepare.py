@@ -26,7 +26,7 @@ from intrr_rec.data.prepare.filters import Relations, before_deduplication, filt
 from intrr_rec.data.prepare.split import TimeSplit, split_in_time
 from intrr_rec.data.prepare.writer import ROW_GROUP_EVENTS, ROW_GROUP_ROWS, write_rows, write_sequences
 from intrr_rec.data.raw.files import IdKind, literal, parquet_sql, quoted
-from intrr_rec.data.raw.item_table import load_items, open_items
+from intrr_rec.data.raw.item_table import load_items, open_items, report_items
 from intrr_rec.data.raw.logs import common_kinds, connect, create_events, load_events, open_logs
 from intrr_rec.data.raw.paths import table_files
 from intrr_rec.errors import DataError
@@ -81,13 +81,15 @@ def prepare_dataset(
             unit = load_events(con, logs, kinds, config, first, previous.unit if previous else None)
             if config.keep_rows:
                 write_rows_as_read(con, draft.path, first)
+            schema = previous.item_schema(con) if previous else None
+            free = load_items(con, opened, kinds[config.item_column], config, schema) if items else None
             with closing(engine.open(con, scratch)) as running:
                 relations = relate(running, config, previous.known(con) if previous else None)
                 draft.counts.update(relations.counts)
                 _write_relations(running, relations, draft.path, kinds, config, unit)
                 _hand_over_items(con, running, relations, scratch, kinds[config.item_column])
-            schema = previous.item_schema(con) if previous else None
-            free = load_items(con, opened, kinds[config.item_column], config, schema) if items else None
+            if items:
+                report_items(con)
             if previous:
                 free = previous.merge_items(con, free)
             reader = con.sql(_items_sql(free or [], config.text_template)).to_arrow_reader(ROW_GROUP_ROWS)

@@ -46,6 +46,8 @@ def load_items(
 ) -> list[str]:
     """Read the item table into `item_table(_file, _row, item_id, free columns)`; returns the free columns.
 
+    The logs are in `events`, before any filter.
+
     Args:
         opened: its files.
         kind: of the item ids of the logs.
@@ -78,21 +80,33 @@ def load_items(
     with readable(raws[0].path if len(raws) == 1 else raws[0].path.parent, raws[0].format, raws[0].packing):
         con.execute(f"CREATE TABLE item_table AS {' UNION ALL BY NAME '.join(selects)}")
     _check_items(con, raws, column, kind)
+    if schema.is_new:
+        _require_common_item(con, raws[0], column)
+    return list(free)
+
+
+def report_items(con: duckdb.DuckDBPyConnection) -> None:
+    """Say how many of `items`, which the filters left, have no content in `item_table`, and the reverse."""
     missing = _scalar(con, "SELECT count(*) FROM items ANTI JOIN item_table USING (item_id)")
     unused = _scalar(con, "SELECT count(*) FROM item_table ANTI JOIN items USING (item_id)")
-    if missing and schema.is_new and missing == _count(con, "items"):
-        ours, theirs = (
-            con.execute(f"SELECT min(item_id) FROM {name}").fetchall()[0][0] for name in ("items", "item_table")
-        )
-        raise DataError(
-            f"{raws[0].path}: has none of the {missing} items of the logs: their ids are such as {ours!r}, those of column '{column}' "
-            f"such as {theirs!r}; write both the same way, or leave --items out"
-        )
     if missing:
         log.warning("%d items of the logs are not in the item table: their content is null", missing)
     if unused:
         log.info("%d items of the item table have no interactions left: dropped", unused)
-    return list(free)
+
+
+def _require_common_item(con: duckdb.DuckDBPyConnection, raw: RawFile, column: str) -> None:
+    """Refuse a table of other items than those of the logs as they were read: what the filters drop counts too."""
+    if con.execute("SELECT 1 FROM events SEMI JOIN item_table USING (item_id) LIMIT 1").fetchall():
+        return
+    logged = _scalar(con, "SELECT count(DISTINCT item_id) FROM events")
+    ours, theirs = (
+        con.execute(f"SELECT min(item_id) FROM {name}").fetchall()[0][0] for name in ("events", "item_table")
+    )
+    raise DataError(
+        f"{raw.path}: has none of the {logged} items of the logs: their ids are such as {ours!r}, those of column '{column}' "
+        f"such as {theirs!r}; write both the same way, or leave --items out"
+    )
 
 
 def _check_items(con: duckdb.DuckDBPyConnection, raws: Sequence[RawFile], column: str, kind: IdKind) -> None:

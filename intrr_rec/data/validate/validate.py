@@ -81,6 +81,13 @@ def _examine(
         yield from checks.check_clock(con, units[-1] if units else None, config.time_unit)
         yield from checks.check_row_order(con)
     _distributions(con, found)
+    content: list[str] | None = None
+    if opened:
+        errors: list[DataError] = []
+        content = _attempt(partial(load_items, con, opened, kinds[config.item_column], config), errors)
+        if errors:
+            yield Finding("item table", "error", str(errors[0]))
+            content = None
     dropped = filter_events(con, config)
     found.kept = kept = checks.extent(con)
     _distributions(con, found)
@@ -99,8 +106,8 @@ def _examine(
         yield from split_checks.check_leakage(con, has_time, split)
     if split:
         yield from split_checks.check_split(con, split)
-    if items is not None and opened:
-        yield from _items(con, items, opened, kinds[config.item_column], config)
+    if items is not None and content is not None:
+        yield from _items(con, items, content)
 
 
 def _open(
@@ -205,11 +212,12 @@ def _open_items(
     yield from (Finding("item table", "error", str(error)) for error in errors)
 
 
-def _items(
-    con: duckdb.DuckDBPyConnection, table: Path, opened: Sequence[RawFile], kind: IdKind, config: PrepareConfig
-) -> Iterator[Finding]:
-    """Items of the logs without content, and content without interactions."""
-    free = load_items(con, opened, kind, config)
+def _items(con: duckdb.DuckDBPyConnection, table: Path, free: Sequence[str]) -> Iterator[Finding]:
+    """Items of the logs without content, and content without interactions.
+
+    Args:
+        free: columns of the content.
+    """
     orphans, unused, items = con.execute(
         "SELECT (SELECT count(*) FROM items ANTI JOIN item_table USING (item_id)), "
         "(SELECT count(*) FROM item_table ANTI JOIN items USING (item_id)), (SELECT count(*) FROM items)"

@@ -17,7 +17,7 @@ from intrr_rec.config import IndexConfig, PrepareConfig
 from intrr_rec.data.dataset import ITEMS, STATISTICS, Dataset
 from intrr_rec.data.prepare.engines import EngineChoice
 from intrr_rec.data.prepare.prepare import prepare_dataset
-from intrr_rec.errors import ArtefactError, ConfigError, DataError
+from intrr_rec.errors import ArtefactError, ConfigError, DataError, PlaceError
 from intrr_rec.io import artefact
 from intrr_rec.semantic_ids.artefact import SemanticIds
 from intrr_rec.semantic_ids.build import build_semantic_ids
@@ -183,7 +183,7 @@ def test_what_cannot_be_added_is_one_line_and_changes_nothing(tmp_path: Path, mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("intrr_rec.data.prepare.prepare.write_rows_as_read", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(PlaceError, match=r"the disk is full \(No space left on device\); free some space"):
         prepare_dataset([write(tmp_path / "4.parquet", [("c", "x", 5)])], None, out, PrepareConfig(), append=True)
     assert artefact.read(out, "dataset") == whole
 

@@ -197,7 +197,7 @@ def test_the_item_table_is_held_against_the_logs(tmp_path: Path) -> None:
     assert "10 items of items.parquet have no interactions" in told(logs, "unused items", "fine")
     assert "15 of 40 items have an empty title" in told(logs, "item content", "warning")
     twice = found(tmp_path, sound(), [*titles, titles[0]])
-    assert "item 'i10' already stands in row 1" in told(twice, "prepare", "error")
+    assert "item 'i10' already stands in row 1" in told(twice, "item table", "error")
 
 
 def test_every_kind_of_unusable_value_is_counted_and_the_rest_examined(tmp_path: Path) -> None:
