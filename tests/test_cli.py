@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from intrr_rec import cli, doctor
+from intrr_rec.cli.order import GROUPS, OTHER
 from intrr_rec.errors import DataError
 
 VERBS = (
@@ -195,3 +196,29 @@ def test_under_torchrun_the_mistake_is_what_the_log_ends_with() -> None:
     assert set(frame) == {"="} and last.endswith("intrr: command line: unknown key 'trian'; did you mean 'train'?"), (
         ended
     )
+
+
+def test_the_version_is_told(run: Run) -> None:
+    assert run("--version") == (0, f"intrr_rec {cli.__version__}\n", "")
+
+
+def test_short_help_is_help_of_every_verb(run: Run) -> None:
+    assert run("-h") == run("--help")
+    assert run("train", "-h") == run("train", "--help")
+
+
+def test_help_lists_every_verb_under_a_heading_in_the_order_of_the_line(run: Run) -> None:
+    _, said, _ = run("--help")
+    assert OTHER not in said
+    places = [said.index(f" {verb} ") for group in GROUPS.values() for verb in group]
+    assert places == sorted(places)
+    assert sum(map(len, GROUPS.values())) == len(cli.app.registered_commands)
+
+
+def test_a_verb_ends_with_the_command_that_comes_next(run: Run, tmp_path: Path) -> None:
+    logs, out = tmp_path / "logs", tmp_path / "data set"
+    assert run("generate", "--out", str(logs), "--users", "60", "--items", "20")[0] == 0
+    inputs = ["--interactions", str(logs / "interactions"), "--items", str(logs / "items")]
+    code, _, said = run("prepare", *inputs, "--out", str(out), "prepare.k_core=1")
+    assert code == 0
+    assert said.endswith(f"{out} is written; next: intrr embed --dataset '{out}' --out {tmp_path / 'vectors'}\n"), said

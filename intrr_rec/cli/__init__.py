@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import typer
 
 from intrr_rec import __version__
+from intrr_rec.cli.closing import close, command
 from intrr_rec.cli.cluster import pipeline, runs
 from intrr_rec.cli.errors import run_verbs
 from intrr_rec.cli.options import (
@@ -35,6 +36,7 @@ from intrr_rec.cli.options import (
     Vectors,
     recipe_of,
 )
+from intrr_rec.cli.order import arrange
 from intrr_rec.cli.serving import export, recommend, serve
 from intrr_rec.errors import ConfigError
 from intrr_rec.io.console import show_to_people
@@ -42,11 +44,27 @@ from intrr_rec.io.places import require_local
 from intrr_rec.io.storage import location
 
 app = typer.Typer(
-    help="Generative recommendation with IntRR: raw logs → Semantic IDs → sharded training → trie-constrained decoding.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"intrr_rec {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def door(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Generative recommendation with IntRR: raw logs → Semantic IDs → sharded training → trie-constrained decoding."""
+
 
 app.command()(pipeline)
 app.command()(runs)
@@ -103,6 +121,8 @@ def prepare(
     logs = given_logs(words or (), interactions or (), items, data, config)
     choice = EngineChoice(engine, master, memory_gb)
     prepare_dataset(logs.interactions, logs.items, out, logs.settings, choice, append=append)
+    if not append:
+        close(command("embed", "--dataset", out, "--out", out.parent / "vectors"), lies=out)
 
 
 @app.command()
@@ -146,6 +166,7 @@ def embed(
 
     encoder = SentenceEncoder(model or DEFAULT_MODEL, precision)
     embed_dataset(dataset, out, encoder, EmbedSettings(text_column, batch, shard_rows, storage))
+    close(command("index", "--dataset", dataset, "--vectors", out, "--out", out.parent / "semantic_ids"))
 
 
 @app.command("concat-vectors")
@@ -190,6 +211,8 @@ def index(
     from intrr_rec.semantic_ids.build import build_semantic_ids
 
     build_semantic_ids(dataset, vectors, out, settings)
+    inputs = ("--dataset", dataset, "--semantic-ids", out, "--vectors", vectors)
+    close(command("train", *inputs, "--out", "runs/first", "--config", "best"))
 
 
 @app.command("inspect-ids")
@@ -227,6 +250,7 @@ def train(
 
     recipe, place = recipe_of(config, overrides), location(dataset)
     run(recipe, dataset=place, semantic_ids=semantic_ids, vectors=vectors, out=out, init_from=init_from)
+    close(command("report", "--run", out), command("export", out, "--out", f"{out}-bundle"), lies=out)
 
 
 @app.command()
@@ -328,6 +352,9 @@ def doctor() -> None:
     from intrr_rec.doctor import diagnose
 
     raise typer.Exit(diagnose())
+
+
+arrange(app)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from intrr_rec.cli.closing import close, command
 from intrr_rec.cli.options import NEW_FILE, Config, Out, Overrides, Vectors, recipe_of
 from intrr_rec.config.serving import EXCLUDE_SEEN
 from intrr_rec.errors import ConfigError
@@ -36,6 +37,9 @@ def export(
         raise ConfigError("export: --semantic-ids and --dataset go together, and without --report")
     grown = Grown(dataset, semantic_ids, vectors) if dataset and semantic_ids else None
     write_bundle(run, out, rows, grown)
+    close(
+        command("serve", out), command("recommend", "--bundle", out, "--events", "EVENTS", "--out", "recommendations")
+    )
     if report:
         report_bundle(run, out, report)
 

@@ -101,8 +101,16 @@ class PrepareConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> PrepareConfig:
-        if (self.event_column is None) != (self.event_weights is None):
-            raise ValueError("event_column and event_weights go together: give both or neither")
+        if self.event_column is not None and self.event_weights is None:
+            raise ValueError(
+                "event_column and event_weights go together: name the types that count, as in "
+                "'prepare.event_weights={view: 1, buy: 4}' or '{4: 1, 5: 1}' of ratings, or leave event_column out: then every "
+                "row counts"
+            )
+        if self.event_column is None and self.event_weights is not None:
+            raise ValueError(
+                "event_column and event_weights go together: name the column of the types by prepare.event_column"
+            )
         if self.min_weight and self.event_weights is None:
             raise ValueError("min_weight needs event_weights")
         if self.max_sequence is not None and self.max_sequence < max(self.min_sequence, self.k_core):

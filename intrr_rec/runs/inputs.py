@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,8 +18,9 @@ from intrr_rec.data.loading.batch import Collator
 from intrr_rec.data.loading.negatives import CandidateSampler
 from intrr_rec.data.loading.streaming import StreamedWindows
 from intrr_rec.data.loading.windows import Windows
-from intrr_rec.errors import ArtefactError, ConfigError
-from intrr_rec.io.artefact import require_parent
+from intrr_rec.errors import ArtefactError, ConfigError, UserError
+from intrr_rec.io import artefact
+from intrr_rec.io.artefact import MANIFEST, require_parent
 from intrr_rec.io.storage import Location, location
 from intrr_rec.models.base import Recommender
 from intrr_rec.models.embeddings.tables import Codebooks
@@ -26,6 +28,7 @@ from intrr_rec.models.embeddings.zch import item_keys
 from intrr_rec.models.registry import make_model, model_class
 from intrr_rec.runs.run_record import RunHashes, input_place, read_recipe, read_run_record
 from intrr_rec.semantic_ids.artefact import SemanticIds
+from intrr_rec.vectors.table import KIND as VECTORS
 from intrr_rec.vectors.table import read_vectors, vectors_hash
 
 
@@ -120,12 +123,24 @@ def open_inputs(recipe: Recipe, dataset: Location, semantic_ids: Path, vectors: 
         )
     found = None
     if recipe.model.content and vectors is None:
-        raise ConfigError("model.content is on, so the item vectors are needed: give --vectors FILE")
+        raise ConfigError(
+            f"model.content is on, so the item vectors are needed: give {_known_vectors(semantic_ids, data)}"
+        )
     if vectors is not None and (recipe.model.content or recipe.uses_neighbours):
         if (built_from := ids.manifest.parents.get("vectors")) != vectors_hash(vectors):
             raise ArtefactError(f"{vectors}: is not what {semantic_ids} was indexed from ({str(built_from)[:12]})")
         found = read_vectors(vectors, data)
     return Inputs(recipe, data, ids, found if recipe.model.content else None, found if recipe.uses_neighbours else None)
+
+
+def _known_vectors(semantic_ids: Path, data: Dataset) -> str:
+    """The option that names the vectors of a dataset: those that lie beside the Semantic IDs, where that is so."""
+    for folder in sorted(semantic_ids.absolute().parent.glob(f"*/{MANIFEST}")):
+        with suppress(UserError):
+            manifest = artefact.read(folder.parent, VECTORS)
+            if manifest.parents.get("dataset") == data.manifest.content_hash:
+                return f"--vectors {semantic_ids.parent / folder.parent.name}"
+    return f"--vectors PATH, the vectors that {semantic_ids} was indexed from"
 
 
 def reopen_inputs(run: Path, overrides: Sequence[str] = ()) -> Inputs:

@@ -190,7 +190,12 @@ class Run:
                 self._keep(metrics)
             if out_of_time:
                 if self.world.is_main and epoch < self.config.epochs:
-                    log.warning("stopped by train.max_minutes, epoch %d of %d", epoch, self.config.epochs)
+                    log.warning(
+                        "stopped by train.max_minutes=%g, epoch %d of %d; the same command with more minutes goes on from there",
+                        self.config.max_minutes,
+                        epoch,
+                        self.config.epochs,
+                    )
                 break
         self.checkpoints.wait()
         if self.figures:
@@ -201,7 +206,9 @@ class Run:
         state, every = self.state, self.config.checkpoint_every
         self.parallel.module.train()
         done = state["epoch_step"]
-        with EpochProgress(f"epoch {epoch}", self.loader.steps, self.world, done, state["partial"]) as progress:
+        with EpochProgress(
+            f"epoch {epoch} of {self.config.epochs}", self.loader.steps, self.world, done, state["partial"]
+        ) as progress:
             self._progress = progress
             for parts in zip(*(loader.epoch(epoch, done) for loader in self.parts), strict=True):
                 torch.manual_seed(_mix(self.config.seed, state["step"], self.world.rank))
@@ -223,7 +230,8 @@ class Run:
         figures |= managed_figures(self.parallel.module, self.world)
         if self.figures:
             self._record("train", epoch, figures)
-            log.info("epoch %d: loss %.4f, %.0f users/s", epoch, figures["loss"], figures["users_per_second"])
+            speed = figures["users_per_second"]
+            log.info("epoch %d of %d: loss %.4f, %.0f users/s", epoch, self.config.epochs, figures["loss"], speed)
 
     def step(self, *parts: Batch) -> dict[str, Tensor]:
         """One update by this rank's share of a step, in its parts."""

@@ -8,6 +8,8 @@ from typing import Any
 from intrr_rec.config import GateConfig
 from intrr_rec.errors import ConfigError
 
+ITEMS_PER_CODE = 40  # what k-means wants at least, as FAISS warns too
+
 
 def require_quality(quality: Mapping[str, Any], gate: GateConfig) -> None:
     """Let good Semantic IDs pass.
@@ -36,11 +38,12 @@ def _faults(quality: Mapping[str, Any], gate: GateConfig) -> Iterator[tuple[str,
             "embedded)",
         )
     for number, level in enumerate(quality["levels"], start=1):
-        for figure, key, mend in (
+        fewer = _fewer_codes(quality["items"], level["codes"])
+        for figure, key, cause in (
             ("usage", "min_usage", "codes lie dead: lower index.codes or restart dead ones"),
             ("entropy_ratio", "min_entropy_ratio", "a few codes take most items: look for repeated vectors"),
         ):
-            floor = getattr(gate, key)
+            floor, mend = getattr(gate, key), fewer or cause
             if floor is not None and level[figure] < floor:
                 yield key, f"{figure} of level {number} {level[figure]:.3f} < {floor:g} ({mend})"
     collisions = quality["collisions"]
@@ -52,3 +55,15 @@ def _faults(quality: Mapping[str, Any], gate: GateConfig) -> Iterator[tuple[str,
             "min_distinct_rate",
             f"distinct rate {collisions['distinct_rate']:.3f} < {gate.min_distinct_rate:g} ({mend})",
         )
+
+
+def _fewer_codes(items: int, codes: int) -> str | None:
+    """What to say of a catalogue too small for its codes; None of one that is not.
+
+    With few vectors a code, residuals in many dimensions lie all but orthogonal: a code at one of them is far from all others, and
+    the code at their mean takes the rest.
+    """
+    if items >= ITEMS_PER_CODE * codes:
+        return None
+    fits = max(2, 1 << (max(1, items // ITEMS_PER_CODE)).bit_length())
+    return f"{items:,} items are few for {codes} codes: try index.codes={fits}" if fits < codes else None

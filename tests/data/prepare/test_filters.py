@@ -118,6 +118,8 @@ def test_types_of_events_may_be_numbers_and_null_is_none_of_them(tmp_path: Path)
     ("words", "says"),
     [
         (["prepare.event_column=kind"], "event_column and event_weights go together"),
+        (["prepare.event_column=kind"], r"prepare.event_weights=\{view: 1, buy: 4\}' or .* or leave event_column out"),
+        (["prepare.event_weights={4: 1}"], "name the column of the types by prepare.event_column"),
         (["prepare.min_weight=2"], "min_weight needs event_weights"),
         (["prepare.max_sequence=4"], "no user could stay"),
         (["prepare.event_column=k", "prepare.event_weights={a: 0.5}"], "prepare.event_weights"),

@@ -18,8 +18,8 @@ GOOD = RNG.normal(size=(N_ITEMS, 8)).astype(np.float32)
 NEARLY_EQUAL = (np.ones(8) + 1e-3 * GOOD).astype(np.float32)
 # As from empty texts: nine items in ten have the very same vector.
 REPEATED = np.where(np.arange(N_ITEMS)[:, None] % 10 > 0, GOOD[1], GOOD).astype(np.float32)
-LEVEL = {"usage": 1.0, "entropy_ratio": 0.9}
-QUALITY = {"spread": 0.5, "levels": [LEVEL, LEVEL], "collisions": {"rate": 0.3, "distinct_rate": 0.8}}
+LEVEL = {"codes": 16, "usage": 1.0, "entropy_ratio": 0.9}
+QUALITY = {"items": 1_000, "spread": 0.5, "levels": [LEVEL, LEVEL], "collisions": {"rate": 0.3, "distinct_rate": 0.8}}
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +67,13 @@ def test_each_floor_names_its_figure_and_null_takes_it_away(change, key, said):
         require_quality(QUALITY | change, GateConfig())
     assert f"index.gate.{key}=null" in str(caught.value)
     require_quality(QUALITY | change, GateConfig(**{key: None}))
+
+
+@pytest.mark.parametrize(("items", "codes", "said"), [(1008, 128, "index.codes=32"), (50, 128, "index.codes=2")])
+def test_a_catalogue_too_small_for_its_codes_is_told_how_many_fit(items, codes, said):
+    few = QUALITY | {"items": items, "levels": [LEVEL | {"codes": codes, "entropy_ratio": 0.2}]}
+    with pytest.raises(ConfigError, match=f"{items:,} items are few for {codes} codes: try {said}\\)"):
+        require_quality(few, GateConfig())
+    enough = few | {"items": 40 * codes}
+    with pytest.raises(ConfigError, match="look for repeated vectors"):
+        require_quality(enough, GateConfig())

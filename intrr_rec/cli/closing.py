@@ -1,0 +1,21 @@
+"""The closing line of a verb: where its result lies, and what to do next."""
+
+from __future__ import annotations
+
+import os
+import shlex
+
+import typer
+
+
+def close(*nexts: str, lies: object = None) -> None:
+    """Say on standard error where the result `lies` and which command comes next; the main rank alone says it."""
+    if os.environ.get("RANK", "0") != "0":
+        return
+    where = f"{lies} is written; " if lies is not None else ""
+    typer.echo(f"{where}next: {' | '.join(nexts)}", err=True)
+
+
+def command(verb: str, *words: object) -> str:
+    """A command line that can be copied."""
+    return shlex.join(["intrr", verb, *map(str, words)])
