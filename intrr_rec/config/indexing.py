@@ -52,9 +52,11 @@ class GateConfig(Section):
     min_usage: float | None = Field(0.5, ge=0, le=1, description="share of a level's codes in use")
     min_entropy_ratio: float | None = Field(0.6, ge=0, le=1, description="entropy of a level's codes over ln K")
     max_collision_rate: float | None = Field(
-        0.9, ge=0, le=1, description="share of items whose residual path is not theirs alone"
+        0.9, ge=0, le=1, description="share of items whose residual codes are not theirs alone"
     )
-    min_distinct_rate: float | None = Field(0.15, ge=0, le=1, description="distinct residual paths over items")
+    min_distinct_rate: float | None = Field(
+        0.15, ge=0, le=1, description="distinct tuples of residual codes over items"
+    )
 
 
 class DriftConfig(Section):

@@ -76,7 +76,7 @@ class EvaluateConfig(Section):
     )
     rank_by: Literal["path", "path_and_dense"] = Field(
         "path",
-        description="log P of an item's path, or, for a model trained with `model.dense`, the dense score plus "
+        description="log P of an item's Semantic ID, or, for a model trained with `model.dense`, the dense score plus "
         "`path_weight` times it, over the items of the beam",
     )
     pool: Literal["beam", "beam_and_dense"] = Field(

@@ -18,12 +18,12 @@ from intrr_rec.models.ran import Ran
 def exhaustive_scores(
     ran: Ran, codebooks: Sequence[Tensor], codes_IL: Tensor, x_BD: Tensor, normalize: Normalize
 ) -> Tensor:
-    """log P(c_i | x) of every user and item, `[B, I]`, by teacher-forcing each item's path; memory O(I·K) a user.
+    """log P(c_i | x) of every user and item, `[B, I]`, by teacher-forcing each item's codes; memory O(I·K) a user.
 
     Args:
         ran: in evaluation mode.
         codebooks: L tensors `[K_l, D]`.
-        codes_IL: the path of every item.
+        codes_IL: the Semantic ID of every item.
         x_BD: user states.
         normalize: as in `beam_search`.
     """

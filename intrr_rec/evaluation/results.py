@@ -29,12 +29,12 @@ from intrr_rec.runs.open_run import open_run
 from intrr_rec.runs.parts import publish, write_part
 from intrr_rec.runs.run_files import INSPECTION, RECOMMENDATIONS, RESULTS
 from intrr_rec.runs.run_record import read_run_record
-from intrr_rec.semantic_ids.collisions import path_groups
+from intrr_rec.semantic_ids.collisions import code_groups
 
 FIX = "make room or get the right to write there, then give the same command again"
 TOP = 20
 EXAMPLES = 8
-OFTEN_SEEN = 1 << 17  # items among which two of one path are looked for
+OFTEN_SEEN = 1 << 17  # items among which two that share codes are looked for
 SHOWN = ("recall@10", "ndcg@10")
 
 
@@ -165,7 +165,7 @@ def _write_recommendations(target: Path, inputs: Inputs, ranked: list[Ranked], w
 
 @torch.no_grad()
 def _redistribution(evaluator: Evaluator) -> list[dict[str, Any]]:
-    """Two often-seen items of one path up to the last level (or as far as any two agree), with p_l of each level."""
+    """Two often-seen items that share their codes up to the last level (or as far as any two agree), with p_l of each level."""
     if not evaluator.model.redistributes:
         return []
     inputs, model, device = evaluator.inputs, cast(IntRR, evaluator.model), evaluator.world.device
@@ -183,11 +183,11 @@ def _redistribution(evaluator: Evaluator) -> list[dict[str, Any]]:
 
 def _siblings(inputs: Inputs) -> np.ndarray:
     popularity = inputs.dataset.popularity()
-    # Where two of the most popular items share a path, the best pair is among them.
+    # Where two of the most popular items share these codes, the best pair is among them.
     often = np.argsort(-popularity, kind="stable")[:OFTEN_SEEN]
     codes_IL, popularity = inputs.semantic_ids.codes_IL[torch.from_numpy(often)], popularity[often]
     for depth in range(codes_IL.shape[1] - 1, -1, -1):
-        group = path_groups(codes_IL[:, :depth])[0].numpy()
+        group = code_groups(codes_IL[:, :depth])[0].numpy()
         # The pair whose less popular member is the most popular: sort by group, then by falling popularity.
         order = np.lexsort((-popularity, group))
         runner_up = np.flatnonzero(group[order][1:] == group[order][:-1]) + 1

@@ -32,7 +32,7 @@ from intrr_rec.models.embeddings.tables import (
     make_collection,
 )
 from intrr_rec.models.embeddings.zch import make_managed_collection
-from intrr_rec.models.losses import level_nll, path_nll
+from intrr_rec.models.losses import level_nll, sid_nll
 from intrr_rec.models.ran import Ran
 
 
@@ -172,7 +172,7 @@ class IntRR(ItemRecommender):
         else:
             logits = self.ran.redistribute(state_SD, codebooks)[1]
         rec_L = level_nll(logits, target_SL).sum(0) * batch.target_weight
-        align_L = batch.align_weight_U @ path_nll(items.log_p, self.codes_IL[batch.items_U].long())
+        align_L = batch.align_weight_U @ sid_nll(items.log_p, self.codes_IL[batch.items_U].long())
         loss = rec_L.sum() + self.config.align_weight * align_L.sum()
         figures = {}
         if self.dense is not None:

@@ -1,4 +1,4 @@
-"""Negative log-likelihoods of Semantic ID paths: what L_rec (IntRR Eq. 10) and L_aln (Eq. 8) are made of.
+"""Negative log-likelihoods of Semantic IDs: what L_rec (IntRR Eq. 10) and L_aln (Eq. 8) are made of.
 
 Shape suffixes: B rows, L levels, K codes.
 """
@@ -17,13 +17,13 @@ def level_nll(logits: Sequence[Tensor], codes_BL: Tensor) -> Tensor:
 
     Args:
         logits: L tensors `[B, K_l]`, normalised or not.
-        codes_BL: the path of each row.
+        codes_BL: the Semantic ID of each row.
     """
     return torch.stack(
         [F.cross_entropy(level.float(), codes_BL[:, i], reduction="none") for i, level in enumerate(logits)], dim=1
     )
 
 
-def path_nll(log_p: Sequence[Tensor], codes_BL: Tensor) -> Tensor:
+def sid_nll(log_p: Sequence[Tensor], codes_BL: Tensor) -> Tensor:
     """`level_nll` of log-probabilities that are normalised already, which spares a softmax and what it keeps, `[B, L]`."""
     return -torch.cat([level_BK.gather(1, codes_BL[:, i, None]) for i, level_BK in enumerate(log_p)], dim=1)

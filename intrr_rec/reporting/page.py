@@ -30,7 +30,7 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "duration": _duration, "path": _path, "percent": _percent}
+    environment.filters |= {"number": _number, "duration": _duration, "sid": _sid, "percent": _percent}
     return environment.get_template(template).render(**values)
 
 
@@ -46,7 +46,7 @@ def usage_figures(quality: Quality | None) -> list[Figure]:
             caption = f"Level {number}: {ratio}{dead} dead of {level.codes} codes"
             figures.append(Figure(plots.usage(level.counts, level=number), caption))
     if histogram := quality.collisions.histogram:
-        figures.append(Figure(plots.collisions(histogram), "Paths by the number of items they hold"))
+        figures.append(Figure(plots.collisions(histogram), "Semantic IDs by the number of items that share them"))
     return figures
 
 
@@ -67,5 +67,5 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def _path(sid: list[int]) -> str:
+def _sid(sid: list[int]) -> str:
     return " · ".join(str(code) for code in sid)

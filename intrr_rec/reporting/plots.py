@@ -206,7 +206,7 @@ def usage(counts_K: Sequence[int], *, level: int) -> str:
 
 
 def collisions(groups: Mapping[int, int]) -> str:
-    """How many semantic-id paths are shared by 1, 2, 3, … items (log scale)."""
+    """How many Semantic IDs, before the digit, are shared by 1, 2, 3, … items (log scale)."""
     sizes = sorted(groups)
     with rc_context(_RC):
         figure = Figure(figsize=(_WIDTH, 2.2), layout="constrained")
@@ -215,11 +215,11 @@ def collisions(groups: Mapping[int, int]) -> str:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.yaxis.set_minor_formatter("")
-        axes.set_xlabel("items on one path")
-        axes.set_ylabel("paths")
+        axes.set_xlabel("items that share one Semantic ID")
+        axes.set_ylabel("Semantic IDs")
         axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
-        said = ", ".join(f"{groups[size]} paths hold {size}" for size in sizes[:6])
-        return _svg(figure, f"Paths by the number of items they hold: {said}")
+        said = ", ".join(f"{groups[size]} hold {size}" for size in sizes[:6])
+        return _svg(figure, f"Semantic IDs by the number of items that share them: {said}")
 
 
 def redistribution(p_K: Sequence[Sequence[float]], codes: Sequence[int], names: Sequence[str], *, level: int) -> str:

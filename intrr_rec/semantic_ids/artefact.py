@@ -1,10 +1,10 @@
-"""The semantic ids artefact: every item's code path, the codebooks they come from, the prefix trie and its quality.
+"""The semantic ids artefact: every item's codes, the codebooks they come from, the prefix trie and its quality.
 
-Files: `codes.parquet` (item: dense id, item_id: the user's own id, codes: fixed-size list of int32), `codebooks.safetensors`
+Files: `sids.parquet` (item: dense id, item_id: the user's own id, sid: fixed-size list of int32), `codebooks.safetensors`
 (residual levels only), `quantizer.safetensors` (all that codes for further items need), `settings.json` (how they were made:
 method, seed, order rule), `trie.safetensors`, `quality.json`, `manifest.json`. An extended artefact (version 2 and later) has
-in `codes.parquet` the version each item came with (`since`), and beside it `retired.parquet` (item_id, codes, since: items
-that left; their paths stay taken) and `drift.json`.
+in `sids.parquet` the version each item came with (`since`), and beside it `retired.parquet` (item_id, sid, since: items
+that left; their Semantic IDs stay taken) and `drift.json`.
 
 Shape legend: I items, R retired items, L levels (the de-duplication level is the last), D vector width, K codes of a level.
 """
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 KIND = "semantic ids"
 SETTINGS, QUANTIZER = "settings.json", "quantizer.safetensors"
-CODES, CODEBOOKS, TRIE, QUALITY = "codes.parquet", "codebooks.safetensors", "trie.safetensors", "quality.json"
+SIDS, CODEBOOKS, TRIE, QUALITY = "sids.parquet", "codebooks.safetensors", "trie.safetensors", "quality.json"
 RETIRED, DRIFT = "retired.parquet", "drift.json"
-REQUIRED = (CODES, CODEBOOKS, QUANTIZER, SETTINGS, TRIE, QUALITY)
+REQUIRED = (SIDS, CODEBOOKS, QUANTIZER, SETTINGS, TRIE, QUALITY)
 
 
 class _Made(BaseModel):
@@ -51,12 +51,12 @@ class _Made(BaseModel):
 
 
 @dataclass(frozen=True)
-class Paths:
+class Published:
     """Published ids.
 
     Attributes:
         item_ids: the user's own ids, int64 or string.
-        codes_IL: int64 paths, the de-duplication digit last.
+        codes_IL: int64, the de-duplication digit last.
         since_I: int64, the version that published each.
     """
 
@@ -75,13 +75,13 @@ class Growth:
     Attributes:
         version: 2 for the first extension.
         since_I: the version each live item's id was published in.
-        retired: items no longer in the catalogue, whose paths are never given to another.
+        retired: items no longer in the catalogue, whose Semantic IDs are never given to another.
         drift: what `measure_drift` found.
     """
 
     version: int
     since_I: Tensor
-    retired: Paths
+    retired: Published
     drift: Mapping[str, Any]
 
 
@@ -111,7 +111,7 @@ class SemanticIds:
     """An opened artefact.
 
     Attributes:
-        codes_IL: int64; row i is the path of dense item i.
+        codes_IL: int64; row i is the Semantic ID of dense item i.
         item_ids: the user's own id of every dense item.
         codes_per_level: L sizes, the de-duplication level's last.
         codebooks: L - 1 tables `[K, D]`, one a residual level.
@@ -135,7 +135,7 @@ class SemanticIds:
     quantizer: Mapping[str, Tensor]
     version: int
     since_I: Tensor
-    retired: Paths
+    retired: Published
     drift: dict[str, Any] | None
 
     @property
@@ -153,7 +153,7 @@ class SemanticIds:
         """Build the trie and publish the artefact at `out`; equal pieces give equal bytes.
 
         Raises:
-            DataError: a code out of range or two items on one path.
+            DataError: a code out of range or two items with one Semantic ID.
             ArtefactError: `out` holds something else, or another job is writing it.
         """
         with artefact.writing(out, KIND, {}) as draft:
@@ -174,7 +174,7 @@ class SemanticIds:
     def _of(cls, path: Path, opened: Opened) -> SemanticIds:
         manifest, files = opened.manifest, opened.manifest.files
         made = as_record(manifest.config, _Made, f"{path}/{MANIFEST}", "build the semantic ids again")
-        table = opened.parquet(CODES).read()
+        table = opened.parquet(SIDS).read()
         since = table["since"] if "since" in table.column_names else np.ones(len(table), np.int64)
         named = opened.tensors(CODEBOOKS)
         retired = opened.parquet(RETIRED).read() if RETIRED in files else None
@@ -205,15 +205,15 @@ class SemanticIds:
             for low, high, codes in zip(smallest_L, largest_L, self.codes_per_level, strict=False)
         )
         checks = {
-            f"{CODES} has {self.codes_IL.shape[1]} levels, the settings {len(self.codes_per_level)}": len(smallest_L)
+            f"{SIDS} has {self.codes_IL.shape[1]} levels, the settings {len(self.codes_per_level)}": len(smallest_L)
             == len(self.codes_per_level),
-            f"{CODES} holds a code beyond its level's": within,
-            f"{CODES} gives items no version": self.since_I.shape == (self.n_items,),
-            f"{CODES} has shape {tuple(self.codes_IL.shape)}, the manifest says {shape}": self.codes_IL.shape == shape,
-            f"{CODES} does not list items 0 … {shape[0] - 1} in order": np.array_equal(items_I, np.arange(shape[0])),
+            f"{SIDS} holds a code beyond its level's": within,
+            f"{SIDS} gives items no version": self.since_I.shape == (self.n_items,),
+            f"{SIDS} has shape {tuple(self.codes_IL.shape)}, the manifest says {shape}": self.codes_IL.shape == shape,
+            f"{SIDS} does not list items 0 … {shape[0] - 1} in order": np.array_equal(items_I, np.arange(shape[0])),
             f"{CODEBOOKS} has level sizes {sizes}, the manifest says {self.codes_per_level[:-1]}": sizes
             == self.codes_per_level[:-1],
-            f"{TRIE} does not hold the paths of {CODES}": self._trie_matches(),
+            f"{TRIE} does not hold the Semantic IDs of {SIDS}": self._trie_matches(),
         }
         for fault, passed in checks.items():
             if not passed:
@@ -227,22 +227,22 @@ def fill(draft: Draft, **pieces: Unpack[Pieces]) -> None:
     """Build the trie and put all files into an artefact that is being written.
 
     Raises:
-        DataError: a code out of range or two items on one path.
+        DataError: a code out of range or two items with one Semantic ID.
     """
     codes_IL, growth = pieces["codes_IL"], pieces.get("growth")
     trie = PrefixTrie.build(codes_IL, pieces["codes_per_level"])
     n_items, n_levels = codes_IL.shape
-    columns = {"item": pa.array(np.arange(n_items)), "item_id": pieces["item_ids"], "codes": _lists(codes_IL)}
+    columns = {"item": pa.array(np.arange(n_items)), "item_id": pieces["item_ids"], "sid": _lists(codes_IL)}
     version = growth.version if growth else 1
     draft.config |= {**pieces["config"], "codes_per_level": list(pieces["codes_per_level"]), "version": version}
     if growth:
         columns["since"] = pa.array(growth.since_I.numpy())
         gone = growth.retired
-        retired = {"item_id": gone.item_ids, "codes": _lists(gone.codes_IL), "since": gone.since_I.numpy()}
+        retired = {"item_id": gone.item_ids, "sid": _lists(gone.codes_IL), "since": gone.since_I.numpy()}
         pq.write_table(pa.table(retired), draft.path / RETIRED)
         write_json(draft.path / DRIFT, dict(growth.drift))
         draft.counts["retired"] = len(gone)
-    pq.write_table(pa.table(columns), draft.path / CODES)
+    pq.write_table(pa.table(columns), draft.path / SIDS)
     named = {f"level.{level}": codebook_KD.contiguous() for level, codebook_KD in enumerate(pieces["codebooks"])}
     (draft.path / CODEBOOKS).write_bytes(save(named))
     (draft.path / QUANTIZER).write_bytes(save({name: t.contiguous() for name, t in pieces["quantizer"].items()}))
@@ -259,12 +259,12 @@ def _lists(codes_IL: Tensor) -> pa.Array:
 
 
 def _codes(table: pa.Table) -> Tensor:
-    column = table["codes"].combine_chunks()
+    column = table["sid"].combine_chunks()
     if not pa.types.is_fixed_size_list(column.type) or column.null_count or not column.type.list_size:
-        raise ValueError("codes are no lists of one length")
+        raise ValueError("sid: values are no lists of one length")
     flat = column.flatten()
     if not pa.types.is_integer(flat.type) or flat.null_count:
-        raise ValueError("codes are no integers")
+        raise ValueError("sid: values are no integers")
     return torch.from_numpy(flat.to_numpy().astype(np.int64)).reshape(len(table), column.type.list_size)
 
 
@@ -281,8 +281,8 @@ def _object(value: Any) -> dict[str, Any]:
     return value
 
 
-def _retired(table: pa.Table | None, live: pa.Table) -> Paths:
+def _retired(table: pa.Table | None, live: pa.Table) -> Published:
     if table is None:
-        table = live.select(["item_id", "codes"]).slice(0, 0).append_column("since", pa.array([], pa.int64()))
+        table = live.select(["item_id", "sid"]).slice(0, 0).append_column("since", pa.array([], pa.int64()))
     since_R = torch.tensor(table["since"].to_numpy())
-    return Paths(_own_ids(table).combine_chunks(), _codes(table), since_R)
+    return Published(_own_ids(table).combine_chunks(), _codes(table), since_R)

@@ -1,4 +1,4 @@
-"""Items that share a path: moved to other codes of the last level, then told apart by one more code, the digit.
+"""Items that share their residual codes: moved to other codes of the last level, then told apart by one more code, the digit.
 
 `digit` moves none. `next_nearest` and `sinkhorn` look at one prefix of L - 1 codes at a time, whose items are few: the first
 moves what collides to the nearest code nobody has, the second shares out the codes of the last level among all items of the
@@ -21,11 +21,11 @@ from intrr_rec.semantic_ids.quantizers.quantizer import Quantizer, VectorSource
 from intrr_rec.semantic_ids.sinkhorn import sinkhorn_prices, squared_distances
 from intrr_rec.semantic_ids.trie import lexsort_rows
 
-ORDER_RULE = "a path of one item gets digit 0; items sharing a path get 1, 2, … in dense item order"
+ORDER_RULE = "an item that shares its codes with none gets digit 0; items sharing codes get 1, 2, … in dense item order"
 MOVE_RULES = {
     "digit": "no item moves",
     "next_nearest": (
-        "of the items on a path the first in dense item order stays; the others of its prefix, in dense item order, "
+        "of the items that share codes the first in dense item order stays; the others of its prefix, in dense item order, "
         "move to the nearest code of the last level that no item of the prefix has, or stay where there is none"
     ),
     "sinkhorn": (
@@ -43,7 +43,7 @@ CostsOf = Callable[[Tensor], Tensor]
 
 
 def order_rule(strategy: str) -> str:
-    """All that decides which of several items on one path gets which code: kept, and hashed, in the artefact."""
+    """All that decides which of several items with the same codes gets which code: kept, and hashed, in the artefact."""
     return f"{MOVE_RULES[strategy]}; {ORDER_RULE}"
 
 
@@ -84,8 +84,8 @@ def costs_from(quantizer: Quantizer, source: VectorSource, codes_IL: Tensor) -> 
     return costs_of
 
 
-def path_groups(codes_IL: Tensor) -> tuple[Tensor, Tensor]:
-    """Items grouped by path: int64 `group_I` (groups numbered in lexicographic order of path) and `rank_I`.
+def code_groups(codes_IL: Tensor) -> tuple[Tensor, Tensor]:
+    """Items grouped by their codes: int64 `group_I` (groups numbered in lexicographic order of the codes) and `rank_I`.
 
     `rank_I` is an item's place, from 0, among the items of its group in dense item order.
     """
@@ -108,15 +108,15 @@ def dedup_digits(codes_IL: Tensor, dedup_codes: int) -> Tensor:
     """The digit of every item by `ORDER_RULE`, int64 `[I]` below `dedup_codes`.
 
     Raises:
-        ConfigError: a path shared by more items than there are digits for.
+        ConfigError: codes shared by more items than there are digits for.
     """
-    group_I, rank_I = path_groups(codes_IL)
+    group_I, rank_I = code_groups(codes_IL)
     size_I = torch.bincount(group_I)[group_I]
     digits_I = torch.where(size_I == 1, 0, rank_I + 1)
     if len(digits_I) and int(digits_I.max()) >= dedup_codes:
         worst = int(size_I.argmax())
         raise ConfigError(
-            f"index.dedup_codes: {int(size_I[worst])} items share the path {tuple(codes_IL[worst].tolist())}, but "
+            f"index.dedup_codes: {int(size_I[worst])} items share the codes {tuple(codes_IL[worst].tolist())}, but "
             f"{dedup_codes} digits tell apart {dedup_codes - 1} at most; raise index.dedup_codes (or index.codes)"
         )
     return digits_I
@@ -127,8 +127,8 @@ def _colliding_prefixes(codes_IL: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
     A part has at most `ROWS` items, or those of one prefix.
     """
-    prefix_I, _ = path_groups(codes_IL[:, :-1])
-    _, rank_I = path_groups(codes_IL)
+    prefix_I, _ = code_groups(codes_IL[:, :-1])
+    _, rank_I = code_groups(codes_IL)
     collides_G = torch.zeros(int(prefix_I.max()) + 1, dtype=torch.bool)
     collides_G[prefix_I[rank_I > 0]] = True
     size_G = torch.bincount(prefix_I) * collides_G
@@ -144,10 +144,10 @@ def _next_nearest(codes_R: Tensor, prefix_R: Tensor, cost_RK: Tensor, n_codes: i
     codes_R = codes_R.clone()
     taken_GK = torch.zeros(int(prefix_R.max()) + 1, n_codes, dtype=torch.bool)
     taken_GK[prefix_R, codes_R] = True
-    _, rank_R = path_groups(torch.stack([prefix_R, codes_R], 1))
+    _, rank_R = code_groups(torch.stack([prefix_R, codes_R], 1))
     movers = (rank_R > 0).nonzero().squeeze(1)
     # One mover of every prefix at a time: prefixes do not touch one another, and within one the order is kept.
-    _, turn = path_groups(prefix_R[movers].unsqueeze(1))
+    _, turn = code_groups(prefix_R[movers].unsqueeze(1))
     for now in range(int(turn.max()) + 1 if len(turn) else 0):
         rows = movers[turn == now]
         rows = rows[~taken_GK[prefix_R[rows]].all(1)]

@@ -1,9 +1,9 @@
 """Growth: new items join a published index under its frozen codebooks, and no published id moves (`intrr index --extend`).
 
-Items are known by the user's own id, since a new dataset numbers them anew. An item that leaves is retired: its path stays
+Items are known by the user's own id, since a new dataset numbers them anew. An item that leaves is retired: its Semantic ID stays
 taken, and is its own again should it come back.
 
-Shape legend: I items, N newcomers, T published paths (live and retired), G groups of equal residual path, L residual levels.
+Shape legend: I items, N newcomers, T published Semantic IDs (live and retired), G groups of equal residual codes, L residual levels.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from intrr_rec.data.dataset import Dataset
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import Draft, Manifest
-from intrr_rec.semantic_ids.artefact import KIND, Growth, Paths, SemanticIds, fill
+from intrr_rec.semantic_ids.artefact import KIND, Growth, Published, SemanticIds, fill
 from intrr_rec.semantic_ids.build import assign_all
-from intrr_rec.semantic_ids.collisions import path_groups
+from intrr_rec.semantic_ids.collisions import code_groups
 from intrr_rec.semantic_ids.quality.categories import read_categories
 from intrr_rec.semantic_ids.quality.drift import measure_drift
 from intrr_rec.semantic_ids.quality.gate import require_quality
@@ -33,7 +33,7 @@ from intrr_rec.semantic_ids.quantizers.quantizer import TensorSource
 from intrr_rec.semantic_ids.versions import old_places
 from intrr_rec.vectors.table import read_vectors, vectors_hash
 
-# What an extension may choose anew; all else belongs to the codebooks and the paths already published.
+# What an extension may choose anew; all else belongs to the codebooks and the Semantic IDs already published.
 OPEN_SETTINGS = {"gate", "drift", "category_column"}
 
 
@@ -76,8 +76,8 @@ def _extend(
     quantizer = make_quantizer(settings, source.width)
     quantizer.load_state(state)
     version = old.version + 1
-    live, retired = extend_paths(
-        published_paths(old),
+    live, retired = extend_sids(
+        published_ids(old),
         item_ids,
         assign_all(quantizer, source),
         dedup_codes=settings.dedup_codes,
@@ -113,56 +113,56 @@ def _extend(
     return tell
 
 
-def extend_paths(
-    published: Paths, item_ids: pa.Array, residual_IL: Tensor, *, dedup_codes: int, version: int
-) -> tuple[Paths, Paths]:
-    """Paths of a new catalogue.
+def extend_sids(
+    published: Published, item_ids: pa.Array, residual_IL: Tensor, *, dedup_codes: int, version: int
+) -> tuple[Published, Published]:
+    """Semantic IDs of a new catalogue.
 
     Args:
-        published: every path ever given out, live or retired.
+        published: every Semantic ID ever given out, live or retired.
         item_ids: the new catalogue's own ids, of the type of the published ones.
         residual_IL: their codes under the frozen codebooks; read for newcomers only.
         dedup_codes: size of the de-duplication level.
         version: number of the version being made.
 
     Returns:
-        The live paths in the order of `item_ids`, and the retired ones.
+        The live ones in the order of `item_ids`, and the retired ones.
 
     Raises:
-        ConfigError: a path whose de-duplication digits are spent.
+        ConfigError: residual codes whose de-duplication digits are spent.
     """
     place_I = old_places(item_ids, published.item_ids)
     is_new_I = place_I < 0
     codes_IL = published.codes_IL.new_empty(len(place_I), published.codes_IL.shape[1])
     codes_IL[~is_new_I] = published.codes_IL[place_I[~is_new_I]]
-    codes_IL[is_new_I] = newcomer_paths(published.codes_IL, residual_IL[is_new_I], dedup_codes)
+    codes_IL[is_new_I] = newcomer_sids(published.codes_IL, residual_IL[is_new_I], dedup_codes)
     since_I = torch.full_like(place_I, version)
     since_I[~is_new_I] = published.since_I[place_I[~is_new_I]]
     gone_T = torch.ones(len(published), dtype=torch.bool)
     gone_T[place_I[~is_new_I]] = False
     gone_ids = published.item_ids.filter(pa.array(gone_T.numpy()))
     return (
-        Paths(item_ids, codes_IL, since_I),
-        Paths(gone_ids, published.codes_IL[gone_T], published.since_I[gone_T]),
+        Published(item_ids, codes_IL, since_I),
+        Published(gone_ids, published.codes_IL[gone_T], published.since_I[gone_T]),
     )
 
 
-def newcomer_paths(taken_TL: Tensor, residual_NL: Tensor, dedup_codes: int) -> Tensor:
-    """Newcomers' full paths `[N, L + 1]`: the digit continues after the highest one taken on their residual path.
+def newcomer_sids(taken_TL: Tensor, residual_NL: Tensor, dedup_codes: int) -> Tensor:
+    """Newcomers' Semantic IDs `[N, L + 1]`: the digit continues after the highest one taken for their residual codes.
 
-    On a path nobody has, `collisions.ORDER_RULE` holds: 0 for a single newcomer, else 1, 2, … in order.
+    For residual codes that nobody has, `collisions.ORDER_RULE` holds: 0 for a single newcomer, else 1, 2, … in order.
 
     Args:
-        taken_TL: full paths, the digit last.
+        taken_TL: Semantic IDs, the digit last.
         residual_NL: residual codes.
 
     Raises:
-        ConfigError: a path whose digits are spent.
+        ConfigError: residual codes whose digits are spent.
     """
     n_taken = len(taken_TL)
     if not len(residual_NL):
         return taken_TL.new_empty(0, taken_TL.shape[1])
-    group_G, rank_G = path_groups(torch.cat([taken_TL[:, :-1], residual_NL]))
+    group_G, rank_G = code_groups(torch.cat([taken_TL[:, :-1], residual_NL]))
     n_groups = int(group_G.max()) + 1
     highest_G = torch.full((n_groups,), -1).scatter_reduce(0, group_G[:n_taken], taken_TL[:, -1], "amax")
     before_G = torch.bincount(group_G[:n_taken], minlength=n_groups)
@@ -173,17 +173,17 @@ def newcomer_paths(taken_TL: Tensor, residual_NL: Tensor, dedup_codes: int) -> T
     if int(digits_N.max()) >= dedup_codes:
         worst = int(digits_N.argmax())
         raise ConfigError(
-            f"index.dedup_codes: the path {tuple(residual_NL[worst].tolist())} needs digit {int(digits_N[worst])}, but "
+            f"index.dedup_codes: the codes {tuple(residual_NL[worst].tolist())} need digit {int(digits_N[worst])}, but "
             f"digits end at {dedup_codes - 1} and those of live and retired items are never reused; build a fresh index "
             "(without --extend) with more index.dedup_codes or index.codes"
         )
     return torch.cat([residual_NL, digits_N.unsqueeze(1)], 1)
 
 
-def published_paths(old: SemanticIds) -> Paths:
-    """Every path the artefact and its ancestors gave out, live ones first."""
+def published_ids(old: SemanticIds) -> Published:
+    """Every Semantic ID the artefact and its ancestors gave out, live ones first."""
     live_ids, retired = old.item_ids.combine_chunks(), old.retired
-    return Paths(
+    return Published(
         pa.concat_arrays([live_ids, retired.item_ids]),
         torch.cat([old.codes_IL, retired.codes_IL]),
         torch.cat([old.since_I, retired.since_I]),

@@ -62,7 +62,7 @@ def open_pair(semantic_ids: Path, dataset: Path) -> tuple[SemanticIds, Dataset]:
 
 
 def item_tree(ids: SemanticIds, dataset: Dataset, item: str, show: int) -> Tree:
-    """The item's path, and at each level up to `show` items that share the prefix so far but not the next code.
+    """The item's Semantic ID, and at each level up to `show` items that share the prefix so far but not the next code.
 
     Args:
         item: the user's own id, as text.
@@ -71,17 +71,17 @@ def item_tree(ids: SemanticIds, dataset: Dataset, item: str, show: int) -> Tree:
         DataError: no such item, or a retired one.
     """
     place = _find(ids, item)
-    path = ids.codes_IL[place].tolist()
+    codes = ids.codes_IL[place].tolist()
     [title] = dataset.titles([place])
     root = Tree(
-        f"[bold]{_title(title)}[/]  item {_title(item)}, path {_path(path)}, since version {int(ids.since_I[place])}"
+        f"[bold]{_title(title)}[/]  item {_title(item)}, sid {_sid(codes)}, since version {int(ids.since_I[place])}"
     )
     inside_I = torch.ones(ids.n_items, dtype=torch.bool)
     branch = root
-    for level, code in enumerate(path[:-1], start=1):
+    for level, code in enumerate(codes[:-1], start=1):
         inside_I = inside_I & (ids.codes_IL[:, level - 1] == code)
-        branch = branch.add(f"level {level}  [bold]{_path(path[:level])}[/]  {_items(int(inside_I.sum()))}")
-        only_here_I = inside_I & (ids.codes_IL[:, level] != path[level])
+        branch = branch.add(f"level {level}  [bold]{_sid(codes[:level])}[/]  {_items(int(inside_I.sum()))}")
+        only_here_I = inside_I & (ids.codes_IL[:, level] != codes[level])
         _list(branch, dataset, only_here_I.nonzero().squeeze(1), show)
     return root
 
@@ -90,18 +90,18 @@ def prefix_tree(ids: SemanticIds, dataset: Dataset, prefix: Sequence[int], show:
     """The items below a prefix: how many under each next code, the most first, with up to `show` titles each.
 
     Raises:
-        DataError: no item's path begins so.
+        DataError: no item's Semantic ID begins so.
     """
     inside_I = _inside(ids, prefix)
     items = inside_I.nonzero().squeeze(1)
-    root = Tree(f"prefix [bold]{_path(prefix)}[/]  {_items(len(items))} of {ids.n_items:,}")
+    root = Tree(f"prefix [bold]{_sid(prefix)}[/]  {_items(len(items))} of {ids.n_items:,}")
     if len(prefix) >= ids.levels - 1:
         _list(root, dataset, items, show)
         return root
     codes, counts = ids.codes_IL[items, len(prefix)].unique(return_counts=True)
     order = counts.argsort(descending=True, stable=True)
     for code, count in zip(codes[order].tolist(), counts[order].tolist(), strict=True):
-        branch = root.add(f"[bold]{_path([*prefix, code])}[/]  {_items(count)}")
+        branch = root.add(f"[bold]{_sid([*prefix, code])}[/]  {_items(count)}")
         _list(branch, dataset, items[ids.codes_IL[items, len(prefix)] == code], show)
     return root
 
@@ -132,8 +132,10 @@ def _find(ids: SemanticIds, item: str) -> int:
         return int(place)
     gone = pc.index(ids.retired.item_ids, pa.scalar(own, known.type)).as_py() if _fits(own) else -1
     if gone >= 0:
-        path = _path(ids.retired.codes_IL[gone].tolist())
-        raise DataError(f"--item: item {item} of {ids.path} is retired; its path {path} stays taken but leads nowhere")
+        sid = _sid(ids.retired.codes_IL[gone].tolist())
+        raise DataError(
+            f"--item: item {item} of {ids.path} is retired; its Semantic ID {sid} stays taken but leads nowhere"
+        )
     values = known.to_pylist()  # sorted, as a dataset's ids are: the neighbours in that order are the likeliest meant
     spot = bisect.bisect_left(values, own)
     near = values[max(0, spot - _NEAREST // 2 - 1) : spot + _NEAREST // 2 + 1]
@@ -146,14 +148,16 @@ def _fits(own: Any) -> bool:
 
 def _inside(ids: SemanticIds, prefix: Sequence[int]) -> Tensor:
     if len(prefix) > ids.levels:
-        raise DataError(f"--prefix: {_path(prefix)} has {len(prefix)} codes, but paths of {ids.path} have {ids.levels}")
+        raise DataError(
+            f"--prefix: {_sid(prefix)} has {len(prefix)} codes, but Semantic IDs of {ids.path} have {ids.levels}"
+        )
     inside_I = torch.ones(ids.n_items, dtype=torch.bool)
     for level, code in enumerate(prefix):
         deeper_I = inside_I & (ids.codes_IL[:, level] == code)
         if not deeper_I.any():
             choices = ids.codes_IL[inside_I, level].unique()
             near = choices[(choices - code).abs().argsort(stable=True)[:_NEAREST]].sort().values.tolist()
-            where = f"after {_path(prefix[:level])}" if level else "at level 1"
+            where = f"after {_sid(prefix[:level])}" if level else "at level 1"
             raise DataError(
                 f"--prefix: no item of {ids.path} has code {code} {where}; the nearest codes there are "
                 f"{', '.join(map(str, near))} (of {len(choices)})"
@@ -179,5 +183,5 @@ def _items(count: int) -> str:
     return f"{count:,} item{'' if count == 1 else 's'}"
 
 
-def _path(codes: Sequence[int]) -> str:
+def _sid(codes: Sequence[int]) -> str:
     return ",".join(map(str, codes))

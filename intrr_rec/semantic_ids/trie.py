@@ -23,7 +23,7 @@ _INTEGERS = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
 @dataclass(frozen=True)
 class PrefixTrie:
-    """A static trie over unique code paths of equal length L.
+    """A static trie over unique Semantic IDs of equal length L.
 
     Attributes:
         child_offsets: L tensors; `child_offsets[l]` has `nodes(l) + 1` entries, and the children of node n at depth l are
@@ -45,10 +45,10 @@ class PrefixTrie:
 
     @classmethod
     def build(cls, codes_IL: Tensor, codes_per_level: Sequence[int]) -> PrefixTrie:
-        """Build the trie of items 0 … I-1 from their paths, on the device of `codes_IL`.
+        """Build the trie of items 0 … I-1 from their codes, on the device of `codes_IL`.
 
         Raises:
-            DataError: no items, a code outside `[0, codes_per_level[l])`, or two items sharing a path.
+            DataError: no items, a code outside `[0, codes_per_level[l])`, or two items sharing a Semantic ID.
         """
         n_items, n_levels = codes_IL.shape
         if n_levels != len(codes_per_level) or not n_levels:
@@ -80,8 +80,8 @@ class PrefixTrie:
             row = int((~is_new_I).nonzero()[0, 0])
             first, second = sorted(order_I[row - 1 : row + 1].tolist())
             raise DataError(
-                f"items {first} and {second} share the path {tuple(sorted_IL[row].tolist())}; "
-                "a trie needs unique paths, so add a de-duplication level"
+                f"items {first} and {second} share the Semantic ID {tuple(sorted_IL[row].tolist())}; "
+                "a trie needs unique Semantic IDs, so add a de-duplication level"
             )
         return cls._of(offsets, codes, order_I.to(_narrowest(n_items)), max_children)
 
@@ -97,7 +97,7 @@ class PrefixTrie:
 
     @property
     def levels(self) -> int:
-        """L, the length of every path."""
+        """L, the length of every Semantic ID."""
         return len(self.child_codes)
 
     @property
@@ -143,7 +143,7 @@ class PrefixTrie:
             node = first + int(matches[0, 0])
         return node
 
-    def path_of(self, leaf: int) -> tuple[int, ...]:
+    def codes_of(self, leaf: int) -> tuple[int, ...]:
         """The L codes that lead to a leaf."""
         path: list[int] = []
         node = leaf
@@ -153,7 +153,7 @@ class PrefixTrie:
         return tuple(reversed(path))
 
     def codes_of_items(self) -> Tensor:
-        """The path of every item, `[I, L]`, int64, by dense id."""
+        """The codes of every item, `[I, L]`, int64, by dense id."""
         node_I, levels = torch.arange(len(self.leaf_items), device=self.leaf_items.device), []
         for offset_N, code_N in zip(reversed(self.child_offsets), reversed(self.child_codes), strict=True):
             levels.append(code_N[node_I].long())

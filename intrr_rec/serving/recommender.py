@@ -104,7 +104,7 @@ class Recommendation(NamedTuple):
 
     items: list[int]
     scores: list[float]
-    paths: list[tuple[int, ...]]
+    sids: list[tuple[int, ...]]
 
 
 class Prefix(NamedTuple):
@@ -161,8 +161,8 @@ class Recommender:
         answers = []
         for items, scores in zip(items_BW.tolist(), scores_BW.tolist(), strict=True):
             found = [item for item in items if item >= 0]
-            paths = [tuple(path) for path in self.bundle.codes_IL[found].tolist()]
-            answers.append(Recommendation(found, scores[: len(found)], paths))
+            sids = [tuple(codes) for codes in self.bundle.codes_IL[found].tolist()]
+            answers.append(Recommendation(found, scores[: len(found)], sids))
         return answers
 
     @torch.no_grad()

@@ -2,8 +2,8 @@
 
 Items are known by the user's own id, since a dataset numbers them anew. Known items keep their rows and optimizer state. A
 new item's row is derived, not drawn: it starts as the mean row of the items that share the longest prefix of its Semantic
-ID, then is moved, all else fixed, until its redistribution spells its own path (IntRR Eq. 4-6). So from the first step
-on the RAN returns the item's path rather than noise, and the item lies among its neighbours.
+ID, then is moved, all else fixed, until its redistribution spells its own Semantic ID (IntRR Eq. 4-6). So from the first step
+on the RAN returns the item's Semantic ID rather than noise, and the item lies among its neighbours.
 
 Shape suffixes: I items, N new items, D width, L levels, V width of content vectors, G groups.
 """
@@ -27,7 +27,7 @@ from intrr_rec.distributed.world import World
 from intrr_rec.distributed.zch import managed_rows
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.models.intrr import IntRR
-from intrr_rec.models.losses import path_nll
+from intrr_rec.models.losses import sid_nll
 from intrr_rec.runs.checkpoints import Checkpoints
 from intrr_rec.runs.inputs import Inputs
 from intrr_rec.runs.run_record import input_place, read_recipe, read_run_record
@@ -154,7 +154,7 @@ def _neighbours(table: UidRows, codes_IL: Tensor, new_N: Tensor, drawn_ND: Tenso
 def _spelled(
     model: IntRR, inputs: Inputs, world: World, new_N: Tensor, rows_ND: Tensor, *, steps: int
 ) -> tuple[Tensor, float]:
-    """Rows moved for `steps` towards spelling their own paths, and the share of them that do then; ranks divide the work."""
+    """Rows moved for `steps` towards spelling their own Semantic IDs, and the share of them that do then; ranks divide the work."""
     was_training = model.training
     model.eval()
     with torch.no_grad():
@@ -182,7 +182,7 @@ def _move(
     rate: float,
     steps: int,
 ) -> tuple[Tensor, Tensor]:
-    """Steps of length `rate` down the gradient of -log P of the own path (Eq. 8), for the rows that do not spell it yet."""
+    """Steps of length `rate` down the gradient of -log P of the own Semantic ID (Eq. 8), for the rows that do not spell it yet."""
     ran = model.item_ran or model.ran
     codes_NL = inputs.semantic_ids.codes_IL[items_N].to(world.device)
     content_NV = None if inputs.content_IV is None else torch.from_numpy(inputs.content_IV[items_N]).to(world.device)
@@ -192,7 +192,7 @@ def _move(
         with torch.enable_grad():
             guidance_ND = model.guide(rows_ND * rows_ND.shape[1] ** 0.5, content_NV)
             log_p = ran.redistribute(guidance_ND, codebooks)[1]
-            nll_N = path_nll(log_p, codes_NL).sum(1)
+            nll_N = sid_nll(log_p, codes_NL).sum(1)
         if step == steps:
             break
         (gradient_ND,) = torch.autograd.grad(nll_N.sum(), rows_ND)

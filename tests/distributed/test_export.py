@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from intrr_rec.io import artefact
-from intrr_rec.serving.bundle.bundle import GUIDANCE, KIND, REPRESENTATIONS, VALUES, Bundle
+from intrr_rec.serving.bundle.bundle import GUIDANCE, ITEM_EMBEDDINGS, KIND, VALUES, Bundle
 from intrr_rec.serving.bundle.export import write_bundle
 from intrr_rec.training.trainer import train
 from tests import tiny
@@ -33,7 +33,7 @@ def test_two_ranks_export_the_bundle_of_one_process(tmp_path):
     write_bundle(tmp_path / "run", tmp_path / "one")
     on_two_ranks("intrr_rec", "export", str(tmp_path / "run"), "--out", str(tmp_path / "two"))
     one, two = (artefact.read(tmp_path / name, KIND) for name in ("one", "two"))
-    tables = {REPRESENTATIONS, GUIDANCE}
+    tables = {ITEM_EMBEDDINGS, GUIDANCE}
     assert {k: v for k, v in two.files.items() if k not in tables} == {
         k: v for k, v in one.files.items() if k not in tables
     }
@@ -53,5 +53,5 @@ def test_a_sharded_table_is_loaded_and_written_without_a_second_copy(tmp_path):
         assert memory["shard"] >= 128e6
         assert memory["loading"] < memory["shard"] / 8
         assert memory["in all"] < 0.8 * memory["shard"]  # chunks of rows, and what the RAN makes of one
-    values = load_file(tmp_path / REPRESENTATIONS)[VALUES]
+    values = load_file(tmp_path / ITEM_EMBEDDINGS)[VALUES]
     assert len(values) == ROWS and bool((values.abs().amax(1) > 0).all())

@@ -49,7 +49,7 @@ def index(folder, out, world_size, *settings):
 
 
 def differing(ours, others):
-    assert {"codes.parquet", "codebooks.safetensors", "manifest.json"} <= set(ours)
+    assert {"sids.parquet", "codebooks.safetensors", "manifest.json"} <= set(ours)
     return [name for name in sorted(set(ours) | set(others)) if ours.get(name) != others.get(name)]
 
 

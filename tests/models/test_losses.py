@@ -2,7 +2,7 @@
 
 import torch
 
-from intrr_rec.models.losses import level_nll, path_nll
+from intrr_rec.models.losses import level_nll, sid_nll
 
 
 def reference(log_p, codes_BL):
@@ -18,8 +18,8 @@ def test_both_forms_equal_the_reference_and_each_other_in_gradients():
     log_p = [level_BK.log_softmax(-1) for level_BK in logits]
     weight_BL = torch.randn(7, 3, dtype=torch.float64)
     expected_BL = reference(log_p, codes_BL)
-    torch.testing.assert_close(path_nll(log_p, codes_BL), expected_BL)
+    torch.testing.assert_close(sid_nll(log_p, codes_BL), expected_BL)
     torch.testing.assert_close(level_nll(logits, codes_BL), expected_BL.float())
     expected = torch.autograd.grad((expected_BL * weight_BL).sum(), logits, retain_graph=True)
-    actual = torch.autograd.grad((path_nll(log_p, codes_BL) * weight_BL).sum(), logits)
+    actual = torch.autograd.grad((sid_nll(log_p, codes_BL) * weight_BL).sum(), logits)
     torch.testing.assert_close(actual, expected)

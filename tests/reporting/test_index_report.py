@@ -74,7 +74,7 @@ def test_verbs_reach_it(made, tmp_path, capsys):
     app(["report", "--semantic-ids", ids, "--dataset", dataset], standalone_mode=False)
     assert capsys.readouterr().out.strip().endswith("v2.report.html")
     app(["inspect-ids", "--semantic-ids", ids, "--dataset", dataset, "--item", "15"], standalone_mode=False)
-    assert capsys.readouterr().out.startswith("Title 15  item 15, path ")
+    assert capsys.readouterr().out.startswith("Title 15  item 15, sid ")
     words = [
         "--dataset",
         dataset,

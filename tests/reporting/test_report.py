@@ -202,7 +202,7 @@ def test_every_family_of_numbers_has_its_figure(page):
     wanted += [
         f"Training: {name} per level: level 1, level 2, level 3, level 4" for name in ("rec entropy", "align accuracy")
     ]
-    wanted += ["Training: learning rate", "Training: users per second", "Paths by the number of items"]
+    wanted += ["Training: learning rate", "Training: users per second", "Semantic IDs by the number of items"]
     wanted += [f"Items per code at level {level}" for level in range(1, LEVELS)]
     wanted += [f"Distribution over the codes of level {level}" for level in range(1, LEVELS + 1)]
     for beginning in wanted:
@@ -275,8 +275,8 @@ def test_semantic_id_quality_is_shown_as_measured(page):
     measured = quality(np.random.default_rng(1))
     collisions = measured["collisions"]
     assert collisions["largest"] >= 40
-    assert f"{collisions['distinct_paths']:,} ({collisions['distinct_rate']:.1%} of items)" in page.words
-    assert f"Items that share a path{collisions['rate']:.1%}" in page.words
+    assert f"{collisions['distinct_sids']:,} ({collisions['distinct_rate']:.1%} of items)" in page.words
+    assert f"Items that share their codes{collisions['rate']:.1%}" in page.words
     for level in measured["levels"]:
         assert f"{level['entropy_ratio']:.3f}" in page.words and f"{level['perplexity']:.1f}" in page.words
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from intrr_rec.errors import ArtefactError, DataError
 from intrr_rec.io import artefact
 from intrr_rec.io.atomic import write_json
-from intrr_rec.semantic_ids.artefact import CODEBOOKS, CODES, KIND, TRIE, SemanticIds
+from intrr_rec.semantic_ids.artefact import CODEBOOKS, KIND, SIDS, TRIE, SemanticIds
 from intrr_rec.semantic_ids.trie import PrefixTrie
 
 CODES_IL = torch.tensor([[1, 3, 0], [0, 2, 1], [0, 2, 2], [1, 0, 0]])
@@ -40,7 +40,7 @@ def test_round_trip(tmp_path):
     assert opened.item_ids.to_pylist() == ["a", "b", "c", "d"]
     assert opened.codes_per_level == (2, 4, 8) and opened.levels == 3 and opened.n_items == 4
     assert all(torch.equal(a, b) for a, b in zip(opened.codebooks, PIECES["codebooks"], strict=True))
-    assert [opened.trie.path_of(leaf) for leaf in range(4)] == [(0, 2, 1), (0, 2, 2), (1, 0, 0), (1, 3, 0)]
+    assert [opened.trie.codes_of(leaf) for leaf in range(4)] == [(0, 2, 1), (0, 2, 2), (1, 0, 0), (1, 3, 0)]
     assert opened.trie.leaf_items.tolist() == [1, 2, 3, 0]
     assert opened.quality == PIECES["quality"]
     assert opened.manifest == manifest
@@ -50,10 +50,10 @@ def test_round_trip(tmp_path):
 
 def test_codes_file_is_plain_parquet(tmp_path):
     SemanticIds.write(tmp_path / "ids", **PIECES)
-    table = pq.read_table(tmp_path / "ids" / CODES)
+    table = pq.read_table(tmp_path / "ids" / SIDS)
     assert table.schema.field("item").type == pa.int64()
-    assert table.schema.field("codes").type == pa.list_(pa.int32(), 3)
-    assert table["codes"].to_pylist() == CODES_IL.tolist()
+    assert table.schema.field("sid").type == pa.list_(pa.int32(), 3)
+    assert table["sid"].to_pylist() == CODES_IL.tolist()
 
 
 def test_equal_pieces_equal_bytes(tmp_path):
@@ -64,7 +64,7 @@ def test_equal_pieces_equal_bytes(tmp_path):
 
 def test_colliding_paths_are_refused_and_the_old_artefact_stays(tmp_path):
     before = SemanticIds.write(tmp_path / "ids", **PIECES)
-    with pytest.raises(DataError, match="share the path"):
+    with pytest.raises(DataError, match="share the Semantic ID"):
         SemanticIds.write(tmp_path / "ids", **(PIECES | {"codes_IL": CODES_IL[[0, 1, 1, 3]]}))
     assert SemanticIds.open(tmp_path / "ids").manifest == before
     assert [path.name for path in tmp_path.iterdir()] == ["ids"]
@@ -90,17 +90,17 @@ def other_codebooks(path):
 
 
 def fewer_items(path):
-    pq.write_table(pq.read_table(path / CODES).slice(0, 3), path / CODES)
+    pq.write_table(pq.read_table(path / SIDS).slice(0, 3), path / SIDS)
 
 
 def swapped_items(path):
-    pq.write_table(pq.read_table(path / CODES).take([1, 0, 2, 3]), path / CODES)
+    pq.write_table(pq.read_table(path / SIDS).take([1, 0, 2, 3]), path / SIDS)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (other_trie, "trie.safetensors does not hold the paths"),
+        (other_trie, "trie.safetensors does not hold the Semantic IDs"),
         (other_codebooks, "level sizes"),
         (fewer_items, "has shape"),
         (swapped_items, "does not list items"),

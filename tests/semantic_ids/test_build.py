@@ -71,7 +71,7 @@ def test_same_seed_same_bytes_other_seed_other_codes(catalogue, tmp_path):
     first, second = build(folder, tmp_path / "a"), build(folder, tmp_path / "b")
     other = build(folder, tmp_path / "c", CONFIG.model_copy(update={"seed": 1}))
     assert first.files == second.files
-    assert first.files["codes.parquet"] != other.files["codes.parquet"]
+    assert first.files["sids.parquet"] != other.files["sids.parquet"]
 
 
 @pytest.mark.parametrize("change", [{"collisions": "sinkhorn"}, {"dedup_codes": 17}])
@@ -115,7 +115,7 @@ def test_shows_a_bar_on_a_terminal_and_the_quality_table(catalogue, tmp_path, mo
     build(folder, tmp_path / "ids")
     shown = capsys.readouterr().err
     assert "RK-Means level 2/2" in shown and "100%" in shown
-    assert "perplexity" in shown and "distinct paths" in shown
+    assert "perplexity" in shown and "distinct Semantic IDs" in shown
 
 
 def test_logs_each_level_where_there_is_no_terminal(catalogue, tmp_path, caplog):

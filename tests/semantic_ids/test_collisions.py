@@ -37,7 +37,7 @@ def test_overflow_is_refused_never_clamped():
     codes_IL = torch.tensor([[5, 7]] * 3 + [[1, 1]])
     assert dedup_digits(codes_IL, 4).max() == 3
     with pytest.raises(
-        ConfigError, match=r"3 items share the path \(5, 7\), but 3 digits tell apart 2 .* raise index\."
+        ConfigError, match=r"3 items share the codes \(5, 7\), but 3 digits tell apart 2 .* raise index\."
     ):
         dedup_digits(codes_IL, 3)
 

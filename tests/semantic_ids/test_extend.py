@@ -1,4 +1,4 @@
-"""Growth: whatever comes and goes, no published id moves, no path is given twice."""
+"""Growth: whatever comes and goes, no published id moves, no Semantic ID is given twice."""
 
 import numpy as np
 import pyarrow as pa
@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from intrr_rec.config import DriftConfig, GateConfig, IndexConfig
 from intrr_rec.errors import ArtefactError, ConfigError, DataError
-from intrr_rec.semantic_ids.artefact import Paths, SemanticIds
+from intrr_rec.semantic_ids.artefact import Published, SemanticIds
 from intrr_rec.semantic_ids.build import build_semantic_ids
 from intrr_rec.semantic_ids.collisions import dedup_digits
-from intrr_rec.semantic_ids.extend import extend_paths, extend_semantic_ids, newcomer_paths
+from intrr_rec.semantic_ids.extend import extend_semantic_ids, extend_sids, newcomer_sids
 from intrr_rec.semantic_ids.trie import PrefixTrie
 from tests.semantic_ids.catalogue import make_catalogue
 
@@ -21,7 +21,7 @@ CONFIG = IndexConfig(levels=2, codes=8, dedup_codes=16, drift=DriftConfig(min_it
 
 
 def empty(*lengths):
-    return Paths(
+    return Published(
         pa.array([], pa.int64()), torch.empty(0, *lengths, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
     )
 
@@ -35,7 +35,7 @@ def test_published_ids_never_move_and_paths_are_never_reused(catalogues, seed):
     for version, catalogue in enumerate(catalogues, start=1):
         items = sorted(catalogue)
         residual_IL = torch.from_numpy(rng.integers(0, 2, (len(items), 2)))
-        live, retired = extend_paths(published, pa.array(items), residual_IL, dedup_codes=200, version=version)
+        live, retired = extend_sids(published, pa.array(items), residual_IL, dedup_codes=200, version=version)
         assert live.item_ids.to_pylist() == items
         paths = [tuple(path) for path in torch.cat([live.codes_IL, retired.codes_IL]).tolist()]
         owners = live.item_ids.to_pylist() + retired.item_ids.to_pylist()
@@ -49,7 +49,7 @@ def test_published_ids_never_move_and_paths_are_never_reused(catalogues, seed):
         since = dict(zip(owners, torch.cat([live.since_I, retired.since_I]).tolist(), strict=True))
         assert since == first_seen
         PrefixTrie.build(live.codes_IL, (2, 2, 200))
-        published = Paths(
+        published = Published(
             pa.concat_arrays([live.item_ids, retired.item_ids]),
             torch.cat([live.codes_IL, retired.codes_IL]),
             torch.cat([live.since_I, retired.since_I]),
@@ -60,16 +60,16 @@ def test_published_ids_never_move_and_paths_are_never_reused(catalogues, seed):
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=30))
 def test_a_first_version_follows_the_order_rule(paths):
     residual_NL = torch.tensor(paths)
-    full = newcomer_paths(torch.empty(0, 3, dtype=torch.int64), residual_NL, 100)
+    full = newcomer_sids(torch.empty(0, 3, dtype=torch.int64), residual_NL, 100)
     assert torch.equal(full, torch.cat([residual_NL, dedup_digits(residual_NL, 100).unsqueeze(1)], 1))
 
 
 def test_digits_continue_after_live_and_retired_ones():
-    published = Paths(
+    published = Published(
         pa.array([10, 20, 30]), torch.tensor([[1, 1, 0], [2, 2, 1], [2, 2, 2]]), torch.ones(3, dtype=torch.int64)
     )
     residual_IL = torch.tensor([[1, 1], [0, 0], [0, 0], [2, 2], [2, 2], [3, 3], [4, 4], [4, 4]])
-    live, retired = extend_paths(
+    live, retired = extend_sids(
         published, pa.array([5, 10, 20, 40, 45, 50, 60, 70]), residual_IL, dedup_codes=8, version=2
     )
     assert live.codes_IL.tolist() == [
@@ -88,9 +88,9 @@ def test_digits_continue_after_live_and_retired_ones():
 
 def test_spent_digits_are_one_line():
     taken_TL = torch.tensor([[2, 2, 1], [2, 2, 2]])
-    with pytest.raises(ConfigError, match=r"path \(2, 2\) needs digit 4, but digits end at 3 .*without --extend"):
-        newcomer_paths(taken_TL, torch.tensor([[2, 2], [2, 2]]), 4)
-    assert newcomer_paths(taken_TL, torch.tensor([[2, 2]]), 4).tolist() == [[2, 2, 3]]
+    with pytest.raises(ConfigError, match=r"codes \(2, 2\) need digit 4, but digits end at 3 .*without --extend"):
+        newcomer_sids(taken_TL, torch.tensor([[2, 2], [2, 2]]), 4)
+    assert newcomer_sids(taken_TL, torch.tensor([[2, 2]]), 4).tolist() == [[2, 2, 3]]
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.errors import ArtefactError, ConfigError, DataError
-from intrr_rec.semantic_ids.artefact import Growth, Paths, SemanticIds
+from intrr_rec.semantic_ids.artefact import Growth, Published, SemanticIds
 from intrr_rec.semantic_ids.inspect import _title, print_ids
 from tests.semantic_ids.catalogue import make_catalogue
 
@@ -21,7 +21,7 @@ def pair(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inspect")
     dataset, _ = make_catalogue(folder / "in", ITEMS, torch.ones(7, 2).numpy())
     other, _ = make_catalogue(folder / "other", ITEMS[1:], torch.ones(6, 2).numpy())
-    retired = Paths(pa.array([99]), torch.tensor([[1, 1, 0]]), torch.tensor([1]))
+    retired = Published(pa.array([99]), torch.tensor([[1, 1, 0]]), torch.tensor([1]))
     SemanticIds.write(
         folder / "ids",
         codes_IL=CODES_IL,
@@ -44,7 +44,7 @@ def lines(capsys, pair, **asked):
 
 def test_an_item_level_by_level(capsys, pair):
     assert lines(capsys, pair, item="10") == [
-        "Title 10  item 10, path 1,3,1, since version 1",
+        "Title 10  item 10, sid 1,3,1, since version 1",
         "level 1  1  5 items",
         "Title 40",
         "Title 70",
@@ -53,7 +53,7 @@ def test_an_item_level_by_level(capsys, pair):
         "Title 60",
     ]
     assert lines(capsys, pair, item="70", show=1) == [
-        "Title 70  item 70, path 1,2,0, since version 2",
+        "Title 70  item 70, sid 1,2,0, since version 2",
         "level 1  1  5 items",
         "Title 10",
         "… and 3 more",
@@ -82,10 +82,10 @@ def test_a_prefix_most_items_first(capsys, pair):
         ({"item": "45"}, DataError, "no item 45; the nearest ids are 20, 30, 40, 50, 60"),
         ({"item": "9" * 30}, DataError, "the nearest ids are 50, 60, 70"),
         ({"item": "x"}, DataError, "'x' is not an item id .* whose ids are integers"),
-        ({"item": "99"}, DataError, "item 99 .* is retired; its path 1,1,0 stays taken"),
+        ({"item": "99"}, DataError, "item 99 .* is retired; its Semantic ID 1,1,0 stays taken"),
         ({"prefix": "2"}, DataError, "has code 2 at level 1; the nearest codes there are 0, 1"),
         ({"prefix": "1,1"}, DataError, "has code 1 after 1; the nearest codes there are 0, 2, 3"),
-        ({"prefix": "1,3,1,0"}, DataError, "has 4 codes, but paths of .* have 3"),
+        ({"prefix": "1,3,1,0"}, DataError, "has 4 codes, but Semantic IDs of .* have 3"),
         ({"prefix": "1;3"}, DataError, "such as 12,7"),
         ({}, ConfigError, "either --item ID or --prefix"),
         ({"item": "10", "prefix": "1"}, ConfigError, "either --item ID or --prefix"),
@@ -125,7 +125,7 @@ def test_string_ids_and_titles_with_markup(tmp_path, capsys):
     ids = SemanticIds.open(tmp_path / "ids")
     Console(width=300).print(item_tree(ids, Titles(), "a-1", 5))
     said = capsys.readouterr().out
-    assert "[bold]A[/bold]  item a-1, path 0,1" in said and "B" * 89 + "…" in said
+    assert "[bold]A[/bold]  item a-1, sid 0,1" in said and "B" * 89 + "…" in said
     with pytest.raises(DataError, match="no item 'a-2'; the nearest ids are a-1, b-2"):
         item_tree(ids, Titles(), "a-2", 5)
 

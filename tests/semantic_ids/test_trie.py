@@ -59,7 +59,7 @@ def test_walking_children_from_the_root_reaches_every_item_and_nothing_else(path
         frontier = following
     for path, leaf in frontier.items():
         reached[path] = int(trie.leaf_items[leaf])
-        assert trie.path_of(leaf) == path
+        assert trie.codes_of(leaf) == path
         assert trie.node_of_prefix(path) == leaf
     assert reached == {tuple(path): item for item, path in enumerate(paths)}
 
@@ -90,7 +90,7 @@ def test_survives_safetensors():
 
 
 def test_shared_path_is_refused_and_both_items_named():
-    with pytest.raises(DataError, match=r"items 1 and 3 share the path \(0, 3\)"):
+    with pytest.raises(DataError, match=r"items 1 and 3 share the Semantic ID \(0, 3\)"):
         PrefixTrie.build(torch.tensor([[1, 0], [0, 3], [0, 2], [0, 3]]), (2, 4))
 
 

@@ -68,7 +68,7 @@ def test_a_bundle_gives_the_lists_of_evaluate(kind, runs, bundles, line):
         for user, items, scores in zip(part.users, part.items_BW.tolist(), part.scores_BW, strict=True):
             assert found[user].items == items
             torch.testing.assert_close(torch.tensor(found[user].scores), scores, rtol=1e-5, atol=1e-5)
-            assert found[user].paths == [tuple(codes_IL[item].tolist()) for item in items]
+            assert found[user].sids == [tuple(codes_IL[item].tolist()) for item in items]
 
 
 def test_opening_and_recommending_needs_neither_torchrec_nor_training(bundles):
@@ -160,7 +160,7 @@ def test_a_trace_and_a_redistribution(runs, bundles):
         recommender = Recommender(bundles[kind])
         levels = recommender.trace([1, 2, 3], beam=4)
         best = recommender.recommend([[1, 2, 3]], 4, beam=4)[0]
-        assert [prefix.codes for prefix in levels[-1]] == best.paths
+        assert [prefix.codes for prefix in levels[-1]] == best.sids
         inputs = reopen_inputs(runs[kind], ())
         with join_world() as world:
             parallel = parallelize(inputs.model(META), world, inputs.recipe, training=False)
@@ -236,7 +236,7 @@ def test_an_altered_bundle_is_refused(bundles, tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"bundle_schema": 1}, "is a bundle of schema 1, this version reads 3; export it again"),
+        ({"bundle_schema": 1}, "is a bundle of schema 1, this version reads 4; export it again"),
         ({"bundle_schema": None}, "is a bundle of schema None"),
         ({"rows": "int4"}, "settings.json: 'rows': .*; export it again"),
         ({"model": {"window": 8, "depth": 3}}, r"settings.json: 'model.depth': .*; export it again"),

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from intrr_rec.errors import ArtefactError
-from intrr_rec.serving.bundle.bundle import GUIDANCE, MODEL, REPRESENTATIONS, Bundle
+from intrr_rec.serving.bundle.bundle import GUIDANCE, ITEM_EMBEDDINGS, MODEL, Bundle
 from intrr_rec.serving.bundle.export import write_bundle
 from intrr_rec.serving.http.backend import Backend
 from tests.serving.process import Answer, Server, read_answer, serving
@@ -106,7 +106,7 @@ def test_a_newer_bundle_is_served_without_a_request_dropped(place, runs, bundles
 def test_a_bundle_that_is_not_fit_leaves_the_old_one_serving(place):
     with serving(place) as server:
         expected = server.recommend(history=[1, 2, 3]).body
-        for name in (MODEL, REPRESENTATIONS, GUIDANCE):
+        for name in (MODEL, ITEM_EMBEDDINGS, GUIDANCE):
             os.truncate(place / name, 1000)  # as a copy that was killed leaves it
         for _ in range(2):
             answer = server.ask("POST", "/admin/reload")

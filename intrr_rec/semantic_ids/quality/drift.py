@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from intrr_rec.config import DriftConfig
-from intrr_rec.semantic_ids.collisions import path_groups
+from intrr_rec.semantic_ids.collisions import code_groups
 from intrr_rec.semantic_ids.quality.metrics import distance_summary
 
 FAR = "0.99"
@@ -34,8 +34,8 @@ def measure_drift(
     Args:
         reference: `distance_summary` of the fit.
         norm_I: squared norms of the live items' vectors today.
-        left_I: their squared distances to what the published paths stand for.
-        codes_IL: these paths, residual codes only.
+        left_I: their squared distances to what the published Semantic IDs stand for.
+        codes_IL: of these Semantic IDs, residual codes only.
         since_I: version each item came with.
         version: number of the version being made.
 
@@ -43,9 +43,9 @@ def measure_drift(
         `reference`; `groups`: of the items of the fit that still live (`fitted`), of all added since (`added`) and of this
         version's (`newcomers`), each with its summary, `error_ratio` = relative error over the fit's, `beyond` = share of
         items farther than the fit's 99th percentile, `collision_rate` = share of items that some other item shares its
-        residual path with; None for a group of no items. `due`, and `verdict` in words.
+        residual codes with; None for a group of no items. `due`, and `verdict` in words.
     """
-    group_I, _ = path_groups(codes_IL)
+    group_I, _ = code_groups(codes_IL)
     shares_I = torch.bincount(group_I)[group_I] > 1
     masks = {"fitted": since_I == 1, "added": since_I > 1, "newcomers": since_I == version}
 

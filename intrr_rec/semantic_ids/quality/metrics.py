@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from intrr_rec.semantic_ids.collisions import path_groups
+from intrr_rec.semantic_ids.collisions import code_groups
 from intrr_rec.semantic_ids.quality.categories import Categories
 from intrr_rec.semantic_ids.quantizers.quantizer import Quantizer, VectorSource
 
@@ -30,7 +30,7 @@ SCORE_ROWS = 8_192
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """How well the paths stand for the vectors, in the space the quantizer documents.
+    """How well the Semantic IDs stand for the vectors, in the space the quantizer documents.
 
     Attributes:
         relative_error: after each level, Σ‖x − x̂‖² / Σ‖x‖².
@@ -50,7 +50,7 @@ def assess(
 
     Args:
         source: the items' vectors, all of them in this process.
-        codes_IL: paths without the de-duplication digit.
+        codes_IL: Semantic IDs without the de-duplication digit.
         seed: of samples and shuffles.
 
     Returns:
@@ -68,7 +68,7 @@ def measure_quality(
     """Quality of the residual levels, as plain JSON values.
 
     Args:
-        codes_IL: paths without the de-duplication digit.
+        codes_IL: Semantic IDs without the de-duplication digit.
         codes_per_level: K of each of these levels.
         relative_error: share of the squared norm left unexplained after each level.
 
@@ -121,20 +121,20 @@ def gini(counts_K: Tensor) -> float:
 
 
 def collision_quality(codes_IL: Tensor) -> dict[str, Any]:
-    """Items that share a full path.
+    """Items that share all their codes.
 
-    `distinct_paths`, `distinct_rate` = distinct paths / I, `rate` = share of items whose path is not theirs alone, `largest`
-    = most items on one path, `histogram`: number of items on a path → number of such paths (keys are strings, for JSON).
+    `distinct_sids`, `distinct_rate` = distinct Semantic IDs / I, `rate` = share of items whose codes are not theirs alone, `largest`
+    = most items that share codes, `histogram`: number of items that share codes → number of such Semantic IDs (keys are strings, for JSON).
     """
-    group_I, _ = path_groups(codes_IL)
+    group_I, _ = code_groups(codes_IL)
     size_G = torch.bincount(group_I)
-    sizes, paths = size_G.unique(return_counts=True)
+    sizes, groups = size_G.unique(return_counts=True)
     return {
-        "distinct_paths": len(size_G),
+        "distinct_sids": len(size_G),
         "distinct_rate": len(size_G) / len(codes_IL),
         "rate": float((size_G[group_I] > 1).double().mean()),
         "largest": int(size_G.max()),
-        "histogram": {str(size): count for size, count in zip(sizes.tolist(), paths.tolist(), strict=True)},
+        "histogram": {str(size): count for size, count in zip(sizes.tolist(), groups.tolist(), strict=True)},
     }
 
 
@@ -155,7 +155,7 @@ def distance_summary(norm_I: Tensor, left_I: Tensor) -> dict[str, Any]:
 
     Args:
         norm_I: squared norms of the vectors.
-        left_I: squared distances to what their paths stand for.
+        left_I: squared distances to what their codes stand for.
 
     Returns:
         `items`, `relative_error` = Σ left / Σ norm, and `quantiles` of left / norm over items.
@@ -168,11 +168,11 @@ def distance_summary(norm_I: Tensor, left_I: Tensor) -> dict[str, Any]:
 
 
 def content_quality(source: VectorSource, codes_IL: Tensor, categories: Categories | None, seed: int) -> dict[str, Any]:
-    """Do the paths follow the content? As plain JSON values.
+    """Do the Semantic IDs follow the content? As plain JSON values.
 
     Args:
         source: the items' vectors, all of them in this process.
-        codes_IL: paths without the de-duplication digit.
+        codes_IL: Semantic IDs without the de-duplication digit.
         seed: of the items sampled and of the shuffled labels.
 
     Returns:
@@ -232,7 +232,7 @@ def neighbour_purity(codes_IL: Tensor, query_Q: Tensor, neighbours_QN: Tensor) -
     """
     found = []
     for depth in range(1, codes_IL.shape[1] + 1):
-        group_I, _ = path_groups(codes_IL[:, :depth])
+        group_I, _ = code_groups(codes_IL[:, :depth])
         same_QN = group_I[neighbours_QN] == group_I[query_Q].unsqueeze(1)
         size_G = torch.bincount(group_I).double()
         pairs = len(codes_IL) * (len(codes_IL) - 1)
@@ -252,7 +252,7 @@ def category_purity(codes_IL: Tensor, categories: Categories, generator: torch.G
     shuffled_I = label_I[torch.randperm(len(label_I), generator=generator)]
     found = []
     for depth in range(1, codes_IL.shape[1] + 1):
-        group_I, _ = path_groups(codes_IL[:, :depth])
+        group_I, _ = code_groups(codes_IL[:, :depth])
         found.append({"share": _majority(group_I, label_I), "chance": _majority(group_I, shuffled_I)})
     return found
 

@@ -19,9 +19,9 @@ class Level(BaseModel):
 
 
 class Collisions(BaseModel):
-    """Items on one path before the de-duplication digit; fields as in `semantic_ids.quality.metrics.collision_quality`."""
+    """Items that share their codes before the de-duplication digit; fields as in `semantic_ids.quality.metrics.collision_quality`."""
 
-    distinct_paths: int | None = None
+    distinct_sids: int | None = None
     distinct_rate: float | None = None
     rate: float | None = None
     largest: int | None = None

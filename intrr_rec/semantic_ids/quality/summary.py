@@ -32,7 +32,7 @@ def show_quality(quality: Mapping[str, Any], out: Path) -> None:
         screen.print(f"items of a prefix share its main category: {_levels(quality['category_purity'])}")
     collisions = quality["collisions"]
     screen.print(
-        f"{collisions['distinct_paths']:,} distinct paths ({collisions['distinct_rate']:.1%} of items); "
+        f"{collisions['distinct_sids']:,} distinct Semantic IDs ({collisions['distinct_rate']:.1%} of items); "
         f"{collisions['rate']:.1%} of items share one, {collisions['largest']} at most → {out}"
     )
     screen.print(f"pictures: intrr report --semantic-ids {out} --dataset DIR", style="dim")

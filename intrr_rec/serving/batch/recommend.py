@@ -1,7 +1,7 @@
 """`intrr recommend`: a bundle and histories → recommendations, shard by shard.
 
 The output is an artefact of Parquet files in `parts/`, a row a recommendation: `user_id`, `rank` (from 1), `item_id` (of the type it has in the dataset), `score`,
-`path` (the Semantic ID). A shard is a fixed stretch of users, committed by renaming; ranks take turns at shards and never
+`sid` (the Semantic ID). A shard is a fixed stretch of users, committed by renaming; ranks take turns at shards and never
 speak to one another, so what is in memory is one shard and the bundle, and a killed job goes on.
 
 Shape suffixes: U users of a shard, E events, B users of a batch, K recommendations a user.
@@ -164,7 +164,7 @@ def _shard(recommender: Recommender, histories: Histories, wish: Wish) -> tuple[
             "rank": pa.array((place_R + 1).to(torch.int32).numpy()),
             "item_id": own_R.cast(pa.int64()) if bundle.settings.item_ids == "integer" else own_R,
             "score": scores_UK[is_filled_UK].numpy(),
-            "path": pa.FixedSizeListArray.from_arrays(pa.array(codes_RL.numpy().reshape(-1)), codes_RL.shape[1]),
+            "sid": pa.FixedSizeListArray.from_arrays(pa.array(codes_RL.numpy().reshape(-1)), codes_RL.shape[1]),
         }
     )
     return table, int((~is_known_E).sum())

@@ -2,9 +2,9 @@
 
 settings.json                 model and ranking settings, level sizes
 model.safetensors             backbone, RAN, codebooks, dense head; the item side's own RAN and codebooks where it has some
-representations.safetensors   E_i of every item: float32, bfloat16, or int8 with a scale a row
+item_embeddings.safetensors   E_i of every item: float32, bfloat16, or int8 with a scale a row
 guidance.safetensors          what guides each item's redistribution, as wide; read a row at a time, on demand
-paths.safetensors             Semantic IDs and the trie over them
+sids.safetensors             Semantic IDs and the trie over them
 items.parquet                 own ids, titles, popularity, columns to filter by
 
 Opening one starts no process group and reads no recipe, dataset or table of TorchRec's.
@@ -45,11 +45,11 @@ from intrr_rec.serving.bundle.tensor_file import RowFile
 
 KIND = "bundle"
 # Of what lies in the files: an older bundle is refused, not misread.
-SCHEMA = 3
-SETTINGS, MODEL, PATHS, ITEM_TABLE = "settings.json", "model.safetensors", "paths.safetensors", "items.parquet"
-REPRESENTATIONS, GUIDANCE = "representations.safetensors", "guidance.safetensors"
+SCHEMA = 4
+SETTINGS, MODEL, SIDS, ITEM_TABLE = "settings.json", "model.safetensors", "sids.safetensors", "items.parquet"
+ITEM_EMBEDDINGS, GUIDANCE = "item_embeddings.safetensors", "guidance.safetensors"
 VALUES, SCALE = "values", "scale"
-REQUIRED = (SETTINGS, MODEL, PATHS, ITEM_TABLE, REPRESENTATIONS, GUIDANCE)
+REQUIRED = (SETTINGS, MODEL, SIDS, ITEM_TABLE, ITEM_EMBEDDINGS, GUIDANCE)
 M = TypeVar("M", bound=nn.Module)
 _INTEGERS = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
@@ -116,8 +116,8 @@ class Bundle:
     def _of(cls, path: Path, opened: Opened, device: torch.device) -> Bundle:
         settings = _settings(path, opened)
         config, levels = settings.model, len(settings.codes_per_level)
-        tensors, paths, rows = (_finite(path, name, opened.tensors(name)) for name in (MODEL, PATHS, REPRESENTATIONS))
-        tensors, paths, rows = ({name: t.to(device) for name, t in each.items()} for each in (tensors, paths, rows))
+        tensors, sids, rows = (_finite(path, name, opened.tensors(name)) for name in (MODEL, SIDS, ITEM_EMBEDDINGS))
+        tensors, sids, rows = ({name: t.to(device) for name, t in each.items()} for each in (tensors, sids, rows))
         backbone = filled(lambda: make_backbone(config, config.window), "backbone.", tensors, device)
         ran = filled(lambda: Ran(levels, config.width, config.ran), "ran.", tensors, device)
         codebooks = _codebooks("codebook", tensors, settings)
@@ -128,7 +128,7 @@ class Bundle:
         if not config.shared_ran:
             item_ran = filled(lambda: Ran(levels, config.width, config.ran), "item_ran.", tensors, device)
             item_codebooks = _codebooks("item_codebook", tensors, settings)
-        codes_IL, trie = paths.pop("codes"), PrefixTrie.from_tensors(paths)
+        codes_IL, trie = sids.pop("codes"), PrefixTrie.from_tensors(sids)
         table = Rows(rows[VALUES], rows.get(SCALE))
         opened_bundle = cls(
             path,
@@ -177,13 +177,13 @@ class Bundle:
         found = {VALUES: (table.values_ID.dtype, tuple(table.values_ID.shape))}
         if table.scale_I is not None:
             found[SCALE] = (table.scale_I.dtype, tuple(table.scale_I.shape))
-        paths = self.codes_IL.ndim == 2 and self.codes_IL.dtype in _INTEGERS
+        consistent = self.codes_IL.ndim == 2 and self.codes_IL.dtype in _INTEGERS
         checks = {
-            PATHS: paths
+            SIDS: consistent
             and self.codes_IL.shape == (items, levels)
             and torch.equal(self.ranker.trie.codes_of_items(), self.codes_IL.long())
             and bool((self.codes_IL.amax(0).cpu() < torch.tensor(self.settings.codes_per_level)).all()),
-            REPRESENTATIONS: found == known,
+            ITEM_EMBEDDINGS: found == known,
             GUIDANCE: self.guidance_file.shapes == known,
             ITEM_TABLE: len(self.items) == items,
         }

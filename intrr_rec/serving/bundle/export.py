@@ -35,13 +35,13 @@ from intrr_rec.runs.run_files import CHECKPOINTS
 from intrr_rec.semantic_ids.artefact import SemanticIds
 from intrr_rec.serving.bundle.bundle import (
     GUIDANCE,
+    ITEM_EMBEDDINGS,
     ITEM_TABLE,
     KIND,
     MODEL,
-    PATHS,
-    REPRESENTATIONS,
     SCALE,
     SETTINGS,
+    SIDS,
     VALUES,
     BundleSettings,
 )
@@ -163,7 +163,7 @@ def write_small_files(
     )
     write_json(folder / SETTINGS, settings.model_dump(mode="json"))
     save_file(dict(tensors), folder / MODEL)
-    save_file(ids.trie.tensors() | {"codes": narrow_codes(ids)}, folder / PATHS)
+    save_file(ids.trie.tensors() | {"codes": narrow_codes(ids)}, folder / SIDS)
     pq.write_table(item_table(catalogue.dataset, (catalogue.row_I < 0).numpy()), folder / ITEM_TABLE)
 
 
@@ -182,7 +182,7 @@ def write_tables(draft: Draft | None, catalogue: Catalogue, model: IntRR, rows: 
     with ExitStack() as stack:
         files = []
         if draft is not None:
-            files = [stack.enter_context(TensorFile(draft.path / name, shapes)) for name in (REPRESENTATIONS, GUIDANCE)]
+            files = [stack.enter_context(TensorFile(draft.path / name, shapes)) for name in (ITEM_EMBEDDINGS, GUIDANCE)]
         for first_row, tables in catalogue.chunks(model, world):
             for file, table_UD in zip(files, tables, strict=bool(files)):
                 narrow = Rows.narrow(table_UD, rows)

@@ -226,13 +226,13 @@ class Backend:
         return [item for item in self.bundle.items.dense(map(str, own)) if item is not None]
 
     def _items(self, items: Sequence[int]) -> list[Item]:
-        table, paths = self.bundle.items, self.bundle.codes_IL[list(items)].tolist()
-        named = zip(table.own(items), table.titles(items), paths, strict=True)
-        return [Item(item=own, title=title, sid=path) for own, title, path in named]
+        table, sids = self.bundle.items, self.bundle.codes_IL[list(items)].tolist()
+        named = zip(table.own(items), table.titles(items), sids, strict=True)
+        return [Item(item=own, title=title, sid=sid) for own, title, sid in named]
 
-    def _at(self, path: Sequence[int]) -> str | None:
+    def _at(self, codes: Sequence[int]) -> str | None:
         trie = self.bundle.ranker.trie
-        leaf = trie.node_of_prefix(path)
+        leaf = trie.node_of_prefix(codes)
         return None if leaf is None else self.bundle.items.own([int(trie.leaf_items[leaf])])[0]
 
     def _nearest(self, item: int) -> tuple[list[float], list[int]]:

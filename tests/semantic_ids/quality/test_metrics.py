@@ -45,7 +45,7 @@ def test_extremes_of_use(codes, gini, perplexity):
 def test_collisions_by_hand():
     codes_IL = torch.tensor([[0, 1], [2, 2], [0, 1], [1, 0], [2, 2], [0, 1], [3, 3]])
     assert collision_quality(codes_IL) == {
-        "distinct_paths": 4,
+        "distinct_sids": 4,
         "distinct_rate": pytest.approx(4 / 7),
         "rate": pytest.approx(5 / 7),
         "largest": 3,

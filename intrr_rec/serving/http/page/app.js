@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { drawBeam, lightRank } from "./beam.js";
-import { el, get, path } from "./dom.js";
+import { el, get, sid } from "./dom.js";
 import { clearHeat, drawHeat } from "./heat.js";
 import { fromInput, momentAfter, now, spaceTimes, toInput } from "./times.js";
 import { drawTree } from "./tree.js";
@@ -49,7 +49,7 @@ function showFound(items, query) {
   get("found-note").textContent = query && !items.length ? "Nothing found." : "";
   get("found").replaceChildren(...items.map((item, i) =>
     el("li", { role: "option", id: `found-${i}`, "aria-selected": "false", onclick: () => add(item) },
-      el("span", { class: "found-title" }, item.title), path(item.sid), el("span", { class: "plus", "aria-hidden": "true" }, "+"))));
+      el("span", { class: "found-title" }, item.title), sid(item.sid), el("span", { class: "plus", "aria-hidden": "true" }, "+"))));
 }
 
 function search() {
@@ -202,7 +202,7 @@ function showAnswer() {
     return el("li", { onpointerenter: () => lightRank(rank), onpointerleave: () => lightRank(null) },
       el("button", { type: "button", "data-item": item.item, "aria-pressed": "false", onclick: () => choose(item) },
         el("span", { class: "rank" }, String(rank + 1)),
-        el("span", { class: "what" }, el("span", { class: "title" }, item.title), path(item.sid)),
+        el("span", { class: "what" }, el("span", { class: "title" }, item.title), sid(item.sid)),
         el("span", { class: "score", title: source === "model" ? "score of the ranking" : "log of the share of all events" }, bar, item.score.toFixed(2))),
       el("button", { type: "button", class: "quiet add", "aria-label": `Add ${item.title} to the history`, onclick: () => add(item) }, "+"));
   })));

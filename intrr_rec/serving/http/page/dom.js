@@ -27,7 +27,7 @@ export const shorten = (words, most) => (words.length > most ? `${words.slice(0,
 // The hues of levels repeat after the fifth.
 export const hue = (level) => `l${level % 5}`;
 
-export function path(codes) {
+export function sid(codes) {
   const label = `Semantic ID ${codes.join(", ")}`;
   return el("span", { class: "sid", role: "img", "aria-label": label, title: label },
     ...codes.map((code, level) => el("b", { class: hue(level) }, String(code))));

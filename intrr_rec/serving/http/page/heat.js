@@ -1,6 +1,6 @@
 // How redistribution spreads an item over the codes of each level: a square of cells a level, and the likeliest in words.
 
-import { el, get, hue, path, percent, svg } from "./dom.js";
+import { el, get, hue, percent, sid, svg } from "./dom.js";
 
 const CELL = 15;
 const NAMED = 3;
@@ -21,7 +21,7 @@ export function drawHeat(item, onChoose) {
   get("near-title").hidden = !item.neighbours.length;
   get("near").replaceChildren(...item.neighbours.map((near) =>
     el("li", {}, el("button", { type: "button", onclick: () => onChoose(near) },
-      el("span", { class: "near-title" }, near.title), path(near.sid),
+      el("span", { class: "near-title" }, near.title), sid(near.sid),
       el("span", { class: "faint", title: "cosine similarity" }, near.similarity.toFixed(3))))));
 }
 
