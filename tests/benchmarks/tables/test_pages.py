@@ -7,12 +7,13 @@ import re
 import numpy as np
 import pytest
 
-from benchmarks.tables.cells import CONFIG, FIGURES, INPUTS, RESULTS, Cell, Workplace, expand, select
+from benchmarks.tables.cells import CONFIG, FIGURES, RESULTS, Cell, Workplace, expand, select
 from benchmarks.tables.grid import ACCURACY, load_grid
 from benchmarks.tables.pages import write_page
 from benchmarks.tables.reproduce import Wish, reproduce
 from intrr_rec.config import save_recipe
 from tests.benchmarks.tables.mini import lay_out
+from tests.sealing import write_metric_lines, write_run_record, write_sealed
 
 MACHINE = {"device": "an abacus", "threads": 1, "torch": "2.13"}
 
@@ -20,11 +21,11 @@ MACHINE = {"device": "an abacus", "threads": 1, "torch": "2.13"}
 def finish(place: Workplace, cell: Cell, test: dict[str, float], epochs: int = 4) -> None:
     """A run folder as training leaves it, as far as pages read it."""
     folder = place.folder(cell)
+    write_run_record(folder, "d" * 64, "e" * 64)
     save_recipe(cell.recipe, folder / CONFIG)
-    (folder / INPUTS).write_text(json.dumps({"hashes": {"dataset": "d" * 64, "semantic_ids": "e" * 64}}))
     (folder / "machine.json").write_text(json.dumps(MACHINE))
     lines = [{"split": "valid", "epoch": e, "recall@10": 0.01 * e + cell.seed / 1000} for e in range(1, epochs + 1)]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_metric_lines(folder / "metrics.jsonl", lines)
     results = {
         "test": test,
         "valid": {"recall@10": 0.0871},
@@ -35,13 +36,13 @@ def finish(place: Workplace, cell: Cell, test: dict[str, float], epochs: int = 4
         "dataset": {"users": 50, "items": 30, "interactions": 430},
         "baseline": {"name": "most popular", "metrics": dict.fromkeys(ACCURACY, 0.0114)},
     }
-    (folder / RESULTS).write_text(json.dumps(results))
+    write_sealed(folder / RESULTS, results)
 
 
 def measured(place: Workplace, cell: Cell, **figures) -> None:
     folder = place.folder(cell)
+    write_run_record(folder, "d" * 64, "e" * 64)
     save_recipe(cell.recipe, folder / CONFIG)
-    (folder / INPUTS).write_text(json.dumps({"hashes": {"dataset": "d" * 64, "semantic_ids": "e" * 64}}))
     (folder / FIGURES).write_text(json.dumps({"machine": MACHINE, **figures}))
 
 
