@@ -24,7 +24,7 @@ help:
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make check      lint, format, types"
 	@echo "make bench-guard  has a training step or a decode become slower than benchmarks/guard.json?"
-	@echo "make doctor     check the installation and say how to mend it"
+	@echo "make doctor     check the installation and say how to fix it"
 	@echo "make setup      only the set-up, which every target above does by itself"
 	@echo "make embed-setup  set-up plus what \`intrr embed\` needs (0.5 GB); make test-slow does it too"
 	@echo "make spark-setup  set-up plus Spark for \`intrr prepare --engine spark\` (0.5 GB); make test-slow does it too"

@@ -1,4 +1,4 @@
-"""`intrr doctor`: what is installed, whether it fits together, and the exact line that mends what does not.
+"""`intrr doctor`: what is installed, whether it fits together, and the exact line that fixes what does not.
 
 The three libraries that must match are torch, fbgemm and torchrec: one torch minor goes with one fbgemm minor and one
 torchrec minor, and fbgemm comes as a CPU and a CUDA package that exclude each other.
@@ -37,14 +37,14 @@ class Installation:
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is off, and the command that mends it."""
+    """One thing that is off, and the command that fixes it."""
 
     what: str
-    mend: str
+    fix: str
 
 
 def find_faults(found: Installation) -> list[Fault]:
-    """Everything about the installed versions that cannot work, in the order in which to mend it."""
+    """Everything about the installed versions that cannot work, in the order in which to fix it."""
     if found.torch is None:
         return [Fault("torch is not installed", _install(f"torch=={LOCKED_TORCH}"))]
     companion = COMPANIONS.get(_minor(found.torch))
@@ -113,7 +113,7 @@ def diagnose() -> int:
             faults.append(Fault(f"the sharded lookup failed: {type(error).__name__}: {reason}", _stack(found.driver)))
     console.print(table)
     for fault in faults:
-        console.print(f"✗ {fault.what}\n  mend: {fault.mend}", style="red", markup=False, soft_wrap=True)
+        console.print(f"✗ {fault.what}\n  fix: {fault.fix}", style="red", markup=False, soft_wrap=True)
     if not faults:
         console.print("✓ all is well", style="green")
     return 1 if faults else 0
@@ -199,8 +199,8 @@ def _probe_torch() -> tuple[bool, Fault | None]:
     try:
         import torch
     except (ImportError, OSError) as error:
-        mend = "python -m intrr_rec.install cpu"
-        return True, Fault(f"torch does not start: {str(error).splitlines()[0]}", mend)
+        fix = "python -m intrr_rec.install cpu"
+        return True, Fault(f"torch does not start: {str(error).splitlines()[0]}", fix)
     return torch.version.cuda is not None, None
 
 

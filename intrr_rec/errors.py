@@ -1,6 +1,6 @@
 """The one family of errors a user can cause.
 
-Each carries a single line that says what is wrong, where (file, column, row, key) and how to mend it. The command line
+Each carries a single line that says what is wrong, where (file, column, row, key) and how to fix it. The command line
 prints that line and leaves with exit code 2; a traceback means a fault of ours.
 """
 

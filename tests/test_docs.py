@@ -19,6 +19,7 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE_FILE = re.compile(r"`([a-z_]+(?:/[a-z_0-9]+)+\.py)`")
 # Code of a page: fenced blocks, whose lines may go on after a backslash, and words between backticks.
 FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`((?:[^`\n]|\n(?!\n))+)`")
 CALL = re.compile(r"(?:^|[\s&;|(])intrr +([a-z][a-z-]*)([^\n;|&#`]*)")
 OPTION = re.compile(r"(?<!\S)--[a-z][a-z-]*")
 BASES = (ROOT, ROOT / "intrr_rec")
@@ -57,7 +58,7 @@ def test_named_files_of_the_code_exist(page: Path) -> None:
 def wrong_calls(page: Path) -> list[str]:
     """Calls of `intrr` in the code of a page whose verb, or an option of it, the command line does not have."""
     text = page.read_text(encoding="utf-8")
-    snippets = FENCE.findall(text) + re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
+    snippets = FENCE.findall(text) + INLINE.findall(FENCE.sub("", text))
     commands = vars(typer.main.get_command(app))["commands"]
     wrong = []
     for snippet in snippets:

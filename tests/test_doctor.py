@@ -27,7 +27,7 @@ def test_matching_installations_have_no_faults(sound: Installation) -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "says", "mend"),
+    ("found", "says", "fix"),
     [
         (replace(CPU, torch=None), "torch is not installed", "pip install --no-deps torch==2.13.0"),
         (replace(CPU, torch="2.9.1"), "2.9.1", "python -m intrr_rec.install cpu"),
@@ -55,15 +55,15 @@ def test_matching_installations_have_no_faults(sound: Installation) -> None:
         (replace(CPU, driver=True), "CPU build", "python -m intrr_rec.install cuda"),
     ],
 )
-def test_each_fault_names_its_mend(found: Installation, says: str, mend: str) -> None:
+def test_each_fault_names_its_fix(found: Installation, says: str, fix: str) -> None:
     faults = find_faults(found)
-    assert [fault.mend for fault in faults] == [mend]
+    assert [fault.fix for fault in faults] == [fix]
     assert says in faults[0].what
 
 
 def test_a_new_torch_minor_moves_both_companions() -> None:
-    mends = [fault.mend for fault in find_faults(replace(CPU, torch="2.14.0+cpu"))]
-    assert mends == ["pip install --no-deps fbgemm-gpu-cpu==1.9.0", "pip install --no-deps torchrec==1.9.0"]
+    fixes = [fault.fix for fault in find_faults(replace(CPU, torch="2.14.0+cpu"))]
+    assert fixes == ["pip install --no-deps fbgemm-gpu-cpu==1.9.0", "pip install --no-deps torchrec==1.9.0"]
 
 
 def test_this_installation_is_examined_for_real() -> None:

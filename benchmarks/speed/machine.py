@@ -107,7 +107,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def quiet() -> None:
-    """What the command line does for its own process: deprecations of torch and TorchRec are not the user's to mend."""
+    """What the command line does for its own process: deprecations of torch and TorchRec are not the user's to fix."""
     logging.basicConfig(level=logging.ERROR)
     logging.getLogger("torch").setLevel(logging.ERROR)
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)

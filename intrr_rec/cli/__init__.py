@@ -129,7 +129,7 @@ def prepare(
 def validate(
     words: Described = None,
     interactions: Interactions = None,
-    items: Annotated[Path | None, typer.Option("--items", help="Item table, likewise.")] = None,
+    items: Annotated[Path | None, typer.Option("--items", help="Item table: item id, free columns, text.")] = None,
     data: Data = Path("data"),
     out: Annotated[
         Path | None, typer.Option("--out", metavar=NEW_FILE, help="Page to write; NAME.validation.html if left out.")
@@ -348,7 +348,7 @@ def compare(
 
 @app.command()
 def doctor() -> None:
-    """Check the installation: versions, a sharded lookup, and the exact mend where something is off."""
+    """Check the installation: versions, a sharded lookup, and the command that fixes what is off."""
     from intrr_rec.doctor import diagnose
 
     raise typer.Exit(diagnose())
@@ -367,7 +367,7 @@ def run_app(verbs: typer.Typer, program: str) -> None:
     show_to_people()
     logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("intrr_rec").setLevel(os.environ.get("INTRR_LOG", "INFO"))
-    # torchrec and torch announce deprecations of their own doing on every start; none of them is the user's to mend.
+    # torchrec and torch announce deprecations of their own doing on every start; none of them is the user's to fix.
     for name in ("torch", "torch.fx._symbolic_trace"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for category in (FutureWarning, UserWarning):

@@ -57,7 +57,7 @@ class Recipe(Section):
         if self.model.zch.rows is None:
             return self
         sharding = self.train.sharding
-        for holds, mend in (
+        for holds, fix in (
             (self.model.kind_settings.managed_rows, "model.kind=intrr"),
             (sharding.uid == "row_wise", "train.sharding.uid=row_wise"),
             (sharding.kernel == "fused", "train.sharding.kernel=fused"),
@@ -65,7 +65,7 @@ class Recipe(Section):
             (self.train.accumulate == 1, "train.accumulate=1: parts of a step would take one another's rows"),
         ):
             if not holds:
-                raise ValueError(f"model.zch.rows: managed rows need {mend}")
+                raise ValueError(f"model.zch.rows: managed rows need {fix}")
         return self
 
     @property
@@ -151,7 +151,7 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     try:
         settings = _parse_yaml(path, path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); mend the path") from None
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); correct the path") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: is not valid YAML ({error})") from None
     if not isinstance(settings, dict):

@@ -102,7 +102,7 @@ def _connect(meeting: Meeting, ranks: Ranks, until: float, *, is_host: bool) -> 
                 ) from None
             if time.monotonic() > until:
                 raise ConfigError(
-                    f"rank {ranks.rank} of {ranks.size}: rank 0 did not answer at {where} within {patience():.0f} s; start it, mend "
+                    f"rank {ranks.rank} of {ranks.size}: rank 0 did not answer at {where} within {patience():.0f} s; start it, fix "
                     f"MASTER_ADDR and MASTER_PORT, or {stray()}"
                 ) from None
         if time.monotonic() - spoke >= SPEAK_EVERY:

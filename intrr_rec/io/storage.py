@@ -80,7 +80,7 @@ class Folder:
             files, root = url_to_fs(place)
             return cls(place, fs.PyFileSystem(fs.FSSpecHandler(files)), root)
         except (ImportError, OSError, ValueError) as error:
-            raise ArtefactError(f"{place}: no file system for such a URL ({error}); mend it") from None
+            raise ArtefactError(f"{place}: no file system for such a URL ({error}); fix it") from None
 
     @classmethod
     def held(cls, place: Location) -> Folder:

@@ -74,7 +74,7 @@ def load_pipeline(path: Path) -> Pipeline:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
         pipeline = Pipeline.model_validate(tree)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); mend the path") from None
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); correct the path") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: is not valid YAML ({error})") from None
     except ValidationError as error:

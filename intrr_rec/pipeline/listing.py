@@ -71,7 +71,7 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for folder in folders:
         if not folder.is_dir():
-            raise ArtefactError(f"{folder}: no such folder; mend the path")
+            raise ArtefactError(f"{folder}: no such folder; correct the path")
         found += _below(folder)
     return found
 

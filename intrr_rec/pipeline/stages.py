@@ -22,7 +22,7 @@ from intrr_rec.io.artefact import COMPLETE, file_hash
 from intrr_rec.io.records import read_sealed
 from intrr_rec.pipeline.description import Pipeline, StageName
 from intrr_rec.runs.parts import recorded_files, require_whole
-from intrr_rec.runs.records import MEND
+from intrr_rec.runs.records import FIX
 from intrr_rec.runs.run_files import BEST, CHECKPOINTS, CONFIG, INPUTS, RESULTS
 from intrr_rec.runs.run_record import read_recipe, read_run_record
 from intrr_rec.vectors.table import vectors_hash
@@ -162,7 +162,7 @@ def _results_fault(run: Path, recipe: Recipe) -> str | None:
     except ArtefactError:
         return "interrupted"
     changed = _changed(
-        (read_sealed(run / RESULTS, MEND) or {}).get("evaluate", {}), recipe.evaluate.model_dump(mode="json")
+        (read_sealed(run / RESULTS, FIX) or {}).get("evaluate", {}), recipe.evaluate.model_dump(mode="json")
     )
     return f"made with another {changed}" if changed else None
 

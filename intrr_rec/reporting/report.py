@@ -26,7 +26,7 @@ from intrr_rec.io.records import read_record, read_text, shell_word
 from intrr_rec.reporting import plots
 from intrr_rec.reporting.page import Figure, render, usage_figures
 from intrr_rec.runs.metrics_file import metric_lines
-from intrr_rec.runs.records import MEND, Results, read_results
+from intrr_rec.runs.records import FIX, Results, read_results
 
 _MAX_EXAMPLES = 12
 _MAX_SHARING = 6
@@ -94,7 +94,7 @@ def write_report(run: Path) -> Path:
     require_writable(target)
     lines = metric_lines(run / "metrics.jsonl")
     results = read_results(run)
-    inspection = read_record(run / "inspection.json", Inspection, MEND)
+    inspection = read_record(run / "inspection.json", Inspection, FIX)
     quality = results.semantic_ids if results else None
 
     page = render(

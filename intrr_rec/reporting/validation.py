@@ -44,7 +44,7 @@ def validate(name: str, interactions: Sequence[Path], items: Path | None, config
     if errors := found.of("error"):
         first = errors[0]
         more = f", and {len(errors) - 1} more" if len(errors) > 1 else ""
-        raise DataError(f"{name}: {first.says}{more}; mend it before `intrr prepare`")
+        raise DataError(f"{name}: {first.says}{more}; fix it before `intrr prepare`")
 
 
 def show(found: Examination, screen: Console) -> None:

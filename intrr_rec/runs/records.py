@@ -16,7 +16,7 @@ from intrr_rec.runs.run_files import RESULTS
 from intrr_rec.runs.run_record import read_run_record
 from intrr_rec.semantic_ids.quality.records import Quality
 
-MEND = "evaluate the run again to rewrite it"
+FIX = "evaluate the run again to rewrite it"
 
 Metrics = dict[str, float]
 
@@ -94,7 +94,7 @@ def read_results(run: Path) -> Results | None:
     Raises:
         ArtefactError: the file cannot be read.
     """
-    return read_record(run / RESULTS, Results, MEND)
+    return read_record(run / RESULTS, Results, FIX)
 
 
 def read_run(path: Path) -> RunResults:

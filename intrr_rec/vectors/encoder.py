@@ -133,7 +133,9 @@ def _folder(model: str) -> Path:
             )
         return folder
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
-        raise ConfigError(f"--model {model}: no such folder; mend the path, or leave --model out for {DEFAULT_MODEL}")
+        raise ConfigError(
+            f"--model {model}: no such folder; correct the path, or leave --model out for {DEFAULT_MODEL}"
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import logging as hub_logging
 

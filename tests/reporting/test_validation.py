@@ -21,7 +21,7 @@ FOUND = Examination(
     kept=Extent(900, 40, 19, 0, 10**9),
     findings=[
         Finding("clock", "fine", "seconds"),
-        Finding("values", "error", "row 3: <b> is no id", "mend <it>"),
+        Finding("values", "error", "row 3: <b> is no id", "fix <it>"),
         Finding("ties", "warning", "a tie", "keep the order"),
     ],
     lengths={5: 10, 6: 20, 300: 1},
@@ -32,7 +32,7 @@ FOUND = Examination(
 
 def test_the_page_shows_every_finding_escaped_and_stands_alone() -> None:
     text = page(FOUND)
-    assert "shop &amp; co" in text and "&lt;b&gt; is no id" in text and "mend &lt;it&gt;" in text
+    assert "shop &amp; co" in text and "&lt;b&gt; is no id" in text and "fix &lt;it&gt;" in text
     assert text.index("is no id") < text.index("a tie") < text.index("seconds")
     assert text.count("<svg") == 4
     assert not re.search(r"(src|href)=\"(?!#)", text)
@@ -51,7 +51,7 @@ def test_the_terminal_says_errors_first() -> None:
     show(FOUND, Console(file=out, width=100))
     text = out.getvalue()
     assert text.index("row 3: <b> is no id") < text.index("a tie") < text.index("seconds")
-    assert "mend <it>" in text and "keep the order" in text
+    assert "fix <it>" in text and "keep the order" in text
 
 
 def test_the_verb_reads_a_descriptor(

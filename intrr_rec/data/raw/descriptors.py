@@ -149,6 +149,6 @@ def _files(name: str, path: Path, data: Path) -> list[Path]:
     found = sorted(file for file in data.glob(name) if file.is_file())
     if not found:
         raise DataError(
-            f"{path}: nothing below {data} is called {name}; mend the pattern or give its folder with --data"
+            f"{path}: nothing below {data} is called {name}; correct the pattern or give its folder with --data"
         )
     return found

@@ -104,7 +104,7 @@ def _resume(url: str, partial: Path) -> None:
                     partial.unlink()
                     continue
                 if not answer.ok:
-                    raise DataError(f"{url}: the server answers {answer.status_code} {answer.reason}; mend the URL")
+                    raise DataError(f"{url}: the server answers {answer.status_code} {answer.reason}; correct the URL")
                 goes_on = answer.status_code == requests.codes.partial_content
                 expected = answer.headers.get("Content-Length")
                 with open(partial, "ab" if goes_on else "wb") as handle:
@@ -140,7 +140,7 @@ def _copy_pattern(wanted: Download, data: Path) -> list[Path]:
         found = sorted(files.glob(path))
         fixed = path[: min(path.index(sign) for sign in WILD if sign in path)].rpartition("/")[0]
     if not found:
-        raise DataError(f"{wanted.url}: names no files; mend the pattern")
+        raise DataError(f"{wanted.url}: names no files; correct the pattern")
     scheme = wanted.url.partition("://")[0]
     names = [name[len(fixed) :].lstrip("/") for name in found]
     for full, name in zip(found, names, strict=True):
@@ -163,7 +163,7 @@ class _said:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, (OSError, ImportError, ValueError)):
             raise DataError(
-                f"{self.url}: cannot be read ({error}); mend the URL, or install what fsspec asks for"
+                f"{self.url}: cannot be read ({error}); correct the URL, or install what fsspec asks for"
             ) from None
 
 
@@ -177,7 +177,7 @@ def _check(wanted: Download, file: Path, who: str) -> None:
             digest.update(block)
     if digest.hexdigest() != expected:
         raise DataError(
-            f"{who} has {kind} {digest.hexdigest()}, not {expected}; remove it and fetch again, or mend the checksum"
+            f"{who} has {kind} {digest.hexdigest()}, not {expected}; remove it and fetch again, or correct the checksum"
         )
 
 

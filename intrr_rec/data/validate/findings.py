@@ -16,7 +16,7 @@ class Finding:
         check: the question, in a word or two.
         severity: an error stops `intrr prepare`; a warning says what will be wrong with what is built.
         says: what was found, with counts.
-        advice: what it means and how to mend it; empty where nothing is to be done.
+        advice: what it means and how to fix it; empty where nothing is to be done.
     """
 
     check: str

@@ -129,7 +129,7 @@ def check_clock(
             "clock",
             "warning",
             f"{future:,} timestamps lie in the future, the last on {_date(last)}",
-            "A wrong clock or a wrong unit: these events become the targets of their users. Mend or remove them.",
+            "A wrong clock or a wrong unit: these events become the targets of their users. Fix or remove them.",
         )
     if early:
         yield Finding(

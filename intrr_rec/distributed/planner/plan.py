@@ -273,7 +273,7 @@ def _complaint(wishes: list[_Wish], others: Bytes, least: Bytes, machines: Machi
         f"used: table '{largest.name}' ({largest.rows:,} x {largest.width}, {way}) takes {_size(cost)}, all else {_size(rest)}"
     )
     if share <= 0:
-        return f"{text}; no number of ranks mends that"
+        return f"{text}; no number of ranks fixes that"
     # Row-wise Adagrad, the least a sharded table can cost.
     whole = shard_bytes(
         largest.rows, largest.width, "row_wise", "rowwise_adagrad", "fused", training=True, averaged=averaged

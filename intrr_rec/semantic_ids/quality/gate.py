@@ -18,12 +18,12 @@ def require_quality(quality: Mapping[str, Any], gate: GateConfig) -> None:
         quality: what `measure_quality` and `content_quality` found.
 
     Raises:
-        ConfigError: one line naming every figure that fell short, its floor, and how to mend it or lower the floor.
+        ConfigError: one line naming every figure that fell short, its floor, and how to fix it or lower the floor.
     """
     faults = list(_faults(quality, gate))
     if faults:
         raise ConfigError(
-            f"index.gate: the semantic ids were not published: {'; '.join(said for _, said in faults)}; mend the vectors or "
+            f"index.gate: the semantic ids were not published: {'; '.join(said for _, said in faults)}; fix the vectors or "
             "settings as said, or lower the floor (null takes it away): "
             + " ".join(dict.fromkeys(f"index.gate.{key}=null" for key, _ in faults))
         )
@@ -43,17 +43,17 @@ def _faults(quality: Mapping[str, Any], gate: GateConfig) -> Iterator[tuple[str,
             ("usage", "min_usage", "codes lie dead: lower index.codes or restart dead ones"),
             ("entropy_ratio", "min_entropy_ratio", "a few codes take most items: look for repeated vectors"),
         ):
-            floor, mend = getattr(gate, key), fewer or cause
+            floor, fix = getattr(gate, key), fewer or cause
             if floor is not None and level[figure] < floor:
-                yield key, f"{figure} of level {number} {level[figure]:.3f} < {floor:g} ({mend})"
+                yield key, f"{figure} of level {number} {level[figure]:.3f} < {floor:g} ({fix})"
     collisions = quality["collisions"]
-    mend = "raise index.codes or index.levels, or look for repeated vectors"
+    fix = "raise index.codes or index.levels, or look for repeated vectors"
     if gate.max_collision_rate is not None and collisions["rate"] > gate.max_collision_rate:
-        yield "max_collision_rate", f"collision rate {collisions['rate']:.3f} > {gate.max_collision_rate:g} ({mend})"
+        yield "max_collision_rate", f"collision rate {collisions['rate']:.3f} > {gate.max_collision_rate:g} ({fix})"
     if gate.min_distinct_rate is not None and collisions["distinct_rate"] < gate.min_distinct_rate:
         yield (
             "min_distinct_rate",
-            f"distinct rate {collisions['distinct_rate']:.3f} < {gate.min_distinct_rate:g} ({mend})",
+            f"distinct rate {collisions['distinct_rate']:.3f} < {gate.min_distinct_rate:g} ({fix})",
         )
 
 

@@ -155,7 +155,7 @@ def test_the_ranks_a_refusal_names_are_the_fewest_that_do():
 
 
 def test_where_the_rest_alone_does_not_fit_no_ranks_are_named():
-    assert "no number of ranks mends that" in refusal(50 * MILLION, machines(memory_gb=2), uid="row_wise")
+    assert "no number of ranks fixes that" in refusal(50 * MILLION, machines(memory_gb=2), uid="row_wise")
 
 
 def test_auto_replicates_what_is_small_and_shards_what_is_large():
