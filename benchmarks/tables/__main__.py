@@ -26,10 +26,10 @@ def reproduce(
     write_only: Annotated[bool, typer.Option("--write-only", help="Write the page of what is there.")] = False,
 ) -> None:
     """Run a table of the paper, cell by cell, and write its page; finished cells are skipped, interrupted ones resumed."""
-    from benchmarks.tables.reproduce import Wish
+    from benchmarks.tables.reproduce import Options
     from benchmarks.tables.reproduce import reproduce as run
 
-    raise typer.Exit(run(Wish(grid, tuple(only or ()), data, work, docs, seeds, show, write_only)))
+    raise typer.Exit(run(Options(grid, tuple(only or ()), data, work, docs, seeds, show, write_only)))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from intrr_rec.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Wish:
+class Options:
     """What the command line asks for; `seeds` as it was written there."""
 
     grid: str
@@ -29,27 +29,27 @@ class Wish:
     write_only: bool
 
 
-def reproduce(wish: Wish) -> int:
+def reproduce(options: Options) -> int:
     """Run what is missing of a grid and write its page; the exit code is 1 where a cell failed.
 
     Raises:
         ConfigError: a grid, a seed or a pattern that there is not.
     """
-    grid, path = load_grid(wish.grid)
-    cells = expand(grid, path, _seeds(wish.seeds))
-    chosen = select(cells, wish.only)
-    place = Workplace(wish.data.absolute(), wish.work.absolute())
-    if wish.show:
+    grid, path = load_grid(options.grid)
+    cells = expand(grid, path, _seeds(options.seeds))
+    chosen = select(cells, options.only)
+    place = Workplace(options.data.absolute(), options.work.absolute())
+    if options.show:
         _show(chosen, place)
         return 0
     failed = 0
-    if not wish.write_only:
+    if not options.write_only:
         failed = _run(chosen, place)
     if _is_main():
         from benchmarks.tables.pages import write_page
 
         everything = expand(grid, path, place.seeds(cells))
-        print(write_page(grid, path.stem, everything, place, wish.docs))
+        print(write_page(grid, path.stem, everything, place, options.docs))
     return 1 if failed else 0
 
 

@@ -57,7 +57,7 @@ class _Session:
         """Take the cell if it is free, and compute it."""
         try:
             with ExitStack() as held:
-                claim = self.council.told(lambda: self._claim(cell, held))
+                claim = self.council.broadcast(lambda: self._claim(cell, held))
                 if claim != "free":
                     return Outcome(cell, str(claim))
                 log.info("%s: begins", cell.full_name)
@@ -117,7 +117,7 @@ class _Session:
                 _require_settings(target, recorded, settings)
                 return "there"
 
-            if self.council.told(needed) == "there":
+            if self.council.broadcast(needed) == "there":
                 return
             try:
                 self._together(work)
@@ -169,7 +169,7 @@ class _Session:
             if met:
                 raise met[0]
 
-        self.council.told(confess)
+        self.council.broadcast(confess)
         confess()
 
     def _vectors(self, cell: Cell) -> Path:

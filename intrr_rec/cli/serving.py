@@ -68,7 +68,7 @@ def recommend(
     """Bundle and histories → Parquet of ranked items; sharded over ranks, goes on where it was killed."""
     from intrr_rec.serving.batch.filter_options import read_filters
     from intrr_rec.serving.batch.histories import DatasetSource, EventSource, event_settings
-    from intrr_rec.serving.batch.recommend import Wish, recommend_all
+    from intrr_rec.serving.batch.recommend import Options, recommend_all
     from intrr_rec.serving.bundle.bundle import Bundle, this_device
 
     if (dataset is None) == (events is None):
@@ -83,11 +83,11 @@ def recommend(
     filters = read_filters(
         opened.items, exclude_seen=exclude_seen, deny=deny, allow=allow, where=where or (), newer_than=newer_than
     )
-    wish = Wish(k, beam, filters, batch, shard_users)
+    options = Options(k, beam, filters, batch, shard_users)
     if dataset:
-        recommend_all(opened, DatasetSource(dataset, held_out), out, wish)
+        recommend_all(opened, DatasetSource(dataset, held_out), out, options)
     elif events:
-        recommend_all(opened, EventSource(events, event_settings(opened, overrides or ())), out, wish)
+        recommend_all(opened, EventSource(events, event_settings(opened, overrides or ())), out, options)
 
 
 def serve(

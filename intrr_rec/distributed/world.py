@@ -64,7 +64,7 @@ class World:
         """Wait until every rank is here."""
         dist.barrier(group=self.group)
 
-    def told(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """The main rank's value (small, of plain types), on every rank."""
         box = [value]
         dist.broadcast_object_list(box, group=self.group, device=self.device)
@@ -81,8 +81,8 @@ class World:
         group = dist.new_group(backend="gloo", timeout=TIMEOUT)
         return replace(self, device=torch.device("cpu"), group=group)
 
-    def together(self, work: Callable[[], None]) -> None:
-        """Do `work` on every rank.
+    def agree(self, work: Callable[[], None]) -> None:
+        """Do `work` on every rank; all ranks agree on whether it went well.
 
         Raises:
             UserError: of the class and message that `work` met on the first rank where it failed, on every rank.
@@ -92,9 +92,9 @@ class World:
             work()
         except UserError as error:
             met = error
-        for complaint in self.gather((type(met), str(met)) if met else None):
-            if complaint:
-                kind, message = complaint
+        for found in self.gather((type(met), str(met)) if met else None):
+            if found:
+                kind, message = found
                 raise kind(message)
 
 
@@ -109,7 +109,7 @@ class Council:
         self.world = world
         self._group = dist.new_group(backend="gloo", timeout=PATIENCE) if world.size > 1 else None
 
-    def told(self, work: Callable[[], str | None]) -> str | None:
+    def broadcast(self, work: Callable[[], str | None]) -> str | None:
         """What `work` answers, done by the main rank alone, on every rank.
 
         Raises:

@@ -129,7 +129,7 @@ class Checkpoints:
                     log.warning("skipped a checkpoint: %s", error)
                 return None
 
-        for name in self.world.told([path.name for path in self._newest_first()]):
+        for name in self.world.broadcast([path.name for path in self._newest_first()]):
             if (found := loaded(name)) is not None:
                 return found
         if complaints:
@@ -153,7 +153,7 @@ class Checkpoints:
             return BEST, state
         except ArtefactError as error:
             best = error
-        found = self.first_whole(self._load_stand_in) if self.world.told((self.folder / BEST).is_dir()) else None
+        found = self.first_whole(self._load_stand_in) if self.world.broadcast((self.folder / BEST).is_dir()) else None
         if found is None:
             raise best
         if self.world.is_main:

@@ -44,7 +44,7 @@ def claimed(run: Path, world: World) -> Iterator[None]:
                 ) from None
 
     try:
-        world.together(claim)
+        world.agree(claim)
         yield
     finally:
         for lock in held:

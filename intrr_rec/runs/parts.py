@@ -38,7 +38,7 @@ def write_part(folder: Path, table: pa.Table, world: World) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             pq.write_table(table, folder / f"part-{world.rank:05d}.parquet")
 
-    world.together(write)
+    world.agree(write)
 
 
 def publish(
@@ -82,9 +82,9 @@ def publish(
                     take_name(path, run / path.name)
 
     try:
-        world.together(begin)
+        world.agree(begin)
         tables(staging)
-        world.together(end)
+        world.agree(end)
     finally:
         if world.is_main:
             remove_tree(staging)

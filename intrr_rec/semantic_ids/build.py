@@ -55,13 +55,13 @@ def build_semantic_ids(
             if world.is_main:
                 drafts.append(stack.enter_context(artefact.writing(out, KIND, {})))
 
-        world.together(begin)
+        world.agree(begin)
         if not (together or world.is_main):
             return None
         peers = world if together else ALONE
         source = ParquetSource(vectors_path, dataset, peers)
-        wish = config.collaborative
-        collaborative_IC = collaborative_vectors(dataset, wish.width, config.seed) if wish.weight else None
+        alignment = config.collaborative
+        collaborative_IC = collaborative_vectors(dataset, alignment.width, config.seed) if alignment.weight else None
         quantizer = make_quantizer(config, source.width, collaborative_IC, peers)
         with _progress(peers) if on_progress is None else nullcontext(on_progress) as told:
             quantizer.fit(source, told)

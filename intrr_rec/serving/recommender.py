@@ -181,9 +181,9 @@ class Recommender:
         items_BW = torch.full((len(histories), k), -1)
         scores_BW = torch.full((len(histories), k), -torch.inf)
         groups: dict[tuple[bool, tuple | None], list[int]] = {}
-        shared = {id(wish): wish.shared() for wish in each}
-        for user, (history, wish) in enumerate(zip(histories, each, strict=True)):
-            groups.setdefault((len(history) > 0, shared[id(wish)]), []).append(user)
+        shared = {id(chosen): chosen.shared() for chosen in each}
+        for user, (history, chosen) in enumerate(zip(histories, each, strict=True)):
+            groups.setdefault((len(history) > 0, shared[id(chosen)]), []).append(user)
         for (has_history, _), users in groups.items():
             theirs = [histories[user] for user in users], [each[user] for user in users]
             if has_history:
@@ -296,19 +296,19 @@ class Recommender:
 
     def _denied(self, histories: Sequence[Sequence[int]], filters: Sequence[Filters]) -> Tensor | None:
         each = [
-            [*(() if wish.many_denied() else wish.deny), *(history if wish.exclude_seen else ())]
-            for wish, history in zip(filters, histories, strict=True)
+            [*(() if chosen.many_denied() else chosen.deny), *(history if chosen.exclude_seen else ())]
+            for chosen, history in zip(filters, histories, strict=True)
         ]
         longest = max(map(len, each))
         if not longest:
             return None
         return torch.tensor([[*row, *[-1] * (longest - len(row))] for row in each], device=self.bundle.device)
 
-    def _before(self, wish: Filters, key: tuple) -> Tensor:
+    def _before(self, chosen: Filters, key: tuple) -> Tensor:
         if key not in self._masks:
             while len(self._masks) >= KEPT_MASKS:
                 self._masks.pop(next(iter(self._masks)), None)
-            mask_I = torch.from_numpy(wish.mask(self.bundle.items)).to(self.bundle.device)
+            mask_I = torch.from_numpy(chosen.mask(self.bundle.items)).to(self.bundle.device)
             self._masks[key] = self.bundle.leaves.before(mask_I)
         return self._masks[key]
 
@@ -349,8 +349,8 @@ class Recommender:
         if len(filters) != len(histories):
             raise ConfigError(f"filters: {len(filters)} were given for {len(histories)} histories")
         lists = [(f"user {user}", history) for user, history in enumerate(histories)]
-        for wish in {id(wish): wish for wish in filters}.values():
-            lists += [("filters", wish.deny), ("filters", wish.allow or ())]
+        for chosen in {id(chosen): chosen for chosen in filters}.values():
+            lists += [("filters", chosen.deny), ("filters", chosen.allow or ())]
         for where, items in lists:
             if len(items) and not 0 <= min(items) <= max(items) < n_items:
                 worst = min(items) if min(items) < 0 else max(items)

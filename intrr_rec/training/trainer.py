@@ -91,7 +91,7 @@ def train(
                     save_recipe(recipe, out / CONFIG)
                     write_run_record(out, paths, inputs.hashes(), command or shlex.join(["intrr", *sys.argv[1:]]))
 
-            world.together(record)
+            world.agree(record)
             if not recipe.model.kind_settings.learns:
                 model, made = untrained(inputs, world)
                 return write_results(out, Evaluator(model, inputs, world), made, NO_CHECKPOINT)

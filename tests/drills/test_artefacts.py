@@ -31,7 +31,7 @@ from intrr_rec.runs.records import read_results
 from intrr_rec.runs.run_record import read_recipe, read_run_record
 from intrr_rec.semantic_ids.artefact import SemanticIds
 from intrr_rec.serving.batch.histories import DatasetSource
-from intrr_rec.serving.batch.recommend import Wish, recommend_all
+from intrr_rec.serving.batch.recommend import Options, recommend_all
 from intrr_rec.serving.bundle.bundle import Bundle
 from intrr_rec.serving.bundle.export import write_bundle
 from intrr_rec.training.trainer import train
@@ -94,7 +94,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     line = make_line(folder)
     train(recipe("train.epochs=1"), out=folder / "run", **line.inputs())
     write_bundle(folder / "run", folder / "bundle")
-    recommend_all(Bundle.load(folder / "bundle"), DatasetSource(line.dataset, 0), folder / "recommendations", Wish(k=3))
+    recommend_all(
+        Bundle.load(folder / "bundle"), DatasetSource(line.dataset, 0), folder / "recommendations", Options(k=3)
+    )
     return {
         "dataset": line.dataset,
         "semantic_ids": line.semantic_ids,

@@ -17,7 +17,7 @@ from intrr_rec.evaluation.results import evaluate_run
 from intrr_rec.io import artefact
 from intrr_rec.serving.batch.filter_options import read_filters
 from intrr_rec.serving.batch.histories import DatasetSource, EventSource, event_settings
-from intrr_rec.serving.batch.recommend import KIND, PARTS, Wish, recommend_all
+from intrr_rec.serving.batch.recommend import KIND, PARTS, Options, recommend_all
 from intrr_rec.serving.recommender import Filters, Recommender
 
 
@@ -36,8 +36,8 @@ def test_evaluate_and_recommend_give_the_same_lists(kind, runs, bundles, line, t
     evaluate_run(runs[kind], ())
     table = pq.read_table(runs[kind] / "recommendations")
     expected = dict(zip(table["user_id"].to_pylist(), table["item_ids"].to_pylist(), strict=True))
-    wish = Wish(k=20, batch=7, shard_users=16)
-    manifest = recommend_all(bundles[kind], DatasetSource(line.dataset, 1), tmp_path / "out", wish)
+    options = Options(k=20, batch=7, shard_users=16)
+    manifest = recommend_all(bundles[kind], DatasetSource(line.dataset, 1), tmp_path / "out", options)
     assert lists(tmp_path / "out") == expected
     assert manifest.counts == {"users": 50, "recommendations": 50 * 20}
     assert sorted(manifest.files) == [f"parts/part-{n:05d}.parquet" for n in range(4)]
@@ -61,11 +61,11 @@ def test_a_table_of_events_is_as_good_as_a_dataset(bundles, line, tmp_path):
     (tmp_path / "events").mkdir()
     pq.write_table(table[:100], tmp_path / "events" / "a.parquet")
     pq.write_table(table[100:], tmp_path / "events" / "b.parquet")
-    wish = Wish(k=5, shard_users=7)
+    options = Options(k=5, shard_users=7)
     for kind in ("path", "time"):
-        recommend_all(bundles[kind], DatasetSource(line.dataset, 0), tmp_path / f"{kind}-dataset", wish)
+        recommend_all(bundles[kind], DatasetSource(line.dataset, 0), tmp_path / f"{kind}-dataset", options)
         events = EventSource(tmp_path / "events", PrepareConfig())
-        recommend_all(bundles[kind], events, tmp_path / f"{kind}-events", wish)
+        recommend_all(bundles[kind], events, tmp_path / f"{kind}-events", options)
         assert lists(tmp_path / f"{kind}-events") == lists(tmp_path / f"{kind}-dataset")
 
 
@@ -75,7 +75,7 @@ def test_unknown_items_are_passed_over_and_users_without_others_get_the_popular(
         tmp_path / "events.parquet",
     )
     config = PrepareConfig(user_column="who", item_column="what", time_column=None)
-    recommend_all(bundles["path"], EventSource(tmp_path / "events.parquet", config), tmp_path / "out", Wish(k=3))
+    recommend_all(bundles["path"], EventSource(tmp_path / "events.parquet", config), tmp_path / "out", Options(k=3))
     known, popular, two = (
         list(map(int, bundles["path"].items.own(found.items)))
         for found in Recommender(bundles["path"]).recommend(
@@ -90,14 +90,14 @@ def test_events_of_no_known_item_are_refused_and_leave_nothing(bundles, line, tm
     pq.write_table(pa.table(columns), tmp_path / "events.parquet")
     with pytest.raises(DataError, match=r"events\.parquet: holds no event of an item that the bundle knows: .*'x'"):
         recommend_all(
-            bundles["path"], EventSource(tmp_path / "events.parquet", PrepareConfig()), tmp_path / "out", Wish(k=3)
+            bundles["path"], EventSource(tmp_path / "events.parquet", PrepareConfig()), tmp_path / "out", Options(k=3)
         )
     renamed = Dataset.open(line.dataset).table("items.parquet")["item_id"].cast(pa.string()).to_pylist()
     columns = {"user_id": [1] * len(renamed), "item_id": [f"i{own}" for own in renamed]}
     pq.write_table(pa.table(columns | {"timestamp": list(range(len(renamed)))}), tmp_path / "renamed.parquet")
     prepare_dataset([tmp_path / "renamed.parquet"], None, tmp_path / "renamed", PrepareConfig(k_core=1))
     with pytest.raises(DataError, match=r"renamed: holds no event of an item that the bundle knows: .*'i"):
-        recommend_all(bundles["path"], DatasetSource(tmp_path / "renamed", 0), tmp_path / "out", Wish(k=3))
+        recommend_all(bundles["path"], DatasetSource(tmp_path / "renamed", 0), tmp_path / "out", Options(k=3))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["events.parquet", "renamed", "renamed.parquet"]
 
 
@@ -126,24 +126,24 @@ def test_events_count_as_the_settings_say_and_others_are_refused(bundles, tmp_pa
 
 
 def test_ranks_share_the_shards(bundles, line, tmp_path, monkeypatch):
-    source, wish = DatasetSource(line.dataset, 0), Wish(k=4, shard_users=8)
-    recommend_all(bundles["path"], source, tmp_path / "alone", wish)
+    source, options = DatasetSource(line.dataset, 0), Options(k=4, shard_users=8)
+    recommend_all(bundles["path"], source, tmp_path / "alone", options)
     monkeypatch.setenv("WORLD_SIZE", "3")
     for rank in (2, 1, 0):
         monkeypatch.setenv("RANK", str(rank))
-        answer = recommend_all(bundles["path"], source, tmp_path / "shared", wish)
+        answer = recommend_all(bundles["path"], source, tmp_path / "shared", options)
         assert (answer is None) == bool(rank)
     assert artefact.read(tmp_path / "shared", KIND).files == artefact.read(tmp_path / "alone", KIND).files
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "shared"]
     again = (tmp_path / "shared" / "manifest.json").stat().st_mtime_ns
-    recommend_all(bundles["path"], source, tmp_path / "shared", wish)
+    recommend_all(bundles["path"], source, tmp_path / "shared", options)
     assert (tmp_path / "shared" / "manifest.json").stat().st_mtime_ns == again
 
 
 def test_a_killed_job_goes_on(bundles, line, tmp_path):
     """Killed after its second shard; the same command keeps those two, and gives the bytes of an undisturbed job."""
-    wish, out = Wish(k=4, shard_users=8), tmp_path / "out"
-    recommend_all(bundles["path"], DatasetSource(line.dataset, 0), tmp_path / "calm", wish)
+    options, out = Options(k=4, shard_users=8), tmp_path / "out"
+    recommend_all(bundles["path"], DatasetSource(line.dataset, 0), tmp_path / "calm", options)
     code = (
         "import sys, os, signal\n"
         "from pathlib import Path\n"
@@ -158,9 +158,9 @@ def test_a_killed_job_goes_on(bundles, line, tmp_path):
         "    if len(written) == 2:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "jobs.write_shard = write_and_die\n"
-        f"wish = batch.Wish(k=4, shard_users=8)\n"
+        f"options = batch.Options(k=4, shard_users=8)\n"
         f"source = DatasetSource(Path({str(line.dataset)!r}), 0)\n"
-        f"batch.recommend_all(Bundle.load({str(bundles['path'].path)!r}), source, Path({str(out)!r}), wish)\n"
+        f"batch.recommend_all(Bundle.load({str(bundles['path'].path)!r}), source, Path({str(out)!r}), options)\n"
     )
     died = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert died.returncode == -signal.SIGKILL, died.stderr
@@ -168,7 +168,7 @@ def test_a_killed_job_goes_on(bundles, line, tmp_path):
     (kept,) = tmp_path.glob(".out.recommend-*")
     shards = {path.name: path.stat().st_mtime_ns for path in kept.glob("part-*")}
     assert sorted(shards) == ["part-00000.parquet", "part-00001.parquet"]
-    recommend_all(bundles["path"], DatasetSource(line.dataset, 0), out, wish)
+    recommend_all(bundles["path"], DatasetSource(line.dataset, 0), out, options)
     assert artefact.read(out, KIND).files == artefact.read(tmp_path / "calm", KIND).files
     assert all((out / PARTS / name).stat().st_mtime_ns == when for name, when in shards.items())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["calm", "out"]
@@ -198,17 +198,17 @@ def test_filters_from_words(bundles, tmp_path):
 def test_user_mistakes(bundles, line, tmp_path):
     source = DatasetSource(line.dataset, 0)
     with pytest.raises(ConfigError, match="k 21"):
-        recommend_all(bundles["path"], source, tmp_path / "out", Wish(k=21))
+        recommend_all(bundles["path"], source, tmp_path / "out", Options(k=21))
     columns = {"user_id": [1, 2], "item_id": [1, None], "timestamp": [1, 2]}
     pq.write_table(pa.table(columns), tmp_path / "holes.parquet")
     with pytest.raises(DataError, match=r"holes\.parquet: column 'item_id', row 2: the id is missing"):
         recommend_all(
-            bundles["path"], EventSource(tmp_path / "holes.parquet", PrepareConfig()), tmp_path / "out", Wish(k=2)
+            bundles["path"], EventSource(tmp_path / "holes.parquet", PrepareConfig()), tmp_path / "out", Options(k=2)
         )
     with pytest.raises(DataError, match="no column 'user'"):
         EventSource(tmp_path / "holes.parquet", PrepareConfig(user_column="user"))
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").write_text("mine")
     with pytest.raises(ArtefactError, match="not a 'recommendations' artefact"):
-        recommend_all(bundles["path"], source, tmp_path / "taken", Wish(k=2))
+        recommend_all(bundles["path"], source, tmp_path / "taken", Options(k=2))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["holes.parquet", "taken"]

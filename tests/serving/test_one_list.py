@@ -6,7 +6,7 @@ import pytest
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.evaluation.results import evaluate_run
 from intrr_rec.serving.batch.histories import DatasetSource
-from intrr_rec.serving.batch.recommend import PARTS, Wish, recommend_all
+from intrr_rec.serving.batch.recommend import PARTS, Options, recommend_all
 from tests.serving.process import serving
 from tests.serving.test_bundle import test_histories
 
@@ -27,7 +27,7 @@ def test_evaluate_recommend_and_serve_give_one_list(kind, runs, bundles, line, t
         for user, items, scores in zip(*(table[name].to_pylist() for name in columns), strict=True)
     }
 
-    recommend_all(bundle, DatasetSource(line.dataset, 1), tmp_path / "out", Wish(k=k))
+    recommend_all(bundle, DatasetSource(line.dataset, 1), tmp_path / "out", Options(k=k))
     written = pq.read_table(tmp_path / "out" / PARTS).sort_by([("user_id", "ascending"), ("rank", "ascending")])
     batch: dict = {}
     for row in written.select(["user_id", "item_id", "score"]).to_pylist():

@@ -74,7 +74,7 @@ def load_grown(path: Path, parallel: Parallel, world: World, place_I: Tensor) ->
     Raises:
         ArtefactError: no complete checkpoint there, a damaged one, or one of another model.
     """
-    world.together(lambda: verify(path, world))
+    world.agree(lambda: verify(path, world))
     parallel.optimizer.optimizers[-1][1].init_state()
     tensors = checkpoint_tensors(parallel, with_optimizer=True)
     reader = WeightsOnlyReader(path)

@@ -58,7 +58,7 @@ def save_checkpoint(path: Path, tensors: Tree, world: World, state: dict[str, An
     Raises:
         PlaceError: the disk is full or cannot be written, on every rank; what was at `path` is still there.
     """
-    staging = path.with_name(f".{path.name}.tmp-{world.told(uuid.uuid4().hex[:8])}")
+    staging = path.with_name(f".{path.name}.tmp-{world.broadcast(uuid.uuid4().hex[:8])}")
     if world.is_main:
         remove_unfinished(path.parent)
     world.barrier()
@@ -83,12 +83,12 @@ def save_checkpoint(path: Path, tensors: Tree, world: World, state: dict[str, An
             raise cannot_write(path, error) from None
 
     try:
-        world.together(write_tensors)
+        world.agree(write_tensors)
         own = [*staging.glob(f"__{world.rank}_*"), *([staging / ".metadata"] if world.is_main else [])]
         sums = {
             name: digest for part in world.gather({f.name: file_hash(f) for f in own}) for name, digest in part.items()
         }
-        world.together(publish)
+        world.agree(publish)
     finally:
         if world.is_main:
             shutil.rmtree(staging, ignore_errors=True)
@@ -106,7 +106,7 @@ def load_checkpoint(
         ArtefactError: no complete checkpoint there, a damaged one, or one of another model; on every rank. The model may
             then hold a part of it.
     """
-    world.together(lambda: verify(path, world))
+    world.agree(lambda: verify(path, world))
     if with_optimizer:
         parallel.optimizer.optimizers[-1][1].init_state()  # moments exist only after a step; they are overwritten here
     tensors = checkpoint_tensors(parallel, with_optimizer)

@@ -98,7 +98,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class _Wish:
+class _TableCost:
     """A table and the ways of sharding it that are open, each with what it costs the rank that gets most."""
 
     name: str
@@ -143,16 +143,16 @@ def make_plan(
     others = other_bytes(model, machines, recipe, training=training, allocated=group is not None)
     taken = sum(others.values(), Bytes(0))
     averaged = training and recipe.train.ema_decay is not None
-    wishes = _require_fit(_wishes(model, machines, config, kernel, training, averaged), taken, machines, averaged)
+    tables = _require_fit(_table_costs(model, machines, config, kernel, training, averaged), taken, machines, averaged)
     ids = recipe.train.batch_users * recipe.model.window // machines.ranks  # at most, a rank and step
     constraints = {
-        wish.name: ParameterConstraints(
-            sharding_types=list(wish.costs),
+        table.name: ParameterConstraints(
+            sharding_types=list(table.costs),
             compute_kernels=["dense", kernel],
-            min_partition=wish.width // machines.ranks if "column_wise" in wish.costs else None,
-            batch_sizes=[ids if wish.name == UID_TABLE else wish.rows],
+            min_partition=table.width // machines.ranks if "column_wise" in table.costs else None,
+            batch_sizes=[ids if table.name == UID_TABLE else table.rows],
         )
-        for wish in wishes
+        for table in tables
     }
     host_taken = taken.device if machines.device == "cpu" else taken.host
     planner = EmbeddingShardingPlanner(
@@ -168,9 +168,9 @@ def make_plan(
     except PlannerError as error:
         raise ConfigError(f"train.sharding: the planner finds no place for the tables ({error})") from None
     shardings = {name: where for module in found.plan.values() for name, where in cast(dict, module).items()}
-    if missing := {wish.name for wish in wishes} - set(shardings):
+    if missing := {table.name for table in tables} - set(shardings):
         raise RuntimeError(f"the planner dropped the tables {sorted(missing)}")
-    return _priced(wishes, shardings, others, machines, config, found, training, averaged)
+    return _priced(tables, shardings, others, machines, config, found, training, averaged)
 
 
 def optimizer_of(sharding: str, config: ShardingConfig, *, training: bool) -> str:
@@ -194,10 +194,10 @@ def _require_kernels(config: ShardingConfig, machines: Machines) -> None:
         raise ConfigError(f"train.sharding.kernel={config.kernel}: exists on CUDA only; on CPUs leave it at fused")
 
 
-def _wishes(
+def _table_costs(
     model: Recommender, machines: Machines, config: ShardingConfig, kernel: str, training: bool, averaged: bool
-) -> list[_Wish]:
-    wishes = []
+) -> list[_TableCost]:
+    tables = []
     for collection in filter(lambda m: isinstance(m, EmbeddingCollection), model.modules()):
         for table in cast(EmbeddingCollection, collection).embedding_configs():
             key = "uid" if table.name == UID_TABLE else "codebooks"
@@ -221,8 +221,8 @@ def _wishes(
                 )
                 for way in ways
             }
-            wishes.append(_Wish(table.name, rows, width, costs))
-    return wishes
+            tables.append(_TableCost(table.name, rows, width, costs))
+    return tables
 
 
 def _obstacle(way: str, width: int, machines: Machines, config: ShardingConfig) -> str | None:
@@ -243,27 +243,27 @@ def _fits(cost: Bytes, machines: Machines) -> bool:
     return cost.device <= USABLE * machines.memory and cost.host <= USABLE * machines.host_memory
 
 
-def _require_fit(wishes: list[_Wish], others: Bytes, machines: Machines, averaged: bool) -> list[_Wish]:
-    """The wishes, less what does not fit beside the cheapest form of all else.
+def _require_fit(tables: list[_TableCost], others: Bytes, machines: Machines, averaged: bool) -> list[_TableCost]:
+    """The tables, less what does not fit beside the cheapest form of all else.
 
     Raises:
         ConfigError: not even the cheapest of each fits.
     """
-    least = sum((wish.least for wish in wishes), others)
+    least = sum((table.least for table in tables), others)
     if not _fits(least, machines):
-        raise ConfigError(_complaint(wishes, others, least, machines, averaged))
+        raise ConfigError(_too_large(tables, others, least, machines, averaged))
     fitting = []
-    for wish in wishes:
-        rest = Bytes(least.device - wish.least.device, least.host - wish.least.host)
-        costs = {way: cost for way, cost in wish.costs.items() if _fits(rest + cost, machines)}
-        fitting.append(_Wish(wish.name, wish.rows, wish.width, costs))
+    for table in tables:
+        rest = Bytes(least.device - table.least.device, least.host - table.least.host)
+        costs = {way: cost for way, cost in table.costs.items() if _fits(rest + cost, machines)}
+        fitting.append(_TableCost(table.name, table.rows, table.width, costs))
     return fitting
 
 
-def _complaint(wishes: list[_Wish], others: Bytes, least: Bytes, machines: Machines, averaged: bool) -> str:
+def _too_large(tables: list[_TableCost], others: Bytes, least: Bytes, machines: Machines, averaged: bool) -> str:
     on_host = least.device <= USABLE * machines.memory
     memory = machines.host_memory if on_host else machines.memory
-    largest = max(wishes, key=lambda wish: wish.least.host if on_host else wish.least.device)
+    largest = max(tables, key=lambda table: table.least.host if on_host else table.least.device)
     cost = largest.least.host if on_host else largest.least.device
     way = next(way for way, cost in largest.costs.items() if cost == largest.least)
     rest = (least.host if on_host else least.device) - cost
@@ -285,7 +285,7 @@ def _complaint(wishes: list[_Wish], others: Bytes, least: Bytes, machines: Machi
 
 
 def _priced(
-    wishes: list[_Wish],
+    tables: list[_TableCost],
     shardings: dict[str, ParameterSharding],
     others: dict[str, Bytes],
     machines: Machines,
@@ -298,11 +298,11 @@ def _priced(
     base = sum(others.values(), Bytes(0))
     by_rank: dict[int, Bytes] = dict.fromkeys(range(machines.ranks), base)
     placements = []
-    for wish in wishes:
-        where = shardings[wish.name]
+    for table in tables:
+        where = shardings[table.name]
         optimizer = optimizer_of(where.sharding_type, config, training=training)
         costs: dict[int, Bytes] = defaultdict(lambda: Bytes(0))
-        for rank, rows, columns in _shards(wish, where, machines):
+        for rank, rows, columns in _shards(table, where, machines):
             costs[rank] += shard_bytes(
                 rows,
                 columns,
@@ -316,9 +316,9 @@ def _priced(
             by_rank[rank] += cost
         placements.append(
             Placement(
-                wish.name,
-                wish.rows,
-                wish.width,
+                table.name,
+                table.rows,
+                table.width,
                 where.sharding_type,
                 where.compute_kernel,
                 optimizer,
@@ -330,10 +330,10 @@ def _priced(
     return Plan(machines, tuple(placements), others, total, found)
 
 
-def _shards(wish: _Wish, where: ParameterSharding, machines: Machines) -> list[tuple[int, int, int]]:
+def _shards(table: _TableCost, where: ParameterSharding, machines: Machines) -> list[tuple[int, int, int]]:
     """Rank, rows and columns of every shard."""
     if where.sharding_type == "data_parallel":
-        return [(rank, wish.rows, wish.width) for rank in range(machines.ranks)]
+        return [(rank, table.rows, table.width) for rank in range(machines.ranks)]
     shards = cast(EnumerableShardingSpec, where.sharding_spec).shards
     return [(shard.placement.rank(), *shard.shard_sizes) for shard in shards]
 

@@ -37,7 +37,7 @@ PARTS = "parts"
 
 
 @dataclass(frozen=True)
-class Wish:
+class Options:
     """What to recommend.
 
     Attributes:
@@ -55,7 +55,7 @@ class Wish:
     shard_users: int = 16_384
 
 
-def recommend_all(bundle: Bundle, source: Source, out: Path, wish: Wish) -> Manifest | None:
+def recommend_all(bundle: Bundle, source: Source, out: Path, options: Options) -> Manifest | None:
     """Write what a bundle recommends to every user of a source; what is there already is not made again.
 
     Under a launcher that sets RANK and WORLD_SIZE the ranks share the shards; the first waits for all and publishes.
@@ -72,8 +72,8 @@ def recommend_all(bundle: Bundle, source: Source, out: Path, wish: Wish) -> Mani
     rank, size = ranks.rank, ranks.size
     keep_freed_memory()
     recommender = Recommender(bundle)
-    recommender.recommend([], wish.k, wish.beam, wish.filters)  # out of range: known before hours of work
-    job = asdict(wish) | {"bundle": bundle.manifest.content_hash, "histories": source.identity}
+    recommender.recommend([], options.k, options.beam, options.filters)  # out of range: known before hours of work
+    job = asdict(options) | {"bundle": bundle.manifest.content_hash, "histories": source.identity}
     parents = {"bundle": bundle.manifest.content_hash, "histories": source.identity, "job": jobs.identity(job)}
     if _is_there(out, parents):
         log.info("%s: is there already, made from the same by the same settings", out)
@@ -81,15 +81,15 @@ def recommend_all(bundle: Bundle, source: Source, out: Path, wish: Wish) -> Mani
     started = time.monotonic()
     with jobs.staging(out, "recommend", job, rank) as staging:
         if rank:
-            _make_shards(staging, recommender, source, wish, rank, size)
+            _make_shards(staging, recommender, source, options, rank, size)
             return None
-        settings = {"k": wish.k, "beam": wish.beam or bundle.settings.evaluate.beam}
+        settings = {"k": options.k, "beam": options.beam or bundle.settings.evaluate.beam}
         with artefact.writing(out, KIND, settings) as draft:
-            made = _make_shards(staging, recommender, source, wish, rank, size)
+            made = _make_shards(staging, recommender, source, options, rank, size)
             draft.counts |= {"users": made.users, "recommendations": 0}
             draft.parents |= parents
             (draft.path / PARTS).mkdir()
-            for number in range(-(-made.users // wish.shard_users)):
+            for number in range(-(-made.users // options.shard_users)):
                 shard = staging / jobs.shard_name(number)
                 rows = jobs.awaited_rows(shard, number % size, size)
                 jobs.link(shard, draft.path / PARTS / shard.name)
@@ -117,23 +117,25 @@ class Made:
     unknown: int = 0
 
 
-def _make_shards(staging: Path, recommender: Recommender, source: Source, wish: Wish, rank: int, size: int) -> Made:
+def _make_shards(
+    staging: Path, recommender: Recommender, source: Source, options: Options, rank: int, size: int
+) -> Made:
     """Make this rank's shards that are not there yet."""
     made, known = Made(), recommender.bundle.items.own_column()
     with jobs.progress("recommend", "users", source.users) as advance:
-        for number, histories in enumerate(source.shards(wish.shard_users, staging, known)):
+        for number, histories in enumerate(source.shards(options.shard_users, staging, known)):
             users, shard = len(histories.user_ids), staging / jobs.shard_name(number)
             made.users += users
             is_new = number % size == rank and jobs.shard_rows(shard) is None
             if is_new:
-                table, unknown = _shard(recommender, histories, wish)
+                table, unknown = _shard(recommender, histories, options)
                 jobs.write_shard(shard, table, compression="zstd")
                 made.now, made.unknown = made.now + users, made.unknown + unknown
             advance(users, is_new)
     return made
 
 
-def _shard(recommender: Recommender, histories: Histories, wish: Wish) -> tuple[pa.Table, int]:
+def _shard(recommender: Recommender, histories: Histories, options: Options) -> tuple[pa.Table, int]:
     """The recommendations of a shard's users, and how many of their events are of unknown items."""
     bundle = recommender.bundle
     found = pc.index_in(histories.items_E, value_set=bundle.items.own_column())
@@ -144,13 +146,15 @@ def _shard(recommender: Recommender, histories: Histories, wish: Wish) -> tuple[
     times_E = None if histories.times_E is None else histories.times_E[is_known_E]
     spans_U = [slice(*span) for span in pairwise(offsets)]
     parts = []
-    for first in range(0, len(spans_U), wish.batch):
-        spans_B, times = spans_U[first : first + wish.batch], None
+    for first in range(0, len(spans_U), options.batch):
+        spans_B, times = spans_U[first : first + options.batch], None
         if times_E is not None and histories.request_U is not None:
-            asked_B = histories.request_U[first : first + wish.batch].tolist()
+            asked_B = histories.request_U[first : first + options.batch].tolist()
             times = [[*times_E[span].tolist(), moment] for span, moment in zip(spans_B, asked_B, strict=True)]
         parts.append(
-            recommender.rank([known_E[span].tolist() for span in spans_B], wish.k, wish.beam, wish.filters, times)
+            recommender.rank(
+                [known_E[span].tolist() for span in spans_B], options.k, options.beam, options.filters, times
+            )
         )
     items_UK, scores_UK = (torch.cat(each) for each in zip(*parts, strict=True))
     is_filled_UK = items_UK >= 0

@@ -81,7 +81,7 @@ def write_bundle(run: Path, out: Path, rows: Width = "float32", grown: Grown | N
             if world.is_main:
                 drafts.append(stack.enter_context(artefact.writing(out, KIND, {"rows": rows, "run": run.name})))
 
-        world.together(begin)
+        world.agree(begin)
         catalogues: list[Catalogue] = []
 
         def check(inputs: Inputs) -> None:

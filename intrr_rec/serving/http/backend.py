@@ -217,10 +217,10 @@ class Backend:
         return filters
 
     def _asked(self, request: RecommendRequest) -> Filters:
-        wish = request.filters
-        allow = None if wish.allow is None else self._known(wish.allow)
-        where = {column: [str(value) for value in values] for column, values in wish.where.items()}
-        return Filters(wish.exclude_seen, self._known(wish.deny), allow, where, wish.newer_than)
+        chosen = request.filters
+        allow = None if chosen.allow is None else self._known(chosen.allow)
+        where = {column: [str(value) for value in values] for column, values in chosen.where.items()}
+        return Filters(chosen.exclude_seen, self._known(chosen.deny), allow, where, chosen.newer_than)
 
     def _known(self, own: Iterable[int | str]) -> list[int]:
         return [item for item in self.bundle.items.dense(map(str, own)) if item is not None]

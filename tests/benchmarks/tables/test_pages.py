@@ -10,7 +10,7 @@ import pytest
 from benchmarks.tables.cells import CONFIG, FIGURES, RESULTS, Cell, Workplace, expand, select
 from benchmarks.tables.grid import ACCURACY, load_grid
 from benchmarks.tables.pages import write_page
-from benchmarks.tables.reproduce import Wish, reproduce
+from benchmarks.tables.reproduce import Options, reproduce
 from intrr_rec.config import save_recipe
 from tests.benchmarks.tables.mini import lay_out
 from tests.sealing import write_metric_lines, write_run_record, write_sealed
@@ -107,7 +107,7 @@ def test_write_only_shows_every_seed_there_is(mini, capsys):
     path, place, docs = mini
     for cell in expand(*load_grid(str(path)), (3, 7)):
         finish(place, cell, metrics(0.04, 0.06, 0.03, 0.05))
-    assert reproduce(Wish(str(path), (), place.data, place.work, docs, None, False, True)) == 0
+    assert reproduce(Options(str(path), (), place.data, place.work, docs, None, False, True)) == 0
     assert line_of((docs / "grid.md").read_text(), "IntRR")[6] == "3, 7"
     assert not list(place.work.glob("mini"))  # nothing was run
 

@@ -12,7 +12,7 @@ from benchmarks.tables import run
 from benchmarks.tables.__main__ import app
 from benchmarks.tables.cells import Workplace, expand
 from benchmarks.tables.grid import load_grid
-from benchmarks.tables.reproduce import Wish, reproduce
+from benchmarks.tables.reproduce import Options, reproduce
 from benchmarks.tables.run import run_cells
 from intrr_rec import cli
 from tests.benchmarks.tables.mini import GRID, lay_out, write
@@ -176,8 +176,8 @@ def test_latency_is_measured_in_a_process_of_its_own(tmp_path):
     models = [{"label": "IntRR", "recipe": "paper.yaml", "set": ["evaluate.batch_users=4"]}]
     models += [{"label": "broken", "recipe": "paper.yaml", "set": too_many}]
     grid = lay_out(tmp_path, measure="latency", beams=[2, 5], models=models, published={})
-    wish = Wish(str(grid), (), tmp_path / "raw", tmp_path / "work", tmp_path / "docs", None, False, False)
-    assert reproduce(wish) == 1
+    options = Options(str(grid), (), tmp_path / "raw", tmp_path / "work", tmp_path / "docs", None, False, False)
+    assert reproduce(options) == 1
     cells, place = expand(*load_grid(str(grid))), workplace(tmp_path)
     assert [place.state(cell) for cell in cells] == ["finished", "interrupted"]
     assert "fewer than 500 × 8 events" in run_cells(cells[1:], place)[0].why
