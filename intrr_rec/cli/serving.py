@@ -67,7 +67,7 @@ def recommend(
 ) -> None:
     """Bundle and histories → Parquet of ranked items; sharded over ranks, goes on where it was killed."""
     from intrr_rec.serving.batch.filter_options import read_filters
-    from intrr_rec.serving.batch.histories import DatasetSource, EventSource, event_settings
+    from intrr_rec.serving.batch.histories import DatasetSource, events_for
     from intrr_rec.serving.batch.recommend import Options, recommend_all
     from intrr_rec.serving.bundle.bundle import Bundle, this_device
 
@@ -87,7 +87,7 @@ def recommend(
     if dataset:
         recommend_all(opened, DatasetSource(dataset, held_out), out, options)
     elif events:
-        recommend_all(opened, EventSource(events, event_settings(opened, overrides or ())), out, options)
+        recommend_all(opened, events_for(opened, events, overrides or ()), out, options)
 
 
 def serve(

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
+from intrr_rec.config.time_units import TimeUnit
 from intrr_rec.data.event_store import EventStore
 from intrr_rec.data.loading.windows import IntArray
 from intrr_rec.errors import ArtefactError
@@ -60,9 +61,10 @@ class _Split(BaseModel):
 
 
 class _Statistics(BaseModel):
-    """What is read of `statistics.json`: the moments of a split by time."""
+    """What is read of `statistics.json`: the moments of a split by time, and what numbers in the logs' time column counted."""
 
     split: _Split | None = None
+    time_unit: TimeUnit | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +76,7 @@ class Dataset:
         events: its row groups, for who reads them one at a time.
         offsets: [U+1]; the events of user `u` are `items_E[offsets[u]:offsets[u+1]]`, at least three.
         moments: seconds since 1970 from which on events are for validation and for testing; None: leave-one-out.
+        time_unit: what numbers in the time column of its logs counted; None: there were none.
     """
 
     path: Location
@@ -83,6 +86,7 @@ class Dataset:
     events: EventStore
     offsets: np.ndarray
     moments: tuple[int, int] | None = None
+    time_unit: TimeUnit | None = None
 
     @classmethod
     def open(cls, path: Location) -> Dataset:
@@ -109,9 +113,10 @@ class Dataset:
         for name, expected in ((USERS, counts.users), (ITEMS, counts.items)):
             if found[name] != expected:
                 raise ArtefactError(f"{path}: {name} has {found[name]} rows, its {MANIFEST} says {expected}")
-        split = opened.record(STATISTICS, _Statistics).split
+        statistics = opened.record(STATISTICS, _Statistics)
+        split, unit = statistics.split, statistics.time_unit
         moments = (split.valid_from, split.test_from) if split else None
-        return cls(path, manifest, counts.users, counts.items, events, events.offsets, moments)
+        return cls(path, manifest, counts.users, counts.items, events, events.offsets, moments, unit)
 
     @cached_property
     def items_E(self) -> np.ndarray:

@@ -3,12 +3,15 @@
 import signal
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from intrr_rec import cli
 from intrr_rec.config import PrepareConfig
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.data.prepare.prepare import prepare_dataset
@@ -16,7 +19,7 @@ from intrr_rec.errors import ArtefactError, ConfigError, DataError
 from intrr_rec.evaluation.results import evaluate_run
 from intrr_rec.io import artefact
 from intrr_rec.serving.batch.filter_options import read_filters
-from intrr_rec.serving.batch.histories import DatasetSource, EventSource, event_settings
+from intrr_rec.serving.batch.histories import DatasetSource, EventSource, event_settings, events_for
 from intrr_rec.serving.batch.recommend import KIND, PARTS, Options, recommend_all
 from intrr_rec.serving.recommender import Filters, Recommender
 
@@ -123,6 +126,118 @@ def test_events_count_as_the_settings_say_and_others_are_refused(bundles, tmp_pa
     ):
         with pytest.raises(ConfigError, match=says):
             event_settings(bundle, [word])
+
+
+def of_logs(bundle, **settings):
+    """The bundle, as if the logs of its dataset had been read so."""
+    return replace(bundle, settings=bundle.settings.model_copy(update=settings))
+
+
+def histories(bundle, path, words, scratch):
+    """User → items and times, as they are read for this bundle."""
+    (found,) = events_for(bundle, path, words).shards(100, scratch, bundle.items.own_column())
+    events = list(zip(found.items_E.to_pylist(), found.times_E.tolist(), strict=True))
+    spans = pairwise(found.offsets.tolist())
+    return {user: events[slice(*span)] for user, span in zip(found.user_ids.to_pylist(), spans, strict=True)}
+
+
+def of_dataset(dataset, kept=slice(None)):
+    """The same of a dataset, `kept` of its events."""
+    table = event_table(dataset, shuffled=False).to_pylist()[kept]
+    found: dict = {}
+    for row in table:
+        found.setdefault(row["user_id"], []).append((str(row["item_id"]), row["timestamp"]))
+    return found
+
+
+def test_a_bundle_tells_how_the_logs_of_its_dataset_were_read(bundles, line):
+    dataset, settings = Dataset.open(line.dataset), bundles["path"].settings
+    assert settings.prepare == PrepareConfig.model_validate(dataset.manifest.config)
+    assert settings.time_unit == dataset.time_unit == "s"
+    assert (settings.item_ids, settings.user_ids) == ("integer", "integer")
+
+
+def test_events_are_read_by_the_columns_of_the_logs_and_never_by_row_order(bundles, line, tmp_path):
+    table = event_table(Dataset.open(line.dataset))
+    pq.write_table(table, tmp_path / "plain.parquet")
+    pq.write_table(table.rename_columns(["who", "what", "ts"]), tmp_path / "own.parquet")
+    (tmp_path / "mixed").mkdir()
+    pq.write_table(table[:100], tmp_path / "mixed" / "a.parquet")
+    pq.write_table(table[100:].rename_columns(["user_id", "item_id", "ts"]), tmp_path / "mixed" / "b.parquet")
+    plain, right = bundles["path"], of_dataset(Dataset.open(line.dataset))
+    own = of_logs(plain, prepare=PrepareConfig(user_column="who", item_column="what", time_column="ts"))
+    words = ["prepare.user_column=who", "prepare.item_column=what", "prepare.time_column=ts"]
+    back = ["prepare.user_column=user_id", "prepare.item_column=item_id", "prepare.time_column=timestamp"]
+    for bundle, file, given in ((plain, "plain", []), (own, "own", []), (plain, "own", words), (own, "plain", back)):
+        assert histories(bundle, tmp_path / f"{file}.parquet", given, tmp_path) == right
+    for file, given, says in (
+        (
+            "own.parquet",
+            words[:2],
+            r"own\.parquet: no column 'timestamp'; it has who, what, ts.*prepare\.time_column=null",
+        ),
+        ("own.parquet", [*words[:2], "prepare.time_column=tsz"], r"no column 'tsz'.*did you mean 'ts'"),
+        ("mixed", [], r"b\.parquet: no column 'timestamp'"),
+        ("plain.parquet", ["prepare.event_column=kind", "prepare.event_weights={buy: 1}"], r"no column 'kind'"),
+    ):
+        with pytest.raises(DataError, match=says):
+            events_for(plain, tmp_path / file, given)
+
+
+def test_events_of_some_types_are_the_history_where_the_settings_or_the_bundle_say_so(bundles, line, tmp_path):
+    table = event_table(Dataset.open(line.dataset), shuffled=False)
+    table = table.append_column("kind", pa.array(["view" if n % 2 else "buy" for n in range(len(table))]))
+    pq.write_table(table, tmp_path / "all.parquet")
+    words, plain = ["prepare.event_column=kind", "prepare.event_weights={buy: 1}"], bundles["path"]
+    remembers = of_logs(plain, prepare=PrepareConfig(event_column="kind", event_weights={"buy": 1}))
+    dataset, events = Dataset.open(line.dataset), tmp_path / "all.parquet"
+    bought, every = of_dataset(dataset, slice(0, None, 2)), of_dataset(dataset)
+    assert bought != every
+    for bundle, given, right in (
+        (plain, [], every),
+        (plain, words, bought),
+        (remembers, [], bought),
+        (remembers, ["prepare.event_column=null", "prepare.event_weights=null"], every),
+    ):
+        assert histories(bundle, events, given, tmp_path) == right
+
+
+def test_ids_and_units_are_those_of_the_logs(bundles, line, tmp_path):
+    bundle, options = bundles["path"], Options(k=3)
+    moments = [1_700_000_000, 1_700_000_500, 1_700_000_900]
+    rows = list(zip((8, 8, 9), (1, 2, 3), moments, strict=True))
+    text = "user_id,item_id,timestamp\n" + "".join(f"{u},{i},{t}\n" for u, i, t in rows)
+    (tmp_path / "e.csv").write_text(text)
+    (tmp_path / "fine.csv").write_text(text.replace("00\n", "00000\n"))
+    recommend_all(bundle, events_for(bundle, tmp_path / "e.csv", []), tmp_path / "integers", options)
+    named = of_logs(bundle, user_ids="string", item_ids="string")
+    recommend_all(named, events_for(named, tmp_path / "e.csv", []), tmp_path / "strings", options)
+    integers, strings = lists(tmp_path / "integers"), lists(tmp_path / "strings")
+    assert set(integers) == {8, 9} and all(isinstance(item, int) for items in integers.values() for item in items)
+    assert strings == {str(user): list(map(str, items)) for user, items in integers.items()}
+    with pytest.raises(DataError, match=r"counts milliseconds, but .* count seconds; .* prepare\.time_unit=ms says so"):
+        recommend_all(bundle, events_for(bundle, tmp_path / "fine.csv", []), tmp_path / "out", options)
+    words = ["prepare.time_unit=ms"]
+    recommend_all(bundle, events_for(bundle, tmp_path / "fine.csv", words), tmp_path / "out", options)
+    assert lists(tmp_path / "out") == integers
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--events", "e.csv", "--held-out", "1"), "--held-out is not read"),
+        (("--dataset", "ds", "prepare.user_column=x"), "prepare.user_column=x is not read"),
+        (("--dataset", "ds", "--events", "e.csv"), "give either --dataset DIR or --events FILE"),
+    ],
+)
+def test_what_the_verb_does_not_read_is_refused_before_any_work(words, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["intrr", "recommend", "--bundle", "none", "--out", "out", *words])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and says in error and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_ranks_share_the_shards(bundles, line, tmp_path, monkeypatch):

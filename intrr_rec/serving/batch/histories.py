@@ -23,9 +23,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from intrr_rec.config import PrepareConfig, load_recipe
+from intrr_rec.config.time_units import UNIT_NAMES, TimeUnit
 from intrr_rec.data.dataset import ITEMS, KIND, REQUIRED, SEQUENCES, USERS
 from intrr_rec.data.prepare.engines import DuckDBEngine
 from intrr_rec.data.prepare.filters import PLACE, of_histories
+from intrr_rec.data.raw.files import IdKind
 from intrr_rec.data.raw.logs import common_kinds, connect, create_events, load_events, open_logs
 from intrr_rec.data.raw.paths import files_hash, table_files
 from intrr_rec.errors import ConfigError, DataError
@@ -161,18 +163,25 @@ class EventSource:
     Args:
         path: file or folder.
         config: columns, and which events count.
+        unit: what numbers in the time column of the bundle's logs counted; None: there were none. With `config.time_unit` auto these
+            events must count the same, as logs that are added to a dataset.
+        user_ids: what users are in the bundle's logs. Text tables of events, whose ids have no type, follow where that is text.
 
     Raises:
-        DataError: a file that cannot be read, or a column that is missing; and, as shards are made, a value that cannot be used, or
-            no event of an item that the bundle knows.
+        DataError: a file that cannot be read, or a column that is missing; and, as shards are made, a value that cannot be used,
+            times of another unit, or no event of an item that the bundle knows.
     """
 
-    def __init__(self, path: Path, config: PrepareConfig) -> None:
+    def __init__(
+        self, path: Path, config: PrepareConfig, unit: TimeUnit | None = None, user_ids: IdKind | None = None
+    ) -> None:
         self.path, self.config, self.users = path, config, None
+        self._unit, self._user_ids = unit if config.time_unit == "auto" else None, user_ids
         self.identity = jobs.identity(
             {
                 "files": files_hash(table_files(path)),
                 "settings": config.model_dump(mode="json", include=set(EVENT_SETTINGS)),
+                "logs": [self._unit, user_ids],
             }
         )
         with closing(duckdb.connect()) as con:
@@ -183,9 +192,15 @@ class EventSource:
         table: pa.Table | None = None
         with TemporaryDirectory(dir=scratch, prefix=".events-") as own, closing(connect(Path(own), MEMORY_GB)) as con:
             logs = open_logs(con, [self.path], self.config)
-            kinds = common_kinds(con, logs, self.config)
+            kinds, user = common_kinds(con, logs, self.config), self.config.user_column
+            if (
+                self.config.id_type == "auto"
+                and self._user_ids == "string"
+                and not any(raw.is_typed(user) for raw in logs)
+            ):
+                kinds[user] = "string"
             create_events(con, kinds, self.config)
-            load_events(con, logs, kinds, self.config, first=0)
+            self._require_unit(load_events(con, logs, kinds, self.config, first=0))
             self._require_known(con, known)
             with closing(DuckDBEngine(con)) as engine:
                 kept = of_histories(engine, self.config).with_columns(item=nw.col("item_id").cast(nw.String))
@@ -201,6 +216,13 @@ class EventSource:
                         table, first_U = table[first_U[users] :], first_U[users:] - first_U[users]
                 if table is not None:
                     yield self._histories(table)
+
+    def _require_unit(self, unit: TimeUnit | None) -> None:
+        if unit is not None and self._unit is not None and unit != self._unit:
+            raise DataError(
+                f"{self.path}: column '{self.config.time_column}': counts {UNIT_NAMES[unit]}, but the logs of the bundle's dataset "
+                f"count {UNIT_NAMES[self._unit]}; if that is right, prepare.time_unit={unit} says so"
+            )
 
     def _require_known(self, con: duckdb.DuckDBPyConnection, known: pa.Array) -> None:
         con.register("known", pa.table({"id": known}))
@@ -223,6 +245,17 @@ class EventSource:
             times_E,
             None if times_E is None else times_E[offsets[1:] - 1],
         )
+
+
+def events_for(bundle: Bundle, path: Path, overrides: Sequence[str]) -> EventSource:
+    """A table of events, read as the logs of the bundle's dataset were, except for the words of a command line.
+
+    Raises:
+        ConfigError: a setting that reading events does not use, or a value out of range.
+        DataError: as `EventSource`.
+    """
+    known = bundle.settings
+    return EventSource(path, event_settings(bundle, overrides), known.time_unit, known.user_ids)
 
 
 def event_settings(bundle: Bundle, overrides: Sequence[str]) -> PrepareConfig:

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from intrr_rec.config import EvaluateConfig, ModelConfig, PrepareConfig
+from intrr_rec.config.time_units import TimeUnit
 from intrr_rec.data.loading.batch import Layout
 from intrr_rec.data.raw.files import IdKind
 from intrr_rec.decoding.filters import Leaves
@@ -56,7 +57,7 @@ _INTEGERS = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
 class BundleSettings(BaseModel):
     """What `settings.json` holds: the bundle's schema, the model, how it ranks, K_l of each level, the type of the rows; and how the
-    logs of its dataset were read, and what their item ids are: `intrr recommend` reads events in the same way and answers in that type.
+    logs of its dataset were read, what numbers in their time column counted, and what their ids are: `intrr recommend` reads events in the same way and answers in that type.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -67,7 +68,9 @@ class BundleSettings(BaseModel):
     codes_per_level: tuple[Annotated[int, Field(ge=1, le=1 << 31)], ...] = Field(min_length=2, max_length=64)
     rows: Width
     prepare: PrepareConfig = PrepareConfig()
+    time_unit: TimeUnit | None = None
     item_ids: IdKind = "string"
+    user_ids: IdKind | None = None
 
 
 @dataclass(frozen=True, eq=False)

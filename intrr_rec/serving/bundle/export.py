@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from intrr_rec.config import PrepareConfig, Recipe
+from intrr_rec.data.raw.files import IdKind
 from intrr_rec.distributed.world import World, join_world
 from intrr_rec.errors import ConfigError
 from intrr_rec.io import artefact
@@ -159,12 +160,18 @@ def write_small_files(
         codes_per_level=ids.codes_per_level,
         rows=rows,
         prepare=PrepareConfig.model_validate(dataset.manifest.config),
-        item_ids="string" if pa.types.is_string(dataset.item_ids().type) else "integer",
+        time_unit=dataset.time_unit,
+        item_ids=_kind(dataset.item_ids()),
+        user_ids=_kind(dataset.user_ids()),
     )
     write_json(folder / SETTINGS, settings.model_dump(mode="json"))
     save_file(dict(tensors), folder / MODEL)
     save_file(ids.trie.tensors() | {"codes": narrow_codes(ids)}, folder / SIDS)
     pq.write_table(item_table(catalogue.dataset, (catalogue.row_I < 0).numpy()), folder / ITEM_TABLE)
+
+
+def _kind(ids: pa.Array) -> IdKind:
+    return "string" if pa.types.is_string(ids.type) else "integer"
 
 
 def narrow_codes(ids: SemanticIds) -> Tensor:
