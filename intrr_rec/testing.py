@@ -307,8 +307,9 @@ def _model(name: str) -> Iterator[tuple[str, Check]]:
             found = [item for item in items if item >= 0]
             _require(len(found) == len(set(found)), "an item is recommended twice")
 
-    yield "a batch gives a finite loss, and the loss a gradient", learns
-    yield "the same seed gives the same loss", repeats
+    if config.kind_settings.learns:
+        yield "a batch gives a finite loss, and the loss a gradient", learns
+        yield "the same seed gives the same loss", repeats
     yield "it ranks the catalogue: distinct items, the best first", ranks
 
 

@@ -46,10 +46,10 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _dense_ranking_is_trained(self) -> Recipe:
-        if self.evaluate.rank_by == "path_and_dense" and not (
-            self.model.kind_settings.dense_head and self.model.dense.weight
-        ):
-            raise ValueError("evaluate.rank_by: path_and_dense needs a model trained with model.dense.weight > 0")
+        if self.evaluate.rank_by != "path" and not (self.model.kind_settings.dense_head and self.model.dense.weight):
+            raise ValueError(
+                f"evaluate.rank_by: {self.evaluate.rank_by} needs a model trained with model.dense.weight > 0"
+            )
         return self
 
     @model_validator(mode="after")
@@ -71,7 +71,12 @@ class Recipe(Section):
     @property
     def uses_neighbours(self) -> bool:
         """Whether the ranking looks up neighbours (`model.neighbours`)."""
-        return not self.model.kind_settings.learns
+        return self.fits_ranking or not self.model.kind_settings.learns
+
+    @property
+    def fits_ranking(self) -> bool:
+        """Whether the ranking's weights are fitted (`evaluation/fit_ranking.py`)."""
+        return self.evaluate.rank_by == "path_dense_and_neighbours"
 
     def keeps_catalogue(self, items: int, events: int | None = None) -> bool:
         """Whether evaluation holds the token of every item: where the ranking asks for all of them, or they are few.

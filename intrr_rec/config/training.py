@@ -47,6 +47,14 @@ class TrainConfig(Section):
         description="bf16: matrix products of training in bfloat16 (autocast); weights and updates stay fp32; auto: bf16 "
         "where the processor computes it natively, else fp32",
     )
+    calibration_users: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="share of users whose last training event is not learned from, where evaluate.rank_by is "
+        "path_dense_and_neighbours: its weights are fitted on their validation items, before which an event was not learned "
+        "from, as in a test; 0: fitted on all users, and nothing is held out",
+    )
     ema_decay: float | None = Field(
         None,
         gt=0,
@@ -74,10 +82,11 @@ class EvaluateConfig(Section):
     normalize: Literal["trie", "global"] = Field(
         "trie", description="softmax over the valid children of a prefix, or over all K codes"
     )
-    rank_by: Literal["path", "path_and_dense"] = Field(
+    rank_by: Literal["path", "path_and_dense", "path_dense_and_neighbours"] = Field(
         "path",
         description="log P of an item's Semantic ID, or, for a model trained with `model.dense`, the dense score plus "
-        "`path_weight` times it, over the items of the beam",
+        "`path_weight` times it, over the items of the beam; path_dense_and_neighbours: also the terms of "
+        "`model.neighbours`, whose best items join the pool, all with weights fitted at validation",
     )
     pool: Literal["beam", "beam_and_dense"] = Field(
         "beam",

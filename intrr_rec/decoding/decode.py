@@ -6,6 +6,7 @@ Shape suffixes: B users, W places, I items, D width, V width of content vectors.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from intrr_rec.decoding.ranker import Ranker
 from intrr_rec.models.base import CodeRecommender, ItemRecommender, Recommender
 from intrr_rec.models.embeddings.item_embeddings import Rows
 from intrr_rec.models.intrr import IntRR
+from intrr_rec.models.neighbours import NeighbourTable
 from intrr_rec.models.ran_decoder import RanSteps
 from intrr_rec.models.sasrec import SASRec
 from intrr_rec.semantic_ids.trie import PrefixTrie
@@ -31,6 +33,8 @@ def decode(
     trie: PrefixTrie,
     settings: EvaluateConfig,
     allowed: Allowed | None = None,
+    neighbours: NeighbourTable | None = None,
+    weight_F: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The best `settings.beam` items after each scored slot of the batch, best first.
 
@@ -42,24 +46,30 @@ def decode(
         trie: of the catalogue's Semantic IDs.
         settings: beam width and normalisation.
         allowed: what the users of the scored slots may get; None is everything.
+        neighbours: where they are part of the ranking of an IntRR.
+        weight_F: fitted, where the settings ask for it.
 
     Returns:
         `items_BW` dense item ids (-1 where a place is left empty) and `scores_BW`.
     """
+    if model.decoded_by == "ran":
+        ranker, state_BD = ranking(cast(IntRR, model), batch, catalogue_ID, trie, neighbours, weight_F)
+        return ranker.rank(state_BD, batch, settings, allowed)
     return DECODERS[model.decoded_by](model, batch, catalogue_ID, trie, settings, allowed)
 
 
-def _ran(
+def ranking(
     model: IntRR,
     batch: Batch,
     catalogue_ID: Tensor | None,
     trie: PrefixTrie,
-    settings: EvaluateConfig,
-    allowed: Allowed | None,
-) -> tuple[Tensor, Tensor]:
+    neighbours: NeighbourTable | None = None,
+    weight_F: Tensor | None = None,
+) -> tuple[Ranker, Tensor]:
+    """What ranks the catalogue for an IntRR, and the user states of a batch that it ranks for."""
     rows = None if catalogue_ID is None else Rows(catalogue_ID)
-    ranker = Ranker(RanSteps(model.ran, model.codebooks()), trie, model.dense, rows)
-    return ranker.rank(scored_states(model, batch, catalogue_ID), batch, settings, allowed)
+    ranker = Ranker(RanSteps(model.ran, model.codebooks()), trie, model.dense, rows, neighbours, weight_F)
+    return ranker, scored_states(model, batch, catalogue_ID)
 
 
 def _dense(
@@ -102,7 +112,6 @@ def _mask(batch: Batch, allowed: Allowed | None) -> Tensor | None:
 
 
 DECODERS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
-    "ran": _ran,
     "dense": _dense,
     "codes": _codes,
     "own": _own,

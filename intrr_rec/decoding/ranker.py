@@ -2,7 +2,7 @@
 
 It needs no tables, so evaluation and a bundle that left them behind rank by the same lines.
 
-Shape suffixes: B users, W places, I items, D width.
+Shape suffixes: B users, W places, I items, D width, F features.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from intrr_rec.decoding.beam import beam_search
 from intrr_rec.decoding.filters import Allowed
 from intrr_rec.models.dense_head import DenseHead
 from intrr_rec.models.embeddings.item_embeddings import Rows
+from intrr_rec.models.neighbours import TERMS, NeighbourTable
 from intrr_rec.models.ran_decoder import Steps
 from intrr_rec.semantic_ids.trie import PrefixTrie
+
+FEATURES = ("dense", "path", *TERMS)
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,16 @@ class Ranker:
         trie: of the catalogue.
         dense: the dense head of a model that has one.
         rows: item representations, needed by the dense head.
+        neighbours: of the catalogue, where they are part of the ranking.
+        weight_F: of the features that `candidates` gives, where they are fitted.
     """
 
     ran: Steps
     trie: PrefixTrie
     dense: DenseHead | None
     rows: Rows | None
+    neighbours: NeighbourTable | None = None
+    weight_F: Tensor | None = None
 
     def rank(
         self, state_BD: Tensor, batch: Batch, settings: EvaluateConfig, allowed: Allowed | None = None
@@ -56,28 +63,60 @@ class Ranker:
         items_BW, log_p_BW = beam_search(self.ran, self.trie, state_BD, beam, settings.normalize, allowed)
         if settings.rank_by == "path":
             return items_BW, log_p_BW
-        assert self.dense is not None and self.rows is not None
-        if settings.pool == "beam_and_dense":
-            items_BW, log_p_BW = self._widen(state_BD, items_BW, log_p_BW, batch, allowed)
-        candidate_BWD = self.rows.take(items_BW.clamp(min=0))
-        dense_BW = self.dense.score(state_BD, candidate_BWD, items_BW, batch)
-        score_BW = (dense_BW + settings.path_weight * log_p_BW).masked_fill(log_p_BW == -torch.inf, -torch.inf)
+        items_BW, feature_BWF = self._features(state_BD, items_BW, log_p_BW, batch, settings, allowed)
+        score_BW = (feature_BWF @ self._weights(settings)).masked_fill(items_BW < 0, -torch.inf)
         scores_BW, order_BW = score_BW.sort(dim=-1, descending=True)
         scores_BW, order_BW = scores_BW[:, :beam], order_BW[:, :beam]
         return items_BW.gather(1, order_BW).masked_fill(scores_BW == -torch.inf, -1), scores_BW
 
-    def _widen(
-        self, state_BD: Tensor, items_BW: Tensor, log_p_BW: Tensor, batch: Batch, allowed: Allowed | None
+    def candidates(
+        self, state_BD: Tensor, batch: Batch, settings: EvaluateConfig, allowed: Allowed | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The beam, then as many items by dense score alone.
+        """What `rank` orders: distinct items `[B, W]` (-1 where a place is left empty) and their features `[B, W, F]`.
 
-        An item the beam let go counts as likely as the beam's last; one that is in the beam already, or may not be had, has
-        score -inf.
+        The features are the dense score and log P; then, with neighbours, their terms (`models/neighbours.py`: `TERMS`).
         """
+        beam = beam_search(self.ran, self.trie, state_BD, settings.beam, settings.normalize, allowed)
+        return self._features(state_BD, *beam, batch, settings, allowed)
+
+    def _weights(self, settings: EvaluateConfig) -> Tensor:
+        if settings.rank_by == "path_and_dense":
+            return self.trie.leaf_items.new_tensor([1.0, settings.path_weight], dtype=torch.float32)
+        assert self.weight_F is not None
+        return self.weight_F
+
+    def _features(
+        self,
+        state_BD: Tensor,
+        items_BW: Tensor,
+        log_p_BW: Tensor,
+        batch: Batch,
+        settings: EvaluateConfig,
+        allowed: Allowed | None,
+    ) -> tuple[Tensor, Tensor]:
+        """The pool: the beam, what the settings join to it, and the features of all."""
         assert self.dense is not None and self.rows is not None
+        floor_B1 = log_p_BW.masked_fill(log_p_BW == -torch.inf, torch.inf).amin(dim=1, keepdim=True)
+        pool = [items_BW.masked_fill(log_p_BW == -torch.inf, -1)]
         allowed_BI = None if allowed is None else allowed.items(len(state_BD))
-        found_BW, found_score_BW = self.dense.best(state_BD, self.rows, items_BW.shape[1], batch, allowed_BI)
-        unwanted_BW = (found_BW[:, :, None] == items_BW[:, None]).any(-1) | (found_score_BW == -torch.inf)
-        last_B1 = log_p_BW.masked_fill(log_p_BW == -torch.inf, torch.inf).amin(dim=1, keepdim=True)
-        floor_BW = last_B1.expand_as(found_BW).masked_fill(unwanted_BW, -torch.inf)
-        return torch.cat([items_BW, found_BW], dim=1), torch.cat([log_p_BW, floor_BW], dim=1)
+        if settings.pool == "beam_and_dense":
+            found_BW, found_score_BW = self.dense.best(state_BD, self.rows, settings.beam, batch, allowed_BI)
+            pool.append(found_BW.masked_fill(found_score_BW == -torch.inf, -1))
+        around = None
+        if settings.rank_by == "path_dense_and_neighbours":
+            assert self.neighbours is not None
+            around = self.neighbours.around(batch)
+            pool.append(around.best(self.neighbours.weights(), settings.beam, allowed_BI)[0])
+        for place in range(1, len(pool)):  # an item stands where it was found first
+            for earlier in pool[:place]:
+                pool[place] = pool[place].masked_fill((pool[place][:, :, None] == earlier[:, None]).any(-1), -1)
+        # An item the beam let go counts as likely as the beam's last.
+        rest = sum(part.shape[1] for part in pool[1:])
+        log_p_BW = torch.cat([log_p_BW, floor_B1.expand(-1, rest)], dim=1) if rest else log_p_BW
+        items_BW = torch.cat(pool, dim=1)
+        candidate_BWD = self.rows.take(items_BW.clamp(min=0))
+        features = [self.dense.score(state_BD, candidate_BWD, items_BW, batch)[..., None]]
+        features.append(log_p_BW.masked_fill(items_BW < 0, 0)[..., None])
+        if around is not None:
+            features.append(around.at(items_BW))
+        return items_BW, torch.cat(features, dim=-1)

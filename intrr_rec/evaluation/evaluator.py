@@ -5,25 +5,33 @@ Shape suffixes: B users, W beams, I items, D width, S scored slots.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from intrr_rec.data.loading.batch import Batch
 from intrr_rec.data.loading.loader import Loader
-from intrr_rec.data.loading.windows import evaluation_windows
-from intrr_rec.decoding.decode import decode
+from intrr_rec.data.loading.windows import IntArray, evaluation_windows
+from intrr_rec.decoding.decode import decode, ranking
 from intrr_rec.decoding.filters import Allowed, Leaves
+from intrr_rec.decoding.ranker import FEATURES
 from intrr_rec.distributed.world import World
+from intrr_rec.evaluation.fit_ranking import fit_weights
 from intrr_rec.evaluation.metrics import RECALL_AT, as_means, metrics_by_user, target_rank
 from intrr_rec.models.base import Recommender
+from intrr_rec.models.intrr import IntRR
+from intrr_rec.models.neighbours import NeighbourTable
 from intrr_rec.runs.inputs import Inputs
+from intrr_rec.runs.neighbours import build_neighbours
 
+log = logging.getLogger(__name__)
 Split = Literal["valid", "test"]
 CATALOGUE_CHUNK = 8192
 
@@ -73,6 +81,76 @@ class Evaluator:
         self.between = between
         self.trie = inputs.semantic_ids.trie.to(world.device)
         self.collate = inputs.collator(training=False)
+        self.weight_F: Tensor | None = None
+
+    @cached_property
+    def neighbours(self) -> NeighbourTable | None:
+        """Of the whole training part, where they are part of the ranking; every rank asks for it at one point."""
+        if not self.inputs.recipe.fits_ranking:
+            return None
+        return self._neighbours(self.inputs.dataset.held_out("train"))
+
+    def _neighbours(self, held_out_U: IntArray) -> NeighbourTable:
+        inputs = self.inputs
+        return build_neighbours(
+            inputs.dataset, inputs.neighbour_IV, inputs.recipe.model.neighbours, self.world, held_out_U
+        )
+
+    @cached_property
+    def _calibration(self) -> tuple[NDArray[np.bool_] | None, NeighbourTable | None]:
+        """The users whom the weights are fitted on, and neighbours without the events that those users' items come after."""
+        inputs = self.inputs
+        if not inputs.calibration_U.any():
+            return None, self.neighbours
+        return inputs.calibration_U, self._neighbours(inputs.unlearned_U)
+
+    @torch.no_grad()
+    def fit(self, *, on_all: bool = False) -> None:
+        """Fit the weights of the ranking on validation items, where the recipe asks for it; every rank calls this.
+
+        Args:
+            on_all: on those of all users: for a model whose training held no events of the calibration users back.
+        """
+        if not self.inputs.recipe.fits_ranking:
+            return
+        settings, split = self.inputs.recipe.evaluate, "valid"
+        chosen_U, neighbours = (None, self.neighbours) if on_all else self._calibration
+        was_training = self.model.training
+        self.model.eval()
+        catalogue_ID = self.catalogue()
+        parts = []
+        for batch in self._batches(split, chosen_U):
+            moved = batch.to(self.world.device)
+            ranker, state_BD = ranking(cast(IntRR, self.model), moved, catalogue_ID, self.trie, neighbours)
+            allowed = self._unseen(batch.user_S, split) if settings.exclude_seen else None
+            parts.append((*ranker.candidates(state_BD, moved, settings, allowed), moved.target_S))
+        self.weight_F = fit_weights(parts, len(FEATURES), self.world).to(self.world.device)
+        self.model.train(was_training)
+        if self.world.is_main:
+            log.info("weights of the ranking: %s", dict(zip(FEATURES, self.weights() or (), strict=True)))
+
+    def weights(self) -> list[float] | None:
+        """The fitted weights, for a checkpoint's state; None where there are none."""
+        return None if self.weight_F is None else [round(weight, 6) for weight in self.weight_F.tolist()]
+
+    def use(self, weights: Sequence[float] | None) -> None:
+        """Rank with the weights of a checkpoint's state; where it has none and the recipe asks for them, fit them."""
+        if weights is None:
+            self.fit(on_all=True)
+        else:
+            self.weight_F = torch.tensor(weights, device=self.world.device)
+
+    def _batches(self, split: Split, chosen_U: NDArray[np.bool_] | None = None) -> Iterator[Batch]:
+        """This rank's share of the users of a split, or of some of them."""
+        dataset = self.inputs.dataset
+        windows = evaluation_windows(dataset.offsets, self.inputs.recipe.model.window, dataset.held_out(split))
+        if chosen_U is not None:
+            windows = windows.take(np.flatnonzero(chosen_U[windows.user_M]))
+        users = self.inputs.recipe.evaluate.batch_users
+        loader = Loader(windows, self.collate, users, seed=None, rank=self.world.rank, replicas=self.world.size)
+        for batch in loader.epoch():
+            self.between()
+            yield batch
 
     def evaluate(self, split: Split, beam: int | None = None) -> dict[str, float]:
         """Recall@K and NDCG@K over all users of the split, the same on every rank; `beam` in place of the recipe's."""
@@ -95,16 +173,13 @@ class Evaluator:
         dataset = self.inputs.dataset
         kept = self.inputs.recipe.keeps_catalogue(dataset.n_items, len(dataset.events))
         catalogue_ID = self.catalogue() if kept else None
-        dataset = self.inputs.dataset
-        windows = evaluation_windows(dataset.offsets, self.inputs.recipe.model.window, dataset.held_out(split))
-        loader = Loader(
-            windows, self.collate, settings.batch_users, seed=None, rank=self.world.rank, replicas=self.world.size
-        )
-        for batch in loader.epoch():
-            self.between()
+        neighbours = self.neighbours
+        for batch in self._batches(split):
             moved = batch.to(self.world.device)
             allowed = self._unseen(batch.user_S, split) if settings.exclude_seen else None
-            items_BW, scores_BW = decode(self.model, moved, catalogue_ID, self.trie, settings, allowed)
+            items_BW, scores_BW = decode(
+                self.model, moved, catalogue_ID, self.trie, settings, allowed, neighbours, self.weight_F
+            )
             yield Ranked(batch.user_S, items_BW, scores_BW, moved.target_S)
         self.model.train(was_training)
 

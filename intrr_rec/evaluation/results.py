@@ -54,6 +54,7 @@ def evaluate_run(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
     with writing_to(run, FIX), join_world() as world, claimed(run, world):
         opened = open_run(run, world, overrides)
         evaluator = Evaluator(opened.model, opened.inputs, world)
+        evaluator.use(opened.state.get("ranking"))
         state = opened.state
         if opened.checkpoints is not None:
             # The best was saved in the midst of the run: how long the run lasted, the newest knows.

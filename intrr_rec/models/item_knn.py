@@ -17,22 +17,22 @@ from intrr_rec.models.neighbours import NeighbourTable
 class ItemKnn(Recommender):
     """Ranks the neighbours of the last items of a history, then the most popular items.
 
-    Attributes:
-        table: of the catalogue; given after construction, since it is made from data and not learned.
+    Args:
+        table: of the catalogue.
     """
 
     Config = ItemKnnConfig
     decoded_by = "own"
-    table: NeighbourTable
 
     @classmethod
     def build(cls, config: ModelConfig, catalogue: Catalogue) -> ItemKnn:
-        """A model without its table."""
-        return cls()
+        """A model whose table is still empty: it knows no neighbours, and every item is as popular as the next."""
+        return cls(NeighbourTable.empty(config.neighbours, len(catalogue.codes_IL)))
 
-    def __init__(self) -> None:
+    def __init__(self, table: NeighbourTable) -> None:
         super().__init__()
         self.uid = None
+        self.table = table
 
     def rank(self, batch: Batch, settings: EvaluateConfig, allowed_BI: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The best `settings.beam` items; a popular item stands below every neighbour."""

@@ -70,6 +70,13 @@ class NeighbourTable:
     term_IMF: Tensor
     popular_I: Tensor
 
+    @classmethod
+    def empty(cls, config: NeighboursConfig, n_items: int) -> NeighbourTable:
+        """A table without neighbours."""
+        item_IM = torch.full((n_items, config.kept), -1, dtype=torch.int32)
+        term_IMF = torch.zeros(n_items, config.kept, len(TERMS), dtype=torch.float16)
+        return cls(config, item_IM, term_IMF, torch.arange(n_items, dtype=torch.int32))
+
     def weights(self) -> Tensor:
         """Those of the settings, `[F]`."""
         config = self.config

@@ -79,7 +79,7 @@ def stages_of(pipeline: Pipeline) -> list[Stage]:
 
     def train() -> AppDef:
         words = {"dataset": str(dataset), "semantic_ids": str(ids), "out": str(run), **recipe_words}
-        content = str(pipeline.vectors) if recipe.model.content else None
+        content = str(pipeline.vectors) if recipe.model.content or recipe.uses_neighbours else None
         return jobs.train(*pipeline.settings, **words, vectors=content, **_place(pipeline, "train"))
 
     def evaluate() -> AppDef:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from intrr_rec.data.dataset import Dataset
 from intrr_rec.data.loading.batch import Collator
 from intrr_rec.data.loading.negatives import CandidateSampler
 from intrr_rec.data.loading.streaming import StreamedWindows
-from intrr_rec.data.loading.windows import Windows
+from intrr_rec.data.loading.windows import IntArray, Windows
 from intrr_rec.errors import ArtefactError, ConfigError, UserError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import MANIFEST, require_parent
@@ -69,13 +69,26 @@ class Inputs:
                     module.start_from(ids.codebooks)
         return model if device.type == "meta" else model.to(device)
 
+    @cached_property
+    def calibration_U(self) -> NDArray[np.bool_]:
+        """The users whose last training event is not learned from: a choice by number, the same for every seed."""
+        share = self.recipe.train.calibration_users if self.recipe.fits_ranking else 0.0
+        mixed_U = np.arange(self.dataset.n_users, dtype=np.uint64) * np.uint64(2654435761) % np.uint64(2**32)
+        return mixed_U < share * 2**32
+
+    @cached_property
+    def unlearned_U(self) -> IntArray:
+        """Events at the end of each history that training does not read; a history keeps one that it may."""
+        held_out_U, length_U = self.dataset.held_out("train"), np.diff(self.dataset.offsets)
+        return held_out_U + (self.calibration_U & (length_U > held_out_U + 1))
+
     def training_windows(self) -> Windows | StreamedWindows:
         """What this run learns from, cut as its kind of model states: every position of a window, or the last alone."""
         model = self.recipe.model
         cut = partial(model_class(model).windows, window=model.window)
         if not self.streams:
-            return cut(self.dataset.offsets, held_out=self.dataset.held_out("train"))
-        loader, held_out_U = self.recipe.train.loader, self.dataset.held_out("train")
+            return cut(self.dataset.offsets, held_out=self.unlearned_U)
+        loader, held_out_U = self.recipe.train.loader, self.unlearned_U
         return StreamedWindows(
             self.dataset.events, held_out_U, cut, loader.pool_events, times=model.reads_times, readers=loader.workers
         )

@@ -100,6 +100,7 @@ def train(
                 run.fit()
                 loaded, state = run.checkpoints.load_best()
                 best_epoch = {"best_epoch": state["best_epoch"]}
+                run.evaluator.use(state.get("ranking"))
                 return write_results(out, run.evaluator, run.state | best_epoch, loaded)
     except RuntimeError as error:
         if not is_lost_rank(error):
@@ -259,6 +260,8 @@ class Run:
     def _validate(self, epoch: int) -> dict[str, float]:
         self.finite.require_weights(self.parallel.module, self.state["step"])
         with self.parallel.weights(averaged=True):
+            self.evaluator.fit()
+            self.state["ranking"] = self.evaluator.weights()
             metrics = self.evaluator.evaluate("valid", self.inputs.recipe.evaluate.validation_beam)
         if self.figures:
             self._record("valid", epoch, metrics)

@@ -13,6 +13,14 @@ from tests import tiny
 from tests.distributed.launch import train_all
 
 KINDS = {
+    "neighbours": (
+        "model.dense.weight=0.5",
+        "model.dense.negatives=8",
+        "evaluate.rank_by=path_dense_and_neighbours",
+        "evaluate.pool=beam_and_dense",
+        "evaluate.beam=10",
+        "model.neighbours.kept=6",
+    ),
     "path": (),
     "dense": (
         "model.dense.weight=0.5",
@@ -47,8 +55,8 @@ def test_no_list_holds_an_item_of_the_history(kind, line, tmp_path):
         first, end = dataset.offsets[number], dataset.offsets[number + 1] - 1
         seen = set(dataset.item_ids().take(dataset.items_E[first:end]).to_pylist())
         assert not seen & set(filtered[user])
-        assert len(filtered[user]) == min(20, tiny.N_ITEMS - len(seen))
-        if kind != "dense":  # its pool is another one, since the beam is
+        assert len(filtered[user]) == min(10 if kind == "neighbours" else 20, tiny.N_ITEMS - len(seen))
+        if kind not in ("dense", "neighbours"):  # their pool is another one, since the beam is
             shorter = [item for item in kept[user] if item not in seen]
             assert filtered[user][: len(shorter)] == shorter or kind in ("path", "flattened")
 

@@ -29,7 +29,9 @@ def report_bundle(run: Path, bundle: Path, out: Path) -> dict[str, dict[str, flo
     with join_world() as world:
         trained = open_run(run, world)
         inputs = trained.inputs
-        model = Evaluator(trained.model, inputs, world).evaluate("test")
+        evaluator = Evaluator(trained.model, inputs, world)
+        evaluator.use(trained.state.get("ranking"))
+        model = evaluator.evaluate("test")
         is_main = world.is_main
     if not is_main:
         return {}
