@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import duckdb
+import pyarrow.parquet as pq
 import yaml
 
 from intrr_rec.config.preparation import MAX_ID_CHARACTERS
@@ -40,7 +41,9 @@ INTEGERS = frozenset(f"{sign}{width}INT" for sign in ("", "U") for width in ("TI
     "UINTEGER",
 }
 # "007" and "+7" are names, not numbers: only what prints back unchanged may become an integer.
-_CANONICAL_INTEGER = "-?(0|[1-9][0-9]*)"
+_CANONICAL_INTEGER = "0|-?[1-9][0-9]*"
+# How other programs write a missing value as text; an id that is called so is told by `id_type=string`.
+MISSING = ("nan", "null", "none", "nat", "<na>", "\\n")
 _JSON_INTEGERS = "'UBIGINT', 'BIGINT'"
 
 
@@ -114,16 +117,20 @@ class RawFile:
         return self.format != "csv" and column not in self.constants
 
     def id_sql(self, column: str, kind: IdKind, *, numbers_too: bool = False) -> str:
-        """SQL of an id as BIGINT or VARCHAR; NULL where the value is missing, empty, too long or of the other kind.
+        """SQL of an id as BIGINT or VARCHAR; NULL where the value is missing, blank, too long or of the other kind.
 
         Args:
-            numbers_too: take numbers of JSON for text.
+            numbers_too: all ids are text whatever they look like: numbers of JSON, words for a missing value, blanks around.
         """
         name, text = quoted(column), self.text_sql(column)
         is_json = self.format == "json" and self.is_typed(column)
         if kind == "string":
             kinds = f"'VARCHAR', {_JSON_INTEGERS}" if numbers_too else "'VARCHAR'"
             typed = f"json_type({name}) IN ({kinds})" if is_json else "true"
+            typed += f" AND trim({text}) <> ''"
+            if not numbers_too:
+                typed += f" AND lower({text}) NOT IN ({', '.join(map(literal, MISSING))})"
+                typed += f" AND trim({text}) = {text}" if self.format == "csv" else ""
             return f"CASE WHEN {typed} AND length({text}) BETWEEN 1 AND {MAX_ID_CHARACTERS} THEN {text} END"
         if self.format == "parquet" and self.is_typed(column):
             return f"TRY_CAST({name} AS BIGINT)"
@@ -194,9 +201,11 @@ def require_column(raw: RawFile, column: str, setting: str, otherwise: str = "")
     Raises:
         DataError: the column is missing.
     """
-    if column in raw.columns:
+    twin, names = twins(raw, column), list(raw.columns)
+    if column in names and twin is None:
         return
-    names = list(raw.columns)
+    if twin is not None:
+        raise DataError(f"{raw.path}: columns '{column}' and '{twin}' differ in capitals only; rename or remove one")
     near = nearest(column, names)
     hint = (
         f"; did you mean '{near}'? Then set {setting_word(setting, near)}" if near else f"; name it by {setting}=NAME"
@@ -205,6 +214,21 @@ def require_column(raw: RawFile, column: str, setting: str, otherwise: str = "")
         names_setting = "prepare.items_column_names" if setting == "prepare.items_column" else "prepare.column_names"
         hint = f"; if its first line is data, name its columns in order by {names_setting}='[NAME, NAME, ...]'"
     raise DataError(f"{raw.path}: no column '{column}'; it has {', '.join(names) or 'none'}{hint}{otherwise}")
+
+
+def names_in(raw: RawFile) -> list[str]:
+    """The columns as the file calls them: DuckDB renames the second of two that differ in capitals only."""
+    return list(pq.read_schema(raw.path).names) if raw.format == "parquet" else list(raw.columns)
+
+
+def twins(raw: RawFile, column: str) -> str | None:
+    """Another column of the file whose name is `column` but for capitals; None where there is none."""
+    alike = [name for name in names_in(raw) if name.casefold() == column.casefold()]
+    if raw.format == "json" and alike and column not in alike and f"{column}_1" in raw.columns:
+        alike.append(column)  # what DuckDB makes of the second key
+    if column not in alike or len(alike) < 2:
+        return None
+    return next((name for name in alike if name != column), column)
 
 
 def setting_word(setting: str, value: str) -> str:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import pyarrow.parquet as pq
-
-from intrr_rec.data.raw.files import INTEGERS, RawFile
+from intrr_rec.data.raw.files import INTEGERS, RawFile, names_in
 from intrr_rec.errors import DataError
 
 TEXTS = ("title", "text")
@@ -33,8 +31,7 @@ class ItemSchema:
         Raises:
             DataError: names that differ in capitals only, a `title` or `text` that is no text, or another type than before.
         """
-        # DuckDB renames the second of two columns that differ in capitals only; the file says what they are called.
-        names = pq.read_schema(raw.path).names if raw.format == "parquet" else list(raw.columns)
+        names = names_in(raw)
         twins: dict[str, str] = {}
         for name in names:
             if (other := twins.setdefault(name.casefold(), name)) != name or names.count(name) > 1:

@@ -18,6 +18,7 @@ from intrr_rec.config import PrepareConfig
 from intrr_rec.config.preparation import MAX_ID_CHARACTERS
 from intrr_rec.config.time_units import TimeUnit
 from intrr_rec.data.raw.files import (
+    MISSING,
     IdKind,
     RawFile,
     id_kind,
@@ -190,9 +191,21 @@ def bad_value(con: duckdb.DuckDBPyConnection, raw: RawFile, row: int, column: st
     value = con.execute(f'SELECT {quoted(column)} FROM {raw.scan(column)} WHERE "row" = {row}').fetchall()[0][0]
     where = f"{raw.path}: column '{column}', row {row}"
     what = "timestamp" if kind is None else "id"
-    if value is None or value in ("", '""'):
+    text = (
+        "" if value is None else str(value).removeprefix('"').removesuffix('"') if raw.format == "json" else str(value)
+    )
+    if not text.strip():
         return DataError(f"{where}: the {what} is missing; fill it in or remove the row")
-    shown = repr(value) if len(str(value)) <= 80 else f"{str(value)[:40]!r}… ({len(str(value)):,} characters)"
+    if kind is not None and text.lower() in MISSING:
+        return DataError(
+            f"{where}: {text!r} looks like a missing id; remove the row, or, if it is an id, prepare.id_type=string reads all as text"
+        )
+    if kind is not None and raw.format == "csv" and text != text.strip(" "):
+        return DataError(
+            f"{where}: {_shown(value)} has blanks around it; remove them, or, if they belong to the id, prepare.id_type=string reads "
+            "all as text"
+        )
+    shown = _shown(value)
     if kind is None:
         return DataError(
             f"{where}: {shown} is not a timestamp; write a number since 1970 (not negative), a date or ISO 8601"
@@ -206,3 +219,7 @@ def bad_value(con: duckdb.DuckDBPyConnection, raw: RawFile, row: int, column: st
         f"{where}: {shown} is not {'a string' if kind == 'string' else 'a 64-bit integer'} like the other ids of "
         f"'{column}'; write all ids the same way, or have all read as text: prepare all logs with prepare.id_type=string"
     )
+
+
+def _shown(value: object) -> str:
+    return repr(value) if len(str(value)) <= 80 else f"{str(value)[:40]!r}… ({len(str(value)):,} characters)"

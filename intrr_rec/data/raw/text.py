@@ -79,19 +79,24 @@ def packing_of(path: Path) -> str:
         raise unreadable(path, error) from None
     if packing not in ("uncompressed", "gzip", "zstd"):
         raise DataError(f"{path}: is packed as {packing}; unpack it, or pack it as .gz or .zst")
-    if head.startswith(_UTF16):
-        raise DataError(f"{path}: cannot be read as csv (it is UTF-16); save it as UTF-8")
+    if head.startswith(_UTF16) or (packing == "uncompressed" and b"\0" in head):
+        format_ = _format(path)
+        raise DataError(f"{path}: cannot be read as {format_} (it is UTF-16, UTF-32 or no text); save it as UTF-8")
     return packing
 
 
 def unreadable(path: Path, error: Exception) -> DataError:
     """One line about a file that cannot be read."""
-    name = path.name.lower()
-    format_ = "json" if ".json" in name or ".ndjson" in name else "csv"
     reason = " ".join(str(getattr(error, "strerror", None) or error).split())
     if isinstance(error, UnicodeDecodeError):
         reason = f"not UTF-8: {reason}"
-    return DataError(f"{path}: cannot be read as {format_} ({reason}); write the file again")
+        return DataError(f"{path}: cannot be read as {_format(path)} ({reason}); save it as UTF-8")
+    return DataError(f"{path}: cannot be read as {_format(path)} ({reason}); write the file again")
+
+
+def _format(path: Path) -> str:
+    name = path.name.lower()
+    return "json" if ".json" in name or ".ndjson" in name else "csv"
 
 
 def starts_with_mark(path: Path, packing: str) -> bool:

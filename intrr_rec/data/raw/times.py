@@ -100,6 +100,8 @@ def settle_unit(
             raise DataError(f"{where}, row {bad[1]}: {_implausible(bad[2])}")
         _require_one(where, looks, "; write all of them in one unit: sorted together they are in the wrong order")
         unit = next(iter(looks), None)
+        if unit == "s":
+            _refuse_dates(con, file, where)
     else:
         unit = read_as
         late = con.execute(f'SELECT min("row") FROM events WHERE file = {file} AND time >= {YEAR_10000}').fetchall()[0][
@@ -191,6 +193,20 @@ def _require_one(where: str, looks: dict[TimeUnit | None, tuple[int, int, float]
             if unit is not None
         ]
         raise DataError(f"{where}: holds times of several units: {', '.join(parts)}{fix}")
+
+
+def _refuse_dates(con: duckdb.DuckDBPyConnection, file: int, where: str) -> None:
+    """Numbers such as 20231114, all of which are dates, would count as seconds of August 1970."""
+    row, first, others = con.execute(
+        'SELECT min("row"), arg_min(time, "row"), count(*) FILTER (try_strptime(CAST(time AS VARCHAR), \'%Y%m%d\') IS NULL '
+        f"OR time NOT BETWEEN 19700101 AND 21001231) FROM events WHERE file = {file}"
+    ).fetchall()[0]
+    if row is not None and not others:
+        day = f"{first // 10_000}-{first // 100 % 100:02}-{first % 100:02}"
+        raise DataError(
+            f"{where}, row {row}: {first} looks like the date {day}, as all values do; write {day}, or, if seconds are meant, say "
+            "prepare.time_unit=s"
+        )
 
 
 def _require_whole_floats(con: duckdb.DuckDBPyConnection, file: int, where: str, value: str, unit: TimeUnit) -> None:
