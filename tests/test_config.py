@@ -124,8 +124,8 @@ def test_managed_rows_are_refused_where_they_cannot_be(word: str) -> None:
 
 
 @pytest.mark.parametrize("codes", ["abc", "1", "3.5", "true", "[]", "[4, 1, 8]", "[4, 4]", "[4, 4, 4, 4]", "{4: 5}"])
-def test_codes_are_one_size_or_one_size_a_level(codes: str) -> None:
-    with pytest.raises(ConfigError, match=r"command line: 'index(\.codes)?': .*(a level|levels)"):
+def test_codes_are_one_size_or_one_size_per_level(codes: str) -> None:
+    with pytest.raises(ConfigError, match=r"command line: 'index(\.codes)?': .*(per level|levels)"):
         load_recipe(overrides=[f"index.codes={codes}"])
 
 

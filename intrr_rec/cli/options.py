@@ -40,7 +40,7 @@ Interactions = Annotated[
 Data = Annotated[Path, typer.Option("--data", help="Folder of the files that the descriptor names.")]
 EngineName = Annotated[
     Literal["duckdb", "spark"],
-    typer.Option("--engine", help="What filters, sorts and numbers; the dataset is the same."),
+    typer.Option("--engine", help="Engine that runs the preparation; the output is identical."),
 ]
 Master = Annotated[str, typer.Option("--master", help="Of Spark; executors must see the folder of --out.")]
 MemoryGb = Annotated[

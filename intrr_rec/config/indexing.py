@@ -14,7 +14,7 @@ class CodebookTraining(Section):
     """How `residual_vq`, `vq_vae` and `rq_vae` learn their codebooks (van den Oord et al. 2017; Lee et al. 2022)."""
 
     epochs: int = Field(40, ge=1)
-    batch_items: int = Field(1024, ge=2, description="vectors a step")
+    batch_items: int = Field(1024, ge=2, description="vectors per step")
     learning_rate: float = Field(1e-3, gt=0, description="Adam's")
     commitment: float = Field(0.25, ge=0, description="beta: how strongly the encoder is held to its code")
     update: Literal["gradient", "ema"] = Field(
@@ -82,11 +82,13 @@ class IndexConfig(ComponentSection):
         "registered quantizer, or module:Class (docs/extending.md)",
     )
     levels: int = Field(3, ge=1, le=63, description="residual levels, before the de-duplication digit")
-    codes: int | tuple[int, ...] = Field(128, description="codes a level (K): one number, or a list of one a level")
+    codes: int | tuple[int, ...] = Field(
+        128, description="codes per level (K): one number for all levels, or a list with one number per level"
+    )
     normalize: bool = Field(
         True, description="L2-normalise the input of every level, residuals included (rk_means, residual_vq)"
     )
-    iterations: int = Field(50, ge=1, description="Lloyd iterations a level, at most")
+    iterations: int = Field(50, ge=1, description="most Lloyd iterations per level")
     tolerance: float = Field(
         1e-5, ge=0, description="stop a level once the relative gain of an iteration falls below this"
     )
@@ -112,11 +114,11 @@ class IndexConfig(ComponentSection):
     def _whole_numbers(cls, codes: object) -> object:
         sizes = list(codes) if isinstance(codes, (list, tuple)) else [codes]
         if not sizes or any(not isinstance(size, int) or isinstance(size, bool) or size < 2 for size in sizes):
-            raise ValueError("must be a whole number of at least 2, or a list of one such number a level")
+            raise ValueError("must be a whole number of at least 2, or a list with one such number per level")
         return codes
 
     @model_validator(mode="after")
-    def _one_size_a_level(self) -> IndexConfig:
+    def _one_size_per_level(self) -> IndexConfig:
         if isinstance(self.codes, tuple) and len(self.codes) != self.levels:
             raise ValueError(f"codes lists {len(self.codes)} sizes for {self.levels} levels")
         if self.collaborative.weight and self.method != "rq_vae":

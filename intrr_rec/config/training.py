@@ -36,9 +36,7 @@ class TrainConfig(Section):
     )
     warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises linearly from 0")
     weight_decay: float = Field(1e-4, ge=0)
-    accumulate: int = Field(
-        1, ge=1, description="parts a step is computed in, one after the other: the same step with less memory"
-    )
+    accumulate: int = Field(1, ge=1, description="micro-batches per step: the same step with less memory")
     gradient_clip: float | None = Field(
         None, gt=0, description="largest norm of a step's gradient over all parameters and tables; null: any"
     )
