@@ -25,7 +25,7 @@ from intrr_rec.data.loading.batch import Batch
 from intrr_rec.distributed.world import join_world
 from intrr_rec.io.atomic import write_json
 from intrr_rec.runs.inputs import open_inputs
-from intrr_rec.training.trainer import Run
+from intrr_rec.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 WARM_UP = 5
@@ -56,7 +56,7 @@ def bench_epoch(
     inputs = open_inputs(recipe, dataset, semantic_ids, vectors)
     with join_world() as world, tempfile.TemporaryDirectory() as scratch:
         at_rest = memory_gb(world.device)
-        run = Run(inputs, Path(scratch), world)
+        run = Trainer(inputs, Path(scratch), world)
         run.parallel.module.train()
         figures: dict[str, Any] = {"machine": describe(world.device), "recipe": recipe.model_dump(mode="json")}
         batches = list(run.loader.epoch(1))
@@ -83,7 +83,7 @@ def _timed(work: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def _time_epoch(run: Run) -> dict[str, float]:
+def _time_epoch(run: Trainer) -> dict[str, float]:
     """A whole epoch through the loader, as training runs it."""
     steps: list[float] = []
     started = last = time.perf_counter()
@@ -101,7 +101,7 @@ def _time_epoch(run: Run) -> dict[str, float]:
     }
 
 
-def _count_flops(run: Run, batches: list[Batch], figures: dict[str, Any]) -> dict[str, float]:
+def _count_flops(run: Trainer, batches: list[Batch], figures: dict[str, Any]) -> dict[str, float]:
     """Matrix-product FLOPs of an epoch, counted, against what the peak would do in the epoch's time."""
     counter = FlopCounterMode(display=False)
     with counter:
@@ -112,7 +112,7 @@ def _count_flops(run: Run, batches: list[Batch], figures: dict[str, Any]) -> dic
     return {"epoch_gflop": flops / 1e9, "share_of_gemm_peak": rate / (figures["gemm_peak_gflops"] * 1e9)}
 
 
-def _profile(run: Run, batches: list[Batch]) -> dict[str, float]:
+def _profile(run: Trainer, batches: list[Batch]) -> dict[str, float]:
     """Share of a step's time by kind of operation, from the profiler's self times."""
     with profile(activities=[ProfilerActivity.CPU]) as trace:
         for batch in batches:

@@ -21,7 +21,7 @@ from intrr_rec.distributed.world import World, join_world
 from intrr_rec.io.atomic import write_json
 from intrr_rec.io.storage import Location
 from intrr_rec.runs.inputs import Inputs, open_inputs
-from intrr_rec.training.trainer import Run
+from intrr_rec.training.trainer import Trainer
 
 WARM_UP = 3
 GROUPS = 16  # row groups that are read to time the reading alone
@@ -68,7 +68,7 @@ def bench_loader(
 def _training(inputs: Inputs, world: World, steps: int) -> float:
     """Sequences a second of the training step alone, its batches made beforehand."""
     with tempfile.TemporaryDirectory() as scratch:
-        run = Run(inputs, Path(scratch), world)
+        run = Trainer(inputs, Path(scratch), world)
         run.parallel.module.train()
         parts = zip(*(loader.epoch(1) for loader in run.parts), strict=True)
         batches = list(itertools.islice(parts, min(steps + WARM_UP, run.loader.steps)))

@@ -13,7 +13,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.speed.machine import synchronize
-from intrr_rec.training.trainer import Run
+from intrr_rec.training.trainer import Trainer
 
 LOADER, LOOKUP, ITEMS, BACKBONE, USERS = "loader", "lookup", "item-side RAN", "backbone", "user-side RAN"
 FORWARD, BACKWARD, OPTIMIZER = "losses and the rest of forward", "backward", "optimizer"
@@ -80,7 +80,7 @@ class Stopwatch:
         undo.callback(after.remove)
 
 
-def breakdown(run: Run, steps: int) -> dict[str, float]:
+def breakdown(run: Trainer, steps: int) -> dict[str, float]:
     """Milliseconds of each part of a step, the median of some steps through the loader.
 
     `optimizer` holds all that is done with finished gradients. Collectives run inside other parts (lookup, backward), so

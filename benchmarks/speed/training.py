@@ -40,7 +40,7 @@ from intrr_rec.errors import ConfigError
 from intrr_rec.io.atomic import write_json
 from intrr_rec.models.base import CodeRecommender
 from intrr_rec.runs.inputs import Inputs, open_inputs
-from intrr_rec.training.trainer import Run
+from intrr_rec.training.trainer import Trainer
 from intrr_rec.vectors.precision import computes_bf16
 
 
@@ -149,10 +149,10 @@ def parse_backbones(names: Sequence[str] | None) -> tuple[Backbone, ...]:
 
 
 @contextmanager
-def _open(case: Case, recipe: Recipe, paths: Paths, scratch: Path, world: World) -> Iterator[Run]:
+def _open(case: Case, recipe: Recipe, paths: Paths, scratch: Path, world: World) -> Iterator[Trainer]:
     """A fresh run of the case, in training mode."""
     inputs = open_inputs(case.recipe(recipe), paths.dataset, paths.semantic_ids, paths.vectors)
-    run = Run(inputs, scratch / case.name, world)
+    run = Trainer(inputs, scratch / case.name, world)
     run.loader.windows = case.windows(inputs)
     run.parallel.module.train()
     try:
@@ -162,7 +162,7 @@ def _open(case: Case, recipe: Recipe, paths: Paths, scratch: Path, world: World)
             run.figures.close()
 
 
-def _full_batches(run: Run) -> Iterator[Batch]:
+def _full_batches(run: Trainer) -> Iterator[Batch]:
     """Batches of the run's own loader, epoch after epoch, but for the short last one of an epoch."""
     whole = max(1, len(run.loader.windows) // run.loader.batch_windows)
     for epoch in count(1):
@@ -206,7 +206,7 @@ class _Step:
     flop: float
 
 
-def _line(taken: Sequence[_Step], run: Run, steps: int, bf16_peak: float | None) -> dict[str, Any]:
+def _line(taken: Sequence[_Step], run: Trainer, steps: int, bf16_peak: float | None) -> dict[str, Any]:
     """Medians over the steps; nothing of bf16 where the processor only emulates it."""
 
     def median(figure: Callable[[_Step], float]) -> float:
@@ -226,7 +226,7 @@ def _line(taken: Sequence[_Step], run: Run, steps: int, bf16_peak: float | None)
     }
 
 
-def _seconds(run: Run, batch: Batch, device: torch.device) -> float:
+def _seconds(run: Trainer, batch: Batch, device: torch.device) -> float:
     synchronize(device)
     started = time.perf_counter()
     run.step(batch)
@@ -234,7 +234,7 @@ def _seconds(run: Run, batch: Batch, device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def _flops(run: Run, batch: Batch) -> Callable[[Batch], float]:
+def _flops(run: Trainer, batch: Batch) -> Callable[[Batch], float]:
     """FLOP of the matrix products of a step, counted on one batch and taken to grow with the tokens of others."""
     with FlopCounterMode(display=False) as counter:
         run.step(batch)
@@ -242,7 +242,7 @@ def _flops(run: Run, batch: Batch) -> Callable[[Batch], float]:
     return lambda other: a_slot * len(other.slot_T)
 
 
-def _tokens(run: Run, batch: Batch) -> int:
+def _tokens(run: Trainer, batch: Batch) -> int:
     """Tokens of histories that the backbone reads, padding not counted."""
     a_slot = run.parallel.model.levels if isinstance(run.parallel.model, CodeRecommender) else 1
     return a_slot * int((batch.layout.owner_CN >= 0).sum())

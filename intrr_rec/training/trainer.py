@@ -95,7 +95,7 @@ def train(
             if not recipe.model.kind_settings.learns:
                 model, made = untrained(inputs, world)
                 return write_results(out, Evaluator(model, inputs, world), made, NO_CHECKPOINT)
-            run = Run(inputs, out, world, start, on_figures)
+            run = Trainer(inputs, out, world, start, on_figures)
             with run.stop, run.checkpoints:
                 run.fit()
                 loaded, state = run.checkpoints.load_best()
@@ -109,7 +109,7 @@ def train(
         raise Stopped(" ".join(line.split()), 1) from None
 
 
-class Run:
+class Trainer:
     """One run on one rank; picks up from the newest whole checkpoint in `out` where there is one.
 
     Args:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from intrr_rec.distributed.world import join_world
 from intrr_rec.runs.inputs import open_inputs
-from intrr_rec.training.trainer import Run
+from intrr_rec.training.trainer import Trainer
 from tests import tiny
 from tests.distributed.launch import free_port
 
@@ -41,7 +41,7 @@ def gathered(run):
 def go_on(line, words, out, save):
     """Load what is in `out`, train some steps and save; main rank: the tensors as loaded and at the end, and the losses."""
     with join_world() as world:
-        run = Run(open_inputs(tiny.recipe(*words), **line.inputs()), out, world)
+        run = Trainer(open_inputs(tiny.recipe(*words), **line.inputs()), out, world)
         run.parallel.module.train()
         loaded, losses = gathered(run), []
         for batch in islice(run.loader.epoch(1, run.state["epoch_step"]), STEPS):

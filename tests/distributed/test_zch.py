@@ -15,7 +15,7 @@ from intrr_rec.models.embeddings.zch import ManagedRows
 from intrr_rec.runs.inputs import open_inputs
 from intrr_rec.runs.metrics_file import metric_lines
 from intrr_rec.semantic_ids.extend import extend_semantic_ids
-from intrr_rec.training.trainer import Run, train
+from intrr_rec.training.trainer import Trainer, train
 from tests import tiny
 from tests.distributed.launch import train_all
 from tests.distributed.test_resharding import differing, go_on, go_on_with
@@ -94,7 +94,7 @@ def test_a_checkpoint_goes_on_with_another_number_of_ranks(line, tmp_path, size)
 def test_a_row_that_changes_hands_starts_at_zero_with_its_optimizer_state(line, tmp_path, optimizer):
     recipe = tiny.recipe(*WORDS, f"train.sharding.optimizer={optimizer}")
     with join_world() as world:
-        run = Run(open_inputs(recipe, **line.inputs()), tmp_path / "run", world)
+        run = Trainer(open_inputs(recipe, **line.inputs()), tmp_path / "run", world)
         model = run.parallel.model.train()
         weight, state = (
             next(value for name, value in tensors.items() if name.endswith("embeddings.uid.weight"))

@@ -22,13 +22,13 @@ from pathlib import Path
 
 from intrr_rec import cli
 from intrr_rec.distributed import world as topology
-from intrr_rec.training.trainer import Run
+from intrr_rec.training.trainer import Trainer
 from tests import tiny
 from tests.distributed.launch import free_port
 
 SECONDS = 60
 CLONE_NEWNET = 0x40000000
-Fault = Callable[[Run], None]  # called before each step
+Fault = Callable[[Trainer], None]  # called before each step
 
 WORDS = ("train.epochs=3", "model.hstu.dropout=0.2", "model.ran.dropout=0.2")
 
@@ -36,7 +36,7 @@ WORDS = ("train.epochs=3", "model.hstu.dropout=0.2", "model.ran.dropout=0.2")
 class Slowly:
     """Steps take a while."""
 
-    def __call__(self, run: Run) -> None:
+    def __call__(self, run: Trainer) -> None:
         time.sleep(0.1)
 
 
@@ -46,7 +46,7 @@ class KillRank:
     def __init__(self, rank: int, step: int) -> None:
         self.rank, self.step = rank, step
 
-    def __call__(self, run: Run) -> None:
+    def __call__(self, run: Trainer) -> None:
         if run.state["step"] == self.step:
             run.checkpoints.wait()
             run.world.barrier()
@@ -62,7 +62,7 @@ class KillInSave:
         self.delay = random.Random(seed).uniform(0, longest)
         self.saves = 0
 
-    def __call__(self, run: Run) -> None:
+    def __call__(self, run: Trainer) -> None:
         if self.saves >= self.save:
             time.sleep(self.longest / 2)  # so that the run does not come to its end
         if run.state["step"]:
@@ -84,7 +84,7 @@ class FileLimit:
     def __init__(self, step: int, size: int) -> None:
         self.step, self.size = step, size
 
-    def __call__(self, run: Run) -> None:
+    def __call__(self, run: Trainer) -> None:
         if run.state["step"] == self.step:
             run.checkpoints.wait()
             resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, resource.RLIM_INFINITY))
@@ -96,7 +96,7 @@ class NoSpace:
     def __init__(self, step: int, rank: int) -> None:
         self.step, self.rank = step, rank
 
-    def __call__(self, run: Run) -> None:
+    def __call__(self, run: Trainer) -> None:
         if (run.world.rank, run.state["step"]) == (self.rank, self.step):
             run.checkpoints.wait()
             os.fsync = full
@@ -140,7 +140,7 @@ def run_rank(
     if net:
         net.enter(rank)
     if fault:
-        original = Run.step
+        original = Trainer.step
 
         def step(run, batch):
             fault(run)
@@ -148,7 +148,7 @@ def run_rank(
             log.with_suffix(".steps").write_text(str(run.state["step"] + 1))
             return losses
 
-        Run.step = step
+        Trainer.step = step
     sys.argv = ["intrr", "train", *words]
     cli.main()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from intrr_rec.distributed.world import join_world
 from intrr_rec.runs.inputs import open_inputs
-from intrr_rec.training.trainer import Run
+from intrr_rec.training.trainer import Trainer
 from tests import tiny
 
 FOLDER = Path(__file__).parent
@@ -51,7 +51,7 @@ def first_losses(name: str, line: tiny.Line, out: Path) -> list[float]:
     """The loss of each of the first `STEPS` training steps, through the trainer's own loader and step."""
     inputs = open_inputs(tiny.recipe(*COMMON, *CASES[name]), **line.inputs())
     with join_world() as world:
-        run = Run(inputs, out, world)
+        run = Trainer(inputs, out, world)
         run.parallel.module.train()
         batches = chain.from_iterable(map(run.loader.epoch, count()))
         losses = [run.step(batch)["loss"].item() for batch in islice(batches, STEPS)]

@@ -10,7 +10,7 @@ from intrr_rec.errors import ArtefactError, ConfigError, Stopped
 from intrr_rec.evaluation.results import evaluate_run
 from intrr_rec.training import trainer
 from intrr_rec.training.signals import StopSignals
-from intrr_rec.training.trainer import Run, train
+from intrr_rec.training.trainer import Trainer, train
 from tests import tiny
 from tests.training.figures import lines, story
 
@@ -63,14 +63,14 @@ def steps(out):
 @pytest.mark.parametrize(
     ("every", "owner", "name", "call", "from_step"),
     [
-        ("null", Run, "step", 6, [4]),
-        pytest.param("3", Run, "step", 3, [], marks=pytest.mark.slow),
-        ("3", Run, "step", 6, [3, 4]),
-        pytest.param("3", Run, "step", 8, [4, 6], marks=pytest.mark.slow),
-        pytest.param("1", Run, "step", 11, [9, 10], marks=pytest.mark.slow),
+        ("null", Trainer, "step", 6, [4]),
+        pytest.param("3", Trainer, "step", 3, [], marks=pytest.mark.slow),
+        ("3", Trainer, "step", 6, [3, 4]),
+        pytest.param("3", Trainer, "step", 8, [4, 6], marks=pytest.mark.slow),
+        pytest.param("1", Trainer, "step", 11, [9, 10], marks=pytest.mark.slow),
         ("4", trainer.Evaluator, "evaluate", 2, [4, 8]),
         ("3", trainer.Evaluator, "evaluate", 3, [9, 12]),
-        ("3", Run, "_save", 4, [4, 6]),
+        ("3", Trainer, "_save", 4, [4, 6]),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -88,7 +88,7 @@ def test_cut_off_and_resumed_equals_uninterrupted(
 def test_cut_off_many_times_with_another_rhythm_each_time(line, whole, tmp_path, monkeypatch):
     for every, call in (2, 3), (3, 2), (1, 2), (5, 3):
         words = (*WORDS, f"train.checkpoint_every={every}", "train.keep_checkpoints=9")
-        cut_off(monkeypatch, line, tmp_path / "run", words, Run, "step", call)
+        cut_off(monkeypatch, line, tmp_path / "run", words, Trainer, "step", call)
     assert steps(tmp_path / "run") == [2, 3, 4, 5]
     train(tiny.recipe(*WORDS), **line.inputs(), out=tmp_path / "run")
     assert story(tmp_path / "run") == whole
@@ -117,7 +117,7 @@ def test_told_to_stop_it_saves_where_it_is(line, whole, tmp_path, monkeypatch, l
 
 
 def test_a_changed_length_moves_a_falling_learning_rate_so_it_is_refused(line, tmp_path, monkeypatch):
-    cut_off(monkeypatch, line, tmp_path / "run", WORDS, Run, "step", 6)
+    cut_off(monkeypatch, line, tmp_path / "run", WORDS, Trainer, "step", 6)
     with pytest.raises(ConfigError, match=r"another train\.epochs"):
         train(tiny.recipe(*WORDS, "train.epochs=9"), **line.inputs(), out=tmp_path / "run")
 
@@ -131,10 +131,10 @@ def spoil(folder, file="__0_0.distcp"):
 
 def test_a_damaged_checkpoint_is_skipped_and_named(line, whole, tmp_path, monkeypatch, caplog):
     words, checkpoints = (*WORDS, "train.checkpoint_every=3"), tmp_path / "run" / "checkpoints"
-    cut_off(monkeypatch, line, tmp_path / "run", words, Run, "step", 8)
+    cut_off(monkeypatch, line, tmp_path / "run", words, Trainer, "step", 8)
     spoil(checkpoints / "step-00000006")
     with caplog.at_level(logging.WARNING, "intrr_rec"):
-        cut_off(monkeypatch, line, tmp_path / "run", (*WORDS, "train.checkpoint_every=5"), Run, "step", 3)
+        cut_off(monkeypatch, line, tmp_path / "run", (*WORDS, "train.checkpoint_every=5"), Trainer, "step", 3)
     (said,) = [record.message for record in caplog.records if "skipped" in record.message]
     assert "step-00000006: is damaged (__0_0.distcp is not what was written)" in said
     assert steps(tmp_path / "run") == [4, 5]  # what was skipped does not count among the newest
@@ -143,7 +143,7 @@ def test_a_damaged_checkpoint_is_skipped_and_named(line, whole, tmp_path, monkey
 
 
 def test_no_checkpoint_that_is_whole_is_one_clear_error(line, tmp_path, monkeypatch):
-    cut_off(monkeypatch, line, tmp_path / "run", (*WORDS, "train.checkpoint_every=3"), Run, "step", 8)
+    cut_off(monkeypatch, line, tmp_path / "run", (*WORDS, "train.checkpoint_every=3"), Trainer, "step", 8)
     before = (tmp_path / "run/metrics.jsonl").read_bytes()
     for folder in (tmp_path / "run/checkpoints").glob("step-*"):
         (folder / "complete.json").unlink()

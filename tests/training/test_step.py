@@ -7,7 +7,7 @@ import torch
 
 from intrr_rec.distributed.world import join_world
 from intrr_rec.runs.inputs import open_inputs
-from intrr_rec.training.trainer import Run, train
+from intrr_rec.training.trainer import Trainer, train
 from tests import tiny
 from tests.training.figures import lines, story
 
@@ -29,7 +29,7 @@ def make_run(line, tmp_path):
 
         def make(*words):
             made.append(
-                Run(open_inputs(tiny.recipe(*WORDS, *words), **line.inputs()), tmp_path / f"{len(made)}", world)
+                Trainer(open_inputs(tiny.recipe(*WORDS, *words), **line.inputs()), tmp_path / f"{len(made)}", world)
             )
             made[-1].parallel.module.train()
             return made[-1]
@@ -143,7 +143,7 @@ def test_cut_off_and_resumed_equals_uninterrupted(line, tmp_path, monkeypatch):
     """With dropout; in mid-epoch, and in a validation by the averages."""
     words = (*WORDS, *ALL, "model.hstu.dropout=0.2", "train.checkpoint_every=3", "train.sharding.uid=row_wise")
     train(tiny.recipe(*words), **line.inputs(), out=tmp_path / "whole")
-    for owner, name, call in (Run, "step", 3), (Run, "step", 5), (Run, "_keep", 1):
+    for owner, name, call in (Trainer, "step", 3), (Trainer, "step", 5), (Trainer, "_keep", 1):
         original, calls = getattr(owner, name), []
 
         def cut(self, *arguments, original=original, calls=calls, call=call, **named):

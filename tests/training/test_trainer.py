@@ -20,7 +20,7 @@ from intrr_rec.runs.inputs import open_inputs
 from intrr_rec.runs.run_record import read_run_record
 from intrr_rec.semantic_ids.build import build_semantic_ids
 from intrr_rec.training.finite import FiniteGuard
-from intrr_rec.training.trainer import Run, train
+from intrr_rec.training.trainer import Trainer, train
 from tests import tiny
 from tests.tiny import INDEX, Line, make_line, recipe
 from tests.training.figures import lines, recommendations, results
@@ -72,7 +72,7 @@ def test_learns_fifty_users_by_heart(words, tmp_path, learned):
     words = (*words, "train.weight_decay=0", "train.batch_users=100", f"train.seed={learned.seed}")
     inputs = open_inputs(tiny.recipe(*words), **line.inputs())
     with join_world() as world:
-        run = Run(inputs, tmp_path / "run", world)
+        run = Trainer(inputs, tmp_path / "run", world)
         for epoch in range(1, LONGEST + 1):
             run.parallel.module.train()
             for batch in run.loader.epoch(epoch):
@@ -287,7 +287,7 @@ def test_tokens_made_batch_by_batch_rank_as_those_of_the_whole_catalogue(tmp_pat
     line = tiny.make_line(tmp_path)
     inputs = open_inputs(tiny.recipe(), **line.inputs())
     with join_world() as world:
-        run = Run(inputs, tmp_path / "run", world)
+        run = Trainer(inputs, tmp_path / "run", world)
         whole = list(run.evaluator.rank_users("test"))
         kept = run.inputs.recipe.keeps_catalogue
         assert kept(30) and kept(30, events=30) and not kept(30, events=29)
@@ -334,7 +334,7 @@ def test_weights_that_are_no_numbers_are_never_kept_nor_loaded(tmp_path, monkeyp
     (tmp_path / "line").mkdir()
     line, out = make_line(tmp_path / "line"), tmp_path / "run"
     train(recipe("train.epochs=1"), out=out, **line.inputs())
-    step = Run.step
+    step = Trainer.step
 
     def spoil(run, *parts):
         losses = step(run, *parts)
@@ -343,7 +343,7 @@ def test_weights_that_are_no_numbers_are_never_kept_nor_loaded(tmp_path, monkeyp
                 next(iter(run.parallel.module.parameters())).fill_(math.nan)
         return losses
 
-    monkeypatch.setattr(Run, "step", spoil)
+    monkeypatch.setattr(Trainer, "step", spoil)
     with pytest.raises(TrainingError, match="a weight is not a finite number"):
         train(recipe("train.epochs=1"), out=tmp_path / "spoilt", **line.inputs())
     assert not list((tmp_path / "spoilt" / "checkpoints").glob("*"))

@@ -18,7 +18,7 @@ from intrr_rec.runs.run_record import read_run_record
 from intrr_rec.semantic_ids.artefact import SemanticIds
 from intrr_rec.semantic_ids.extend import extend_semantic_ids
 from intrr_rec.training import warm_start as growth
-from intrr_rec.training.trainer import Run, train
+from intrr_rec.training.trainer import Trainer, train
 from intrr_rec.training.warm_start import Start
 from tests import tiny
 from tests.distributed.launch import train_all
@@ -91,8 +91,8 @@ def tensors(run):
 def test_known_items_keep_all_and_new_ones_spell_their_paths(small, line, old, tmp_path, sharding):
     with join_world() as world:
         recipe = tiny.recipe(*words(sharding))
-        before = Run(open_inputs(recipe, **small.inputs()), old / sharding, world)
-        run = Run(open_inputs(recipe, **line.inputs()), tmp_path / "run", world)
+        before = Trainer(open_inputs(recipe, **small.inputs()), old / sharding, world)
+        run = Trainer(open_inputs(recipe, **line.inputs()), tmp_path / "run", world)
         figures = Start.open(old / sharding, run.inputs).load(run.inputs, run.parallel, world)
         theirs, ours = tensors(before), tensors(run)
         for each in (before, run):
@@ -117,7 +117,7 @@ def test_known_items_keep_all_and_new_ones_spell_their_paths(small, line, old, t
 def test_neighbours_are_those_of_the_longest_prefix(small, line, old, tmp_path):
     """Rows of means, by a reference that knows neither groups nor shards."""
     with join_world() as world:
-        run = Run(open_inputs(tiny.recipe(*words("data_parallel")), **line.inputs()), tmp_path / "run", world)
+        run = Trainer(open_inputs(tiny.recipe(*words("data_parallel")), **line.inputs()), tmp_path / "run", world)
         found = {}
         original = growth._neighbours
 
@@ -144,7 +144,7 @@ def test_neighbours_are_those_of_the_longest_prefix(small, line, old, tmp_path):
 def test_it_learns_on_and_resumes_to_the_same_digit(line, old, tmp_path, monkeypatch):
     recipe, start = tiny.recipe(*words("row_wise")), old / "row_wise"
     train(recipe, **line.inputs(), out=tmp_path / "whole", init_from=start)
-    original, calls = Run.step, []
+    original, calls = Trainer.step, []
 
     def cut(self, *parts):
         calls.append(1)
@@ -153,7 +153,7 @@ def test_it_learns_on_and_resumes_to_the_same_digit(line, old, tmp_path, monkeyp
         return original(self, *parts)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Run, "step", cut)
+        patch.setattr(Trainer, "step", cut)
         train(recipe, **line.inputs(), out=tmp_path / "run", init_from=start)
     train(recipe, **line.inputs(), out=tmp_path / "run", init_from=start)
     assert story(tmp_path / "run") == story(tmp_path / "whole")

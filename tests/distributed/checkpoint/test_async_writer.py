@@ -12,7 +12,7 @@ from intrr_rec.distributed.checkpoint.storage import checkpoint_tensors
 from intrr_rec.distributed.world import join_world
 from intrr_rec.errors import PlaceError
 from intrr_rec.runs.inputs import open_inputs
-from intrr_rec.training.trainer import Run
+from intrr_rec.training.trainer import Trainer
 from tests import tiny
 
 
@@ -25,7 +25,7 @@ def world():
 @pytest.fixture
 def run(tmp_path, world):
     line = tiny.make_line(tmp_path)
-    made = Run(open_inputs(tiny.recipe("train.sharding.uid=row_wise"), **line.inputs()), tmp_path / "run", world)
+    made = Trainer(open_inputs(tiny.recipe("train.sharding.uid=row_wise"), **line.inputs()), tmp_path / "run", world)
     made.step(next(made.loader.epoch(1)))
     yield made
     made.figures.close()

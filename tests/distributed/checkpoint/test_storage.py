@@ -14,7 +14,7 @@ from intrr_rec.distributed.world import join_world
 from intrr_rec.errors import ArtefactError, PlaceError
 from intrr_rec.io.artefact import COMPLETE, file_hash
 from intrr_rec.runs.inputs import open_inputs
-from intrr_rec.training.trainer import Run
+from intrr_rec.training.trainer import Trainer
 from tests import tiny
 from tests.sealing import write_sealed
 
@@ -37,7 +37,7 @@ def make_run(line, world, tmp_path):
 
     def make(*overrides, steps=0):
         seed = f"train.seed={len(made)}"
-        run = Run(open_inputs(tiny.recipe(seed, *overrides), **line.inputs()), tmp_path / f"run{len(made)}", world)
+        run = Trainer(open_inputs(tiny.recipe(seed, *overrides), **line.inputs()), tmp_path / f"run{len(made)}", world)
         made.append(run)
         for batch, _ in zip(run.loader.epoch(1), range(steps), strict=False):
             run.step(batch)
