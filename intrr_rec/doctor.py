@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
+from intrr_rec.io.places import is_out_of_memory
+
 # torch minor → the fbgemm and torchrec minor built for it.
 COMPANIONS = {"2.13": "1.8", "2.14": "1.9"}
 LOCKED_TORCH = "2.13.0"
@@ -199,6 +201,8 @@ def _probe_torch() -> tuple[bool, Fault | None]:
     try:
         import torch
     except (ImportError, OSError) as error:
+        if is_out_of_memory(error):
+            raise  # the installation is not to blame
         fix = "python -m intrr_rec.install cpu"
         return True, Fault(f"torch does not start: {str(error).splitlines()[0]}", fix)
     return torch.version.cuda is not None, None

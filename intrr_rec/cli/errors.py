@@ -156,6 +156,9 @@ def _output_is_full(error: Exception) -> UserError | None:
         return None
     try:
         sys.stdout.flush()
+        os.write(
+            sys.stdout.fileno(), b"\n"
+        )  # what was printed may be gone with the error, so that nothing is left to flush
     except OSError:
         _close_stdout()
         return UserError("standard output: cannot be written: the disk is full; free some space")

@@ -38,6 +38,7 @@ _NO_MEMORY = (
     *("std::bad_alloc", "can't allocate memory", "unable to allocate", "out of memory", "malloc of size"),
     *("realloc of size", "failed to allocate", "can't start new thread", "failed to map segment", "array::at_alloc"),
 )
+_STAGING = re.compile(r"(?<=/)\.([^/]+)\.tmp-[^/]+(?:/.*)?$")  # what stands beside NAME while it is written
 _URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):/{1,2}(?=.)")
 
 
@@ -81,7 +82,7 @@ def trouble(error: BaseException, place: Path | None = None, fix: str = CHOOSE) 
     named = _file_of(error)
     inside = place is not None and (named is None or _lies_in(named, place))
     if number in _WRITES or (number in _PATHS and (named is not None if place is None else inside and named)):
-        where = place if inside else named
+        where = place if inside else named and _STAGING.sub(r"\1", named)
         return PlaceError(f"{where or _fullest()}: {reason(number)}; {fix}") if number else None
     return None
 

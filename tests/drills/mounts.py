@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -33,13 +34,9 @@ def disk(place: Path, kilobytes: int) -> Iterator[Path]:
 
 def fill(place: Path) -> None:
     """Leave no room there."""
-    with open(place / "filler", "wb") as handle:
-        try:
-            while True:
-                handle.write(bytes(4096))
-                handle.flush()
-        except OSError:
-            pass
+    with open(place / "filler", "wb", buffering=0) as handle, contextlib.suppress(OSError):
+        while True:
+            handle.write(bytes(4096))
 
 
 def lock_up(place: Path) -> None:

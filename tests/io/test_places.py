@@ -87,6 +87,12 @@ def test_a_file_elsewhere_is_named_instead_of_the_output() -> None:
     assert str(found).startswith("/spool/events: cannot be written: the disk is full")
 
 
+def test_a_hidden_file_beside_the_output_is_called_by_the_name_of_the_output() -> None:
+    file = "/x/.out.tmp-12-abc/.scratch/work.duckdb.wal"
+    found = trouble(duckdb.IOException(f'IO Error: Could not write file "{file}": No space left on device'))
+    assert str(found).startswith("/x/out: cannot be written: the disk is full")
+
+
 def test_numpy_says_that_memory_ran_out() -> None:
     with pytest.raises(OutOfMemoryError), writing_to(Path("/x")):
         np.empty(1 << 60, np.uint8)
