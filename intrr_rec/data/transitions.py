@@ -39,7 +39,7 @@ def count_transitions(
         pairs += [earlier * n_items + later, later * n_items + earlier]
         weights += [np.full(len(earlier), weight), np.full(len(earlier), weight * config.backward)]
     pair_N, place = np.unique(np.concatenate(pairs), return_inverse=True)
-    return pair_N, np.bincount(place, np.concatenate(weights), len(pair_N))
+    return pair_N, np.bincount(place, np.concatenate(weights), len(pair_N)).astype(np.float64, copy=False)
 
 
 def transition_matrix(
