@@ -113,7 +113,8 @@ class Evaluator:
         """
         if not self.inputs.recipe.fits_ranking:
             return
-        settings, split = self.inputs.recipe.evaluate, cast(Split, "valid")
+        settings = self.inputs.recipe.evaluate
+        split: Split = "valid"
         chosen_U, neighbours = (None, self.neighbours) if on_all else self._calibration
         was_training = self.model.training
         self.model.eval()
