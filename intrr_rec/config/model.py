@@ -172,6 +172,11 @@ class NeighboursConfig(Section):
         0.6, gt=0, le=1, description="weight of an item of the history, to the power of its age (0, 1, …)"
     )
     content: float = Field(1.0, ge=0, description="weight of the cosine of item vectors; 0 leaves content out")
+    whiten: bool = Field(
+        False,
+        description="cosines of vectors whose principal axes (at most 128) are centred and divided by the square root of "
+        "their deviation, so that what all items share counts less",
+    )
     transitions: float = Field(0.5, ge=0, description="weight of P; 0 leaves one step out")
     two_steps: float = Field(0.5, ge=0, description="weight of P P; 0 leaves two steps out")
     gaps: tuple[Annotated[float, Field(gt=0)], ...] = Field(

@@ -174,6 +174,8 @@ class Evaluator:
         dataset = self.inputs.dataset
         kept = self.inputs.recipe.keeps_catalogue(dataset.n_items, len(dataset.events))
         catalogue_ID = self.catalogue() if kept else None
+        if self.inputs.recipe.fits_ranking and self.weight_F is None:
+            self.use(None)
         neighbours = self.neighbours
         for batch in self._batches(split):
             moved = batch.to(self.world.device)

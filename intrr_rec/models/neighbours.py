@@ -22,6 +22,8 @@ from intrr_rec.config import NeighboursConfig
 from intrr_rec.data.loading.batch import Batch
 
 TERMS = ("content", "transitions", "two_steps")
+AXES = 128  # of whitened vectors, at most
+SMALLEST = 1e-6  # share of the largest variance below which an axis is noise
 BLOCK = 1 << 24  # elements of a dense block of rows
 
 
@@ -136,6 +138,17 @@ class Around:
         score_BN = (self.term_BNF @ weight_F).masked_fill(~open_BN, -torch.inf)
         score_BW, place_BW = score_BN.topk(min(places, score_BN.shape[1]), dim=1)
         return self.item_BN.gather(1, place_BW).masked_fill(score_BW == -torch.inf, -1), score_BW
+
+
+def unit_vectors(vectors_IV: Tensor, *, whiten: bool) -> Tensor:
+    """Item vectors of length 1; with `whiten`, on their principal axes, each over the square root of its deviation."""
+    if whiten:
+        centred_IV = vectors_IV - vectors_IV.mean(0)
+        variance_V, axes_VV = torch.linalg.eigh((centred_IV.T @ centred_IV).double() / len(centred_IV))
+        kept = (variance_V > variance_V[-1] * SMALLEST).nonzero().squeeze(1)[-AXES:]
+        scaled_VA = axes_VV[:, kept] * variance_V[kept] ** -0.25
+        vectors_IV = centred_IV @ scaled_VA.float()
+    return F.normalize(vectors_IV, dim=-1)
 
 
 def nearest(

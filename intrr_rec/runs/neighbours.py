@@ -20,7 +20,7 @@ from intrr_rec.data.transitions import count_transitions, transition_matrix
 from intrr_rec.distributed.world import World
 from intrr_rec.models.base import Recommender
 from intrr_rec.models.item_knn import ItemKnn
-from intrr_rec.models.neighbours import NeighbourTable, Transitions, nearest
+from intrr_rec.models.neighbours import NeighbourTable, Transitions, nearest, unit_vectors
 from intrr_rec.runs.inputs import Inputs
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def build_neighbours(
     transitions = Transitions(*(torch.from_numpy(part) for part in matrix)).to(device)
     unit_IV = None
     if vectors_IV is not None and config.content:
-        unit_IV = torch.nn.functional.normalize(torch.from_numpy(vectors_IV).to(device), dim=-1)
+        unit_IV = unit_vectors(torch.from_numpy(vectors_IV).to(device), whiten=config.whiten)
     share = -(-n_items // world.size)
     first = min(world.rank * share, n_items - share)  # the last shares overlap where the items do not divide
     item_RM, term_RMF = nearest(transitions, unit_IV, config, first, first + share)

@@ -33,7 +33,8 @@ class Filters:
     """What a user may get. Filters leave the scores of the items that remain as they are.
 
     Attributes:
-        exclude_seen: nothing that is in the user's history, all of it.
+        exclude_seen: nothing that is in the user's history, all of it. A bundle that was evaluated so
+            (`evaluate.exclude_seen`) leaves it out in any case.
         deny: dense ids that the user may not get.
         allow: dense ids that the user may get; None is all.
         where: column of the bundle's items → values, one of which an item must have.
@@ -296,7 +297,10 @@ class Recommender:
 
     def _denied(self, histories: Sequence[Sequence[int]], filters: Sequence[Filters]) -> Tensor | None:
         each = [
-            [*(() if chosen.many_denied() else chosen.deny), *(history if chosen.exclude_seen else ())]
+            [
+                *(() if chosen.many_denied() else chosen.deny),
+                *(history if chosen.exclude_seen or self.bundle.settings.evaluate.exclude_seen else ()),
+            ]
             for chosen, history in zip(filters, histories, strict=True)
         ]
         longest = max(map(len, each))

@@ -9,7 +9,7 @@ from intrr_rec.data.loading.batch import Collator
 from intrr_rec.data.loading.windows import evaluation_windows
 from intrr_rec.data.transitions import count_transitions, transition_matrix
 from intrr_rec.models.item_knn import rank_neighbours
-from intrr_rec.models.neighbours import NeighbourTable, Transitions, nearest
+from intrr_rec.models.neighbours import NeighbourTable, Transitions, nearest, unit_vectors
 
 N_ITEMS, WIDTH = 40, 6
 RNG = np.random.default_rng(3)
@@ -114,3 +114,18 @@ def test_a_catalogue_smaller_than_the_table_is_padded():
     _, table = make(NeighboursConfig(kept=50))
     assert table.item_IM.shape == (N_ITEMS, 50) and (table.item_IM[:, N_ITEMS:] == -1).all()
     assert (table.item_IM[:, :N_ITEMS].sort(dim=1).values == torch.arange(N_ITEMS)).all()
+
+
+def test_whitened_vectors_spread_over_their_axes_and_keep_clear_of_the_mean():
+    generator = torch.Generator().manual_seed(0)
+    scale_V = torch.tensor([9.0, 1.0, 1.0, 0.0])
+    vectors_IV = torch.randn(4000, 4, generator=generator) * scale_V + torch.tensor([50.0, 0, 0, 0])
+    plain_IV, white_IV = unit_vectors(vectors_IV, whiten=False), unit_vectors(vectors_IV, whiten=True)
+    for unit in (plain_IV, white_IV):
+        torch.testing.assert_close(unit.norm(dim=1), torch.ones(4000))
+    assert white_IV.shape == (4000, 3)  # the axis without variance is left out
+    assert float((plain_IV @ plain_IV.T).mean()) > 0.9 and abs(float((white_IV @ white_IV.T).mean())) < 0.05
+    # An axis of 9 times the deviation weighs sqrt(9) = 3 times as much, not 9 times.
+    centred_IV = vectors_IV - vectors_IV.mean(0)
+    expected_IV = torch.nn.functional.normalize(centred_IV[:, :3] / torch.tensor([3.0, 1.0, 1.0]), dim=1)
+    torch.testing.assert_close(white_IV @ white_IV[:50].T, expected_IV @ expected_IV[:50].T, rtol=0, atol=0.05)

@@ -22,6 +22,13 @@ KINDS = {
     "path": (),
     "dense": DENSE,
     "widened": (*DENSE, "evaluate.pool=beam_and_dense", "evaluate.beam=10"),
+    "neighbours": (
+        *DENSE[:2],
+        "evaluate.rank_by=path_dense_and_neighbours",
+        "evaluate.beam=10",
+        "model.neighbours.kept=6",
+        "evaluate.exclude_seen=true",
+    ),
     "content": ("model.content=true", "model.shared_ran=false", "evaluate.normalize=global"),
     "time": ("model.hstu.time_bias=true", "model.uid_width=8", "model.uid_residual=true"),
     "best_with_times": ("model.dense.negatives=8",),

@@ -60,8 +60,10 @@ def test_a_bundle_gives_the_lists_of_evaluate(kind, runs, bundles, line):
     inputs = reopen_inputs(runs[kind], ())
     with join_world() as world:
         parallel = parallelize(inputs.model(META), world, inputs.recipe, training=False)
-        Checkpoints(runs[kind], parallel, world).load_best()
-        ranked = list(Evaluator(parallel.model, inputs, world).rank_users("test"))
+        _, state = Checkpoints(runs[kind], parallel, world).load_best()
+        evaluator = Evaluator(parallel.model, inputs, world)
+        evaluator.use(state.get("ranking"))
+        ranked = list(evaluator.rank_users("test"))
     codes_IL = inputs.semantic_ids.codes_IL
     assert sum(len(part.users) for part in ranked) == len(histories)
     for part in ranked:

@@ -10,7 +10,7 @@ from intrr_rec.serving.batch.recommend import PARTS, Options, recommend_all
 from tests.serving.process import serving
 from tests.serving.test_bundle import test_histories
 
-SLOW = ("widened", "content", "time")
+SLOW = ("neighbours", "widened", "content", "time")
 
 
 @pytest.mark.parametrize("kind", ["path", "t5", *(pytest.param(kind, marks=pytest.mark.slow) for kind in SLOW)])

@@ -6,6 +6,7 @@ item_embeddings.safetensors   E_i of every item: float32, bfloat16, or int8 with
 guidance.safetensors          what guides each item's redistribution, as wide; read a row at a time, on demand
 sids.safetensors             Semantic IDs and the trie over them
 items.parquet                 own ids, titles, popularity, columns to filter by
+neighbours.safetensors        each item's neighbours and their terms, where they are part of the ranking
 
 Opening one starts no process group and reads no recipe, dataset or table of TorchRec's.
 
@@ -30,7 +31,7 @@ from intrr_rec.config.time_units import TimeUnit
 from intrr_rec.data.loading.batch import Layout
 from intrr_rec.data.raw.files import IdKind
 from intrr_rec.decoding.filters import Leaves
-from intrr_rec.decoding.ranker import Ranker
+from intrr_rec.decoding.ranker import FEATURES, Ranker
 from intrr_rec.errors import ArtefactError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import Manifest, Opened
@@ -38,6 +39,7 @@ from intrr_rec.io.records import as_record
 from intrr_rec.models.backbones.backbone import make_backbone
 from intrr_rec.models.dense_head import DenseHead
 from intrr_rec.models.embeddings.item_embeddings import DTYPES, Rows, Width
+from intrr_rec.models.neighbours import TERMS, NeighbourTable
 from intrr_rec.models.ran import Ran
 from intrr_rec.models.ran_decoder import RanSteps
 from intrr_rec.semantic_ids.trie import PrefixTrie
@@ -46,9 +48,10 @@ from intrr_rec.serving.bundle.tensor_file import RowFile
 
 KIND = "bundle"
 # Of what lies in the files: an older bundle is refused, not misread.
-SCHEMA = 4
+SCHEMA = 5
 SETTINGS, MODEL, SIDS, ITEM_TABLE = "settings.json", "model.safetensors", "sids.safetensors", "items.parquet"
 ITEM_EMBEDDINGS, GUIDANCE = "item_embeddings.safetensors", "guidance.safetensors"
+NEIGHBOURS = "neighbours.safetensors"
 VALUES, SCALE = "values", "scale"
 REQUIRED = (SETTINGS, MODEL, SIDS, ITEM_TABLE, ITEM_EMBEDDINGS, GUIDANCE)
 M = TypeVar("M", bound=nn.Module)
@@ -56,7 +59,7 @@ _INTEGERS = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
 class BundleSettings(BaseModel):
-    """What `settings.json` holds: the bundle's schema, the model, how it ranks, K_l of each level, the type of the rows; and how the
+    """What `settings.json` holds: the bundle's schema, the model, how it ranks, K_l of each level, the type of the rows, the fitted weights of the ranking; and how the
     logs of its dataset were read, what numbers in their time column counted, and what their ids are: `intrr recommend` reads events in the same way and answers in that type.
     """
 
@@ -71,6 +74,7 @@ class BundleSettings(BaseModel):
     time_unit: TimeUnit | None = None
     item_ids: IdKind = "string"
     user_ids: IdKind | None = None
+    ranking: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +143,7 @@ class Bundle:
             settings,
             device,
             backbone,
-            Ranker(RanSteps(ran, codebooks), trie, dense, table),
+            Ranker(RanSteps(ran, codebooks), trie, dense, table, *_neighbours(path, opened, settings, device)),
             ran,
             codebooks,
             item_ran,
@@ -193,6 +197,27 @@ class Bundle:
         for name, passed in checks.items():
             if not passed:
                 raise ArtefactError(f"{self.path}: {name} is not of {items} items in {levels} levels; export it again")
+
+
+def _neighbours(
+    path: Path, opened: Opened, settings: BundleSettings, device: torch.device
+) -> tuple[NeighbourTable | None, Tensor | None]:
+    """The table of neighbours and the fitted weights, where the ranking asks for them."""
+    if settings.evaluate.rank_by != "path_dense_and_neighbours":
+        return None, None
+    config, items = settings.model.neighbours, opened.manifest.counts["items"]
+    tensors = _finite(path, NEIGHBOURS, opened.tensors(NEIGHBOURS))
+    known = {
+        "items": (torch.int32, (items, config.kept)),
+        "terms": (torch.float16, (items, config.kept, len(TERMS))),
+        "popular": (torch.int32, (items,)),
+    }
+    found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    in_range = found == known and -1 <= int(tensors["items"].min()) <= int(tensors["items"].max()) < items
+    if not in_range or len(settings.ranking or ()) != len(FEATURES):
+        raise ArtefactError(f"{path}: {NEIGHBOURS} is not of {items} items, or has no weights; export it again")
+    table = NeighbourTable(config, *(tensors[name].to(device) for name in known))
+    return table, torch.tensor(settings.ranking, device=device)
 
 
 def this_device() -> torch.device:

@@ -34,6 +34,7 @@ class Catalogue:
 
     Attributes:
         row_I: dense id of each in the run's tables; -1 where the run never saw it.
+        neighbour_IV: item vectors by which neighbours are told, where there are some and the ranking asks for neighbours.
         content_IV: item vectors, where the model reads them.
     """
 
@@ -41,12 +42,13 @@ class Catalogue:
     semantic_ids: SemanticIds
     content_IV: NDArray[np.float32] | None
     row_I: Tensor
+    neighbour_IV: NDArray[np.float32] | None = None
 
     @classmethod
     def of_run(cls, inputs: Inputs) -> Catalogue:
         """The catalogue a run was trained on."""
         rows_I = torch.arange(inputs.dataset.n_items)
-        return cls(inputs.dataset, inputs.semantic_ids, inputs.content_IV, rows_I)
+        return cls(inputs.dataset, inputs.semantic_ids, inputs.content_IV, rows_I, inputs.neighbour_IV)
 
     @classmethod
     def grown(cls, inputs: Inputs, dataset: Path, semantic_ids: Path, vectors: Path | None) -> Catalogue:
@@ -58,7 +60,7 @@ class Catalogue:
         """
         later = open_inputs(inputs.recipe, dataset, semantic_ids, vectors)
         row_I = extended_places(inputs.semantic_ids, later.semantic_ids)
-        return cls(later.dataset, later.semantic_ids, later.content_IV, row_I)
+        return cls(later.dataset, later.semantic_ids, later.content_IV, row_I, later.neighbour_IV)
 
     @property
     def newcomers(self) -> int:

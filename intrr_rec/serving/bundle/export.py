@@ -9,7 +9,7 @@ Shape suffixes: I items, U items of a chunk, D width.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,9 @@ from intrr_rec.io.artefact import COMPLETE, Draft, file_hash
 from intrr_rec.io.atomic import write_json
 from intrr_rec.models.embeddings.item_embeddings import DTYPES, Rows, Width
 from intrr_rec.models.intrr import IntRR
+from intrr_rec.models.neighbours import NeighbourTable
 from intrr_rec.runs.inputs import Inputs
+from intrr_rec.runs.neighbours import build_neighbours
 from intrr_rec.runs.open_run import open_run
 from intrr_rec.runs.run_files import CHECKPOINTS
 from intrr_rec.semantic_ids.artefact import SemanticIds
@@ -40,6 +42,7 @@ from intrr_rec.serving.bundle.bundle import (
     ITEM_TABLE,
     KIND,
     MODEL,
+    NEIGHBOURS,
     SCALE,
     SETTINGS,
     SIDS,
@@ -98,7 +101,7 @@ def write_bundle(run: Path, out: Path, rows: Width = "float32", grown: Grown | N
         tensors = model_tensors(model)
         draft = drafts[0] if drafts else None
         if draft is not None:
-            write_small_files(draft.path, inputs.recipe, catalogue, tensors, rows)
+            write_small_files(draft.path, inputs.recipe, catalogue, tensors, rows, opened.state.get("ranking"))
             draft.counts |= {
                 "items": catalogue.dataset.n_items,
                 "levels": catalogue.semantic_ids.levels,
@@ -110,6 +113,11 @@ def write_bundle(run: Path, out: Path, rows: Width = "float32", grown: Grown | N
                 "checkpoint": file_hash(run / CHECKPOINTS / loaded / COMPLETE),
             }
         write_tables(draft, catalogue, model, rows, world)
+        if inputs.recipe.fits_ranking:
+            config = inputs.recipe.model.neighbours
+            table = build_neighbours(catalogue.dataset, catalogue.neighbour_IV, config, world)
+            if draft is not None:
+                write_neighbours(draft.path, table)
     if world.is_main:
         log.info(
             "wrote the bundle %s: %d items, %d of them newcomers; rows in %s",
@@ -149,9 +157,14 @@ def model_tensors(model: IntRR) -> dict[str, Tensor]:
 
 
 def write_small_files(
-    folder: Path, recipe: Recipe, catalogue: Catalogue, tensors: Mapping[str, Tensor], rows: Width
+    folder: Path,
+    recipe: Recipe,
+    catalogue: Catalogue,
+    tensors: Mapping[str, Tensor],
+    rows: Width,
+    ranking: Sequence[float] | None = None,
 ) -> None:
-    """All files but the tables of rows; `tensors` are those of the model."""
+    """All files but the tables of rows; `tensors` are those of the model, `ranking` the fitted weights."""
     ids = catalogue.semantic_ids
     dataset = catalogue.dataset
     settings = BundleSettings(
@@ -163,11 +176,18 @@ def write_small_files(
         time_unit=dataset.time_unit,
         item_ids=_kind(dataset.item_ids()),
         user_ids=_kind(dataset.user_ids()),
+        ranking=None if ranking is None else tuple(ranking),
     )
     write_json(folder / SETTINGS, settings.model_dump(mode="json"))
     save_file(dict(tensors), folder / MODEL)
     save_file(ids.trie.tensors() | {"codes": narrow_codes(ids)}, folder / SIDS)
     pq.write_table(item_table(catalogue.dataset, (catalogue.row_I < 0).numpy()), folder / ITEM_TABLE)
+
+
+def write_neighbours(folder: Path, table: NeighbourTable) -> None:
+    """The table of neighbours as flat arrays."""
+    tensors = {"items": table.item_IM, "terms": table.term_IMF, "popular": table.popular_I}
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / NEIGHBOURS)
 
 
 def _kind(ids: pa.Array) -> IdKind:
