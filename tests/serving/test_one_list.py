@@ -23,7 +23,7 @@ def test_evaluate_recommend_and_serve_give_one_list(kind, runs, bundles, line, t
     columns = ("user_id", "item_ids", "scores")
     table = pq.read_table(runs[kind] / "recommendations", columns=list(columns))
     evaluated = {
-        user: ([str(item) for item in items], scores)
+        user: (items, scores)
         for user, items, scores in zip(*(table[name].to_pylist() for name in columns), strict=True)
     }
 
@@ -49,9 +49,9 @@ def test_evaluate_recommend_and_serve_give_one_list(kind, runs, bundles, line, t
     for user, (items, scores) in evaluated.items():
         assert answers[user].body["source"] == "model"
         online = answers[user].body["items"]
-        assert batch[user][0] == items and [item["item"] for item in online] == items
+        assert batch[user][0] == items and [str(item["item"]) for item in online] == [str(item) for item in items]
         assert batch[user][1] == pytest.approx(scores, rel=1e-4, abs=1e-4)
         assert [item["score"] for item in online] == pytest.approx(scores, rel=1e-4, abs=1e-4)
-        known = bundle.items.dense(items)
+        known = bundle.items.dense(map(str, items))
         assert [item["sid"] for item in online] == bundle.codes_IL[known].tolist()
         assert [item["title"] for item in online] == bundle.items.titles(known)
