@@ -18,6 +18,7 @@ from intrr_rec.data.raw.descriptors import WILD, Descriptor, Download
 from intrr_rec.data.raw.reader import make_reader
 from intrr_rec.errors import DataError
 from intrr_rec.io.atomic import take_name
+from intrr_rec.io.places import not_the_input
 
 log = logging.getLogger(__name__)
 BLOCK = 1 << 16  # what a broken connection may lose
@@ -161,6 +162,8 @@ class _said:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is not None:
+            not_the_input(error)
         if isinstance(error, (OSError, ImportError, ValueError)):
             raise DataError(
                 f"{self.url}: cannot be read ({error}); correct the URL, or install what fsspec asks for"
