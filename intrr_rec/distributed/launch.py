@@ -94,22 +94,21 @@ def _connect(meeting: Meeting, ranks: Ranks, until: float, *, is_host: bool) -> 
                 wait_for_workers=False,
                 multi_tenant=True,
             )
-        except (dist.DistError, RuntimeError, ValueError) as error:
+        except (dist.DistError, RuntimeError, ValueError) as error:  # noqa: PERF203 - seconds apart
             if is_host:
                 taken = "in use by another program" if "EADDRINUSE" in str(error) else "not to be had on this machine"
                 raise ConfigError(
                     f"rank 0 of {ranks.size}: {where} (MASTER_ADDR, MASTER_PORT) is {taken}; name another port, or {stray()}"
                 ) from None
+            if time.monotonic() - spoke >= SPEAK_EVERY:  # before giving up: an attempt may outlast a short patience
+                spoke = time.monotonic()
+                left = max(0.0, until - spoke)
+                log.warning("rank %d of %d waits for rank 0 at %s, %.0f s more", ranks.rank, ranks.size, where, left)
             if time.monotonic() > until:
                 raise ConfigError(
                     f"rank {ranks.rank} of {ranks.size}: rank 0 did not answer at {where} within {patience():.0f} s; start it, fix "
                     f"MASTER_ADDR and MASTER_PORT, or {stray()}"
                 ) from None
-        if time.monotonic() - spoke >= SPEAK_EVERY:
-            spoke = time.monotonic()
-            log.warning(
-                "rank %d of %d waits for rank 0 at %s, %.0f s more", ranks.rank, ranks.size, where, until - spoke
-            )
 
 
 def _named(missing: list[int]) -> str:

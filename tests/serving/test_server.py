@@ -160,7 +160,10 @@ def test_it_says_that_it_lives_is_ready_and_what_it_counted(server, bundle):
         ({"history": [], "filters": {"where": {"color": ["red"]}}}, "filters: no item can pass; there is none"),
         ({"history": [], "filters": {"where": {"color": "red"}}}, "where"),
         ({"history": [], "filters": {"newer_than": 1.5}}, "newer_than"),
-        ({"history": ["1"], "timestamps": [1_700_000_000_000]}, "no time in seconds since 1970; milliseconds and finer units are refused"),
+        (
+            {"history": ["1"], "timestamps": [1_700_000_000_000]},
+            "no time in seconds since 1970; milliseconds and finer units are refused",
+        ),
         ({"history": [], "k": 10**6}, "at most"),
     ],
 )

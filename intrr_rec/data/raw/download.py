@@ -127,7 +127,13 @@ def _copy(url: str, target: Path) -> None:
         from fsspec.core import url_to_fs
 
         files, path = url_to_fs(url)
-        files.get_file(path, str(target))
+        try:
+            files.get_file(path, str(target))
+        except OSError as error:
+            target.unlink(missing_ok=True)  # a copy cannot go on where it ended
+            error.filename = error.filename2 = str(target)  # a copy names its source, also where its target is full
+            not_the_input(error)
+            raise
 
 
 def _copy_pattern(wanted: Download, data: Path) -> list[Path]:
@@ -162,8 +168,6 @@ class _said:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if error is not None:
-            not_the_input(error)
         if isinstance(error, (OSError, ImportError, ValueError)):
             raise DataError(
                 f"{self.url}: cannot be read ({error}); correct the URL, or install what fsspec asks for"
