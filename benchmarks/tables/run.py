@@ -29,6 +29,7 @@ from intrr_rec.training.trainer import train
 
 log = logging.getLogger(__name__)
 MACHINE = "machine.json"
+CHECKOUT = Path(__file__).parents[2]  # benchmarks are not installed
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -144,15 +145,20 @@ class _Session:
         folder, dataset, ids = self.place.folder(cell), self.place.dataset(cell), self.place.semantic_ids(cell)
         save_recipe(cell.recipe, folder / CONFIG)
         hashes = {"dataset": artefact_hash(dataset), "semantic_ids": artefact_hash(ids)}
-        words = ["bench", "epoch", "--no-evaluation"] if cell.measure == "training" else ["bench", "decoding"]
+        words = ["epoch", "--no-evaluation"] if cell.measure == "training" else ["decoding"]
         words += ["--config", str(folder / CONFIG), "--dataset", str(dataset), "--semantic-ids", str(ids)]
         words += ["--vectors", str(self._vectors(cell)), "--out", str(folder / FIGURES)]
         words += ["--beams", ",".join(map(str, cell.beams))] if cell.measure == "latency" else []
-        write_json(folder / INPUTS, {"hashes": hashes, "command": " ".join(["intrr", *words])})
+        write_json(folder / INPUTS, {"hashes": hashes, "command": " ".join(["python -m benchmarks.speed", *words])})
         (folder / FIGURES).unlink(missing_ok=True)
         alone = {name: value for name, value in os.environ.items() if name not in LAUNCHER}
+        alone["PYTHONPATH"] = os.pathsep.join([str(CHECKOUT), *filter(None, [alone.get("PYTHONPATH")])])
         done = subprocess.run(
-            [sys.executable, "-m", "intrr_rec", *words], env=alone, stderr=subprocess.PIPE, text=True, check=False
+            [sys.executable, "-m", "benchmarks.speed", *words],
+            env=alone,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
         )
         if done.returncode:
             raise UserError((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])

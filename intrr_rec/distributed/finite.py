@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from intrr_rec.distributed.world import World
 
+CHUNK = 1 << 20  # elements looked at together, so that no second copy of a table is made
+
 
 def is_finite(module: nn.Module, world: World) -> bool:
     """Whether all weights are finite on every rank, all of which call this."""
@@ -14,7 +16,9 @@ def is_finite(module: nn.Module, world: World) -> bool:
     for value in module.state_dict().values():
         for part in _local(value):
             if part.is_floating_point() and part.numel():
-                bad += (~torch.isfinite(part).all()).to(world.device)
+                rows = max(1, CHUNK // part[:1].numel()) if part.dim() else 1
+                for chunk in part.split(rows) if part.dim() else [part]:
+                    bad += (~torch.isfinite(chunk).all()).to(world.device)
     return not int(world.sum(bad))
 
 

@@ -160,7 +160,15 @@ def test_ids_of_other_settings_are_not_used(tmp_path, trained):
 def test_two_ranks_go_through_the_same_cells(tmp_path):
     grid = lay_out(tmp_path)
     words = [str(grid), "--data", "raw", "--work", "work", "--docs", "docs"]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "intrr_rec"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        "-m",
+        "benchmarks.tables",
+    ]
     done = subprocess.run(
         [*launcher, *words], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=200
     )
