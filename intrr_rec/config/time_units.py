@@ -12,7 +12,7 @@ PER_SECOND: dict[TimeUnit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9
 UNIT_NAMES: dict[TimeUnit, str] = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 # Before 1990 there was no web shop to log; a count that reaches 2100 in one unit is a plausible one in the next finer unit.
 EARLIEST, LATEST = (int(datetime(year, 1, 1, tzinfo=timezone.utc).timestamp()) for year in (1990, 2100))
-# From here on a count is past the year 5000 in seconds, and past 1973 in milliseconds; likewise for the finer units.
+# From here on a count is past the year 5000 in seconds, and past 1973 in milliseconds; the finer units follow.
 FIRST_OF: dict[TimeUnit, int] = {"ms": 10**11, "us": 10**14, "ns": 10**17}
 YEAR_10000 = 253_402_300_800
 

@@ -28,7 +28,7 @@ class Layout:
     Attributes:
         owner_CN: which of the batch's histories a slot belongs to; -1 is padding.
         event_time_CN: when the slot's event happened, int64 seconds; None where the model does not read times.
-        request_time_CN: when the event after it happened, the moment its prediction is asked for; likewise.
+        request_time_CN: when the event after it happened, the moment its prediction is asked for; int64 seconds, or None.
     """
 
     owner_CN: Tensor

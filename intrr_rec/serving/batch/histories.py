@@ -62,7 +62,7 @@ class Histories:
         items_E: own ids of the items of all events (string), user after user, the oldest first.
         offsets: `[U + 1]`.
         times_E: seconds since 1970 of each event; None where there are none.
-        request_U: the moment the recommendation is asked for; likewise.
+        request_U: the moment the recommendation is asked for, int64 seconds; None where times are not read.
     """
 
     user_ids: pa.Array
