@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from intrr_rec.config import IntrrConfig, ModelConfig
 from intrr_rec.data.loading.batch import Batch, Layout
@@ -34,6 +35,8 @@ from intrr_rec.models.embeddings.tables import (
 from intrr_rec.models.embeddings.zch import make_managed_collection
 from intrr_rec.models.losses import level_nll, sid_nll
 from intrr_rec.models.ran import Ran
+
+LOGITS = 1 << 25  # of the user side, that are kept between the forward and the backward pass
 
 
 @dataclass
@@ -167,11 +170,7 @@ class IntRR(ItemRecommender):
         state_TD = self.states(history_TD, batch.layout)
         state_SD = state_TD[batch.scored_S]
         target_SL = self.codes_IL[batch.target_S].long()
-        if self.config.user_side == "teacher_forcing":
-            logits = self.ran.teacher_forced(state_SD, target_SL, codebooks)
-        else:
-            logits = self.ran.redistribute(state_SD, codebooks)[1]
-        rec_L = level_nll(logits, target_SL).sum(0) * batch.target_weight
+        rec_L = self._rec(state_SD, target_SL, codebooks) * batch.target_weight
         align_L = batch.align_weight_U @ sid_nll(items.log_p, self.codes_IL[batch.items_U].long())
         loss = rec_L.sum() + self.config.align_weight * align_L.sum()
         figures = {}
@@ -186,6 +185,25 @@ class IntRR(ItemRecommender):
             "align_L": align_L.detach(),
             "entropy_L": torch.stack([batch.align_weight_U @ _entropy(log_p) for log_p in items.log_p]).detach(),
         }
+
+    def _rec(self, state_SD: Tensor, target_SL: Tensor, codebooks: Sequence[Tensor]) -> Tensor:
+        """-log P of the targets' codes given the states (Eq. 10), summed over slots, `[L]`.
+
+        Of many slots some at a time, so that no logits of all slots are kept: the backward pass computes them again.
+        """
+
+        def of_slots(state_SD: Tensor, target_SL: Tensor) -> Tensor:
+            if self.config.user_side == "teacher_forcing":
+                logits = self.ran.teacher_forced(state_SD, target_SL, codebooks)
+            else:
+                logits = self.ran.redistribute(state_SD, codebooks)[1]
+            return level_nll(logits, target_SL).sum(0)
+
+        slots = max(1, LOGITS // sum(len(codebook_KD) for codebook_KD in codebooks))
+        if len(state_SD) <= slots:
+            return of_slots(state_SD, target_SL)
+        parts = zip(state_SD.split(slots), target_SL.split(slots), strict=True)
+        return torch.stack([checkpoint(of_slots, *part, use_reentrant=False) for part in parts]).sum(0)
 
 
 def _entropy(log_p_UK: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from intrr_rec.data.loading.negatives import CandidateSampler
 from intrr_rec.data.loading.windows import evaluation_windows, training_windows
 from intrr_rec.decoding.decode import decode
 from intrr_rec.errors import ConfigError
+from intrr_rec.models import dense_head
 from intrr_rec.models.embeddings.item_embeddings import Rows
 from intrr_rec.models.intrr import IntRR
 from intrr_rec.semantic_ids.trie import PrefixTrie
@@ -75,6 +76,29 @@ def test_the_loss_is_the_rans_plus_the_weighted_sampled_softmax_of_cosines(model
     torch.testing.assert_close(found["dense"], expected, rtol=1e-5, atol=1e-5)
     whole = found["rec_L"].sum() + 0.1 * found["align_L"].sum() + 0.5 * expected
     torch.testing.assert_close(found["loss"], whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 2, WINDOW, 2 * WINDOW])
+def test_the_loss_in_chunks_is_the_loss_in_one_piece(model, events, monkeypatch, rows):
+    items_E, offsets = events
+    sampler = CandidateSampler(N_ITEMS, 4, seed=0)
+    batch = Collator(items_E, WINDOW, None, "items", candidates=sampler)(training_windows(offsets, WINDOW))
+    assert len(batch.layout.owner_CN) > 1
+
+    def loss_and_gradients():
+        model.zero_grad()
+        found = model(batch)
+        found["loss"].backward()
+        return found["dense"], {name: each.grad.clone() for name, each in model.named_parameters()}
+
+    whole, wanted = loss_and_gradients()
+    a_slot = dense_head.Rivals(torch.zeros(len(batch.items_U), 8), batch.candidates.negative_M).bytes_per_slot(WINDOW)
+    monkeypatch.setattr(dense_head, "WHOLE", 0)
+    monkeypatch.setattr(dense_head, "CHUNK", rows * a_slot)
+    in_chunks, found = loss_and_gradients()
+    assert in_chunks.item() == pytest.approx(whole.item(), rel=1e-6)
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-7, msg=name)
 
 
 def test_the_repeat_bias_learns_that_nobody_comes_back(model, events):

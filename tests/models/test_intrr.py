@@ -9,6 +9,7 @@ import torch
 from intrr_rec.config import ModelConfig
 from intrr_rec.data.loading.batch import Collator, Layout
 from intrr_rec.data.loading.windows import prefix_windows, training_windows
+from intrr_rec.models import intrr
 from intrr_rec.models.embeddings.tables import UID_TABLE, look_up
 from intrr_rec.models.intrr import IntRR
 from intrr_rec.models.losses import level_nll
@@ -116,6 +117,22 @@ def test_loss_is_the_weighted_sum_of_both(events):
     losses = make_model(align_weight=0.3)(make_batch(events))
     expected = losses["rec_L"].sum() + 0.3 * losses["align_L"].sum()
     torch.testing.assert_close(losses["loss"], expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("user_side", ["teacher_forcing", "soft"])
+def test_some_slots_at_a_time_have_the_loss_of_all_at_once(events, monkeypatch, user_side):
+    model, batch = make_model(user_side=user_side), make_batch(events)
+    found = []
+    for logits in (1 << 25, 3 * sum(CODES)):
+        monkeypatch.setattr(intrr, "LOGITS", logits)
+        model.zero_grad()
+        losses = model(batch)
+        losses["loss"].backward()
+        found.append((losses["rec_L"], {name: each.grad for name, each in model.named_parameters()}))
+    (whole_L, wanted), (parts_L, gradients) = found
+    torch.testing.assert_close(parts_L, whole_L, rtol=1e-5, atol=1e-6)
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-4, atol=1e-7, msg=name)
 
 
 def test_every_parameter_is_trained(events):
