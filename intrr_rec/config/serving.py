@@ -32,7 +32,11 @@ class ServeConfig(Section):
     header_seconds: float = Field(
         10.0, gt=0, description="from the opening of a connection to the end of a request's headers; then answered 408"
     )
-    max_body_bytes: int = Field(65_536, ge=256, description="of a request; more is answered 413")
+    max_body_bytes: int | None = Field(
+        None,
+        ge=256,
+        description="of a request; more is answered 413. Unset: 64 KiB, or 64 bytes per item of max_history if that is more",
+    )
     body_seconds: float = Field(10.0, gt=0, description="a body that takes longer to arrive is answered 408")
     body_bytes_per_second: int = Field(
         500, ge=1, description="a body that arrives more slowly, its first three seconds apart, is answered 408"
@@ -48,3 +52,9 @@ class ServeConfig(Section):
     drain_seconds: float = Field(
         0.0, ge=0, description="after SIGTERM: time between answering not ready and refusing new connections"
     )
+
+    def body_bytes(self) -> int:
+        """The limit of a request's body in bytes."""
+        if self.max_body_bytes is not None:
+            return self.max_body_bytes
+        return max(65_536, 64 * self.max_history)

@@ -232,7 +232,7 @@ class Trainer:
         if self.figures:
             self._record("train", epoch, figures)
             speed = figures["users_per_second"]
-            log.info("epoch %d of %d: loss %.4f, %.0f users/s", epoch, self.config.epochs, figures["loss"], speed)
+            log.info("epoch %d of %d: loss %.4f, %.1f users/s", epoch, self.config.epochs, figures["loss"], speed)
 
     def step(self, *parts: Batch) -> dict[str, Tensor]:
         """One update by this rank's share of a step, in its parts."""

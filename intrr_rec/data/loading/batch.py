@@ -20,6 +20,8 @@ from torch import Tensor
 from intrr_rec.data.loading.negatives import Candidates, CandidateSampler
 from intrr_rec.data.loading.windows import IntArray, Windows
 
+SHORT_BLOCK = 128  # slots of a block of short histories, where the window is longer
+
 
 @dataclass
 class Layout:
@@ -93,10 +95,11 @@ class Batch:
         """
         newest = [np.asarray(history[-window:], dtype=np.int64) for history in histories]
         length_B = np.array([len(items) for items in newest])
-        block_B, offset_B, n_blocks = pack(length_B, window)
-        first_B = block_B * window + offset_B
+        slots = min(window, max(SHORT_BLOCK, int(length_B.max())))
+        block_B, offset_B, n_blocks = pack(length_B, slots)
+        first_B = block_B * slots + offset_B
         slot_E = np.repeat(first_B, length_B) + _positions(length_B)
-        item_T, owner_T = np.full(n_blocks * window, newest[0][0]), np.full(n_blocks * window, -1)
+        item_T, owner_T = np.full(n_blocks * slots, newest[0][0]), np.full(n_blocks * slots, -1)
         item_T[slot_E] = np.concatenate(newest)
         owner_T[slot_E] = np.repeat(np.arange(len(newest)), length_B)
         per_slot = [owner_T]
@@ -113,7 +116,7 @@ class Batch:
         return cls(
             items_U=torch.from_numpy(items_U),
             slot_T=torch.from_numpy(slot_T.reshape(-1)),
-            layout=Layout(*(torch.from_numpy(each_T.reshape(-1, window)) for each_T in per_slot)),
+            layout=Layout(*(torch.from_numpy(each_T.reshape(-1, slots)) for each_T in per_slot)),
             scored_S=torch.from_numpy(first_B + length_B - 1),
             target_S=torch.empty(0, dtype=torch.int64),
             target_weight=0.0,

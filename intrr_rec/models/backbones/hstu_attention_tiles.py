@@ -38,11 +38,20 @@ class Tile:
     visible_QK: Tensor
     bucket_QK: Tensor | None
 
-    def distance_QK(self) -> Tensor:
-        """Slots between query and key; 0 for a key of the future."""
-        device = self.visible_QK.device
-        query_Q = torch.arange(self.first, self.end, device=device)
-        return (query_Q[:, None] - torch.arange(self.key, self.end, device=device)).clamp(min=0)
+    def by_distance(self, bias_N: Tensor) -> Tensor:
+        """The bias of each pair by the slots between query and key, `[Q, K]`; 0 for a key of the future.
+
+        Rows of neighbours differ by one place, so they are windows of one vector: much cheaper than a look-up for each pair.
+        """
+        queries, keys = self.visible_QK.shape
+        falling_K = F.pad(bias_N[:keys].flip(0), (0, queries - 1))  # of the last query, its own slot at place K - 1
+        return falling_K.unfold(0, keys, 1).flip(0)
+
+    def sum_by_distance(self, pairs_QK: Tensor) -> Tensor:
+        """Sums over the pairs of each distance, `[K]`; pairs with a key of the future are left out."""
+        queries, keys = pairs_QK.shape
+        slanted = F.pad(pairs_QK.flip(0), (0, queries)).flatten()[:-queries].view(queries, keys + queries - 1)
+        return slanted.sum(0)[:keys].flip(0)
 
 
 def make_tiles(layout: Layout, time_edges: Tensor | None) -> list[Tile]:
@@ -138,18 +147,18 @@ def attend_backward(
         torch.ops.aten.silu_backward.grad_input(slope_HQK, scores_HQK, grad_input=slope_HQK)
         into_q[:, queries] += torch.bmm(slope_HQK, k_HTF[:, keys])
         into_k[:, keys] += torch.bmm(slope_HQK.transpose(1, 2), q_HTF[:, queries])
-        per_pair = slope_HQK.sum(0, dtype=position_bias_N.dtype).flatten()
-        grad_position_N.index_add_(0, tile.distance_QK().flatten(), per_pair)
+        per_pair = slope_HQK.sum(0, dtype=position_bias_N.dtype)
+        grad_position_N[: tile.end - tile.key] += tile.sum_by_distance(per_pair)
         if grad_time_P is not None:
             assert tile.bucket_QK is not None
-            grad_time_P.index_add_(0, tile.bucket_QK.flatten().int(), per_pair.to(grad_time_P.dtype))
+            grad_time_P.index_add_(0, tile.bucket_QK.flatten().int(), per_pair.flatten().to(grad_time_P.dtype))
     for into, found_HTF in ((grad_q, into_q), (grad_k, into_k), (grad_v, into_v)):
         into.copy_(found_HTF.transpose(0, 1).view(into.shape))
     return grad_position_N, grad_time_P
 
 
 def _scores(tile: Tile, q_HQF: Tensor, k_HKF: Tensor, position_bias_N: Tensor, time_bias_P: Tensor | None) -> Tensor:
-    bias_QK = position_bias_N[tile.distance_QK()]
+    bias_QK = tile.by_distance(position_bias_N)
     if time_bias_P is not None:
         assert tile.bucket_QK is not None
         bias_QK = bias_QK + time_bias_P[tile.bucket_QK.int()]

@@ -221,7 +221,7 @@ class Admission:
         Raises:
             Refused: it is too large, or the queue that the request would wait in is full.
         """
-        most = self.settings.max_body_bytes
+        most = self.settings.body_bytes()
         large = Refused(413, f"body: at most {most} bytes", {"Connection": "close"})
         if int(Headers(scope=scope).get("content-length") or 0) > most:
             raise large

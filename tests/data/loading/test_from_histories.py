@@ -31,3 +31,12 @@ def test_each_history_lies_as_the_collator_lays_it_with_an_event_after_it(timed)
                 found, expected = (getattr(each.layout, name).flatten() for each in (batch, alone))
                 assert torch.equal(found[own], expected[:used])
     assert batch.user_S.tolist() == list(range(len(HISTORIES)))
+
+
+@pytest.mark.parametrize(("longest", "slots"), [(3, 128), (300, 300), (2000, 1000)])
+def test_a_block_is_as_long_as_the_longest_history_where_the_window_is_longer(longest, slots):
+    batch = Batch.from_histories([[1, 2], list(range(longest))], 1000)
+    assert batch.layout.owner_CN.shape[1] == slots
+    item_T = batch.items_U[batch.slot_T]
+    assert item_T[batch.scored_S].tolist() == [2, longest - 1]
+    assert int((batch.layout.owner_CN == 1).sum()) == min(longest, 1000)

@@ -124,3 +124,13 @@ def test_tiles_hold_few_pairs_that_do_not_exist(monkeypatch):
             computed += sum(tile.visible_QK.numel() for tile in make_tiles(Layout(owner_CN), None))
             needed += sum(length * (length + 1) // 2 for length in lengths[start : start + 20])
         assert needed < computed <= 1.3 * needed, (slots, computed / needed)
+
+
+def test_a_tile_knows_its_pairs_by_their_distance():
+    visible_QK = torch.ones(3, 5, dtype=torch.bool).tril(2)
+    tile = hstu_attention_tiles.Tile(7, 9, 12, visible_QK, None)
+    distance_QK = torch.arange(9, 12)[:, None] - torch.arange(7, 12)
+    bias_N, pairs_QK = torch.randn(11), torch.randn(3, 5)
+    assert torch.equal(tile.by_distance(bias_N)[visible_QK], bias_N[distance_QK[visible_QK]])
+    wanted_K = torch.zeros(5).index_add_(0, distance_QK[visible_QK], pairs_QK[visible_QK])
+    torch.testing.assert_close(tile.sum_by_distance(pairs_QK), wanted_K)
