@@ -56,7 +56,7 @@ class Allowed:
             allowed_BI[:, :-1] = self.before_I1.diff() > 0
         if self.denied_BM is not None:
             allowed_BI.scatter_(1, self.denied_BM, False)
-        return allowed_BI[:, place_I]
+        return allowed_BI[:, place_I.long()]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Leaves:
     """Where the items of a trie lie among its leaves.
 
     Attributes:
-        place_I: the leaf of each item.
+        place_I: the leaf of each item, as narrow as it fits.
         first: for depths 0 … L-1, the first leaf below each node, `[N + 1]`: the last entry is I.
     """
 
@@ -74,12 +74,9 @@ class Leaves:
     @classmethod
     def of(cls, trie: PrefixTrie) -> Leaves:
         """Those of a trie, on its device."""
-        place_I = torch.empty(len(trie.leaf_items), dtype=torch.int64, device=trie.leaf_items.device)
-        place_I[trie.leaf_items.long()] = torch.arange(len(place_I), device=place_I.device)
-        first = [trie.child_offsets[-1]]
-        for offset_N in reversed(trie.child_offsets[:-1]):
-            first.append(first[-1][offset_N.long()])
-        return cls(place_I, tuple(reversed(first)))
+        device = trie.leaf_items.device
+        first = [first_N.to(device) for first_N in trie.first_leaves]
+        return cls(trie.leaf_of_item.to(device), (*first, trie.child_offsets[-1]))
 
     def below(self, depth: int, node: Tensor) -> tuple[Tensor, Tensor]:
         """The first leaf below each node and the one after its last, int64."""
@@ -90,7 +87,7 @@ class Leaves:
     def before(self, allowed_I: Tensor) -> Tensor:
         """`Allowed.before_I1` of a mask over items."""
         allowed_in_order_I = torch.empty_like(allowed_I)
-        allowed_in_order_I[self.place_I] = allowed_I
+        allowed_in_order_I[self.place_I.long()] = allowed_I
         before_I = allowed_in_order_I.cumsum(0, dtype=torch.int32)
         return torch.cat([before_I.new_zeros(1), before_I])
 
@@ -104,7 +101,7 @@ class Leaves:
         if denied_BM is None or not denied_BM.shape[1]:
             return Allowed(self, before_I1, None)
         end = len(self.place_I)
-        place_BM = self.place_I[denied_BM.clamp(min=0)].masked_fill(denied_BM < 0, end)
+        place_BM = self.place_I[denied_BM.clamp(min=0)].long().masked_fill(denied_BM < 0, end)
         if before_I1 is not None:  # what nobody may get must not be counted twice
             open_BM = before_I1[(place_BM + 1).clamp(max=end)] > before_I1[place_BM]
             place_BM = place_BM.masked_fill(~open_BM, end)

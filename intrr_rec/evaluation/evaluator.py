@@ -30,6 +30,7 @@ from intrr_rec.models.intrr import IntRR
 from intrr_rec.models.neighbours import NeighbourTable
 from intrr_rec.runs.inputs import Inputs
 from intrr_rec.runs.neighbours import build_neighbours
+from intrr_rec.semantic_ids.trie import PrefixTrie
 
 log = logging.getLogger(__name__)
 Split = Literal["valid", "test"]
@@ -79,9 +80,13 @@ class Evaluator:
         self.inputs = inputs
         self.world = world
         self.between = between
-        self.trie = inputs.semantic_ids.trie.to(world.device)
         self.collate = inputs.collator(training=False)
         self.weight_F: Tensor | None = None
+
+    @cached_property
+    def trie(self) -> PrefixTrie:
+        """Of the catalogue; on a CPU mapped from its file, on a GPU loaded when the first users are ranked."""
+        return self.inputs.semantic_ids.trie.to(self.world.device)
 
     @cached_property
     def neighbours(self) -> NeighbourTable | None:

@@ -11,6 +11,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from intrr_rec.errors import ArtefactError, UserError
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 TRIES = 20
 MOST_HELD = 64  # files
+RESIDENT = 1 << 20  # bytes of a file up to which it is read rather than mapped
 _FIX = "build it again"
 
 
@@ -84,6 +86,28 @@ class Opened:
         try:
             return load(self.read(name))
         except (SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
+            raise ArtefactError(f"{self.folder.place}/{name}: is not a safetensors file ({error}); {_FIX}") from None
+
+    def mapped(self, name: str) -> dict[str, Tensor]:
+        """The tensors of a safetensors file where they lie: mapped into memory, so that the processes of a host share one copy
+        and opening costs nothing; not to be written to.
+
+        A file of up to `RESIDENT` bytes, and one of an object store, is read as by `tensors`. Cutting a mapped file short in its
+        place ends the processes that read it; replacing or removing it does not touch them.
+
+        Raises:
+            ArtefactError: as `tensors`.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = self.folder.local(name) if name in self.manifest.files else None
+        if path is None or Path(path).stat().st_size <= RESIDENT:
+            return self.tensors(name)
+        try:
+            with safe_open(path, framework="pt") as file:
+                return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 it is no dictionary
+        except (SafetensorError, KeyError, ValueError, RuntimeError, TypeError, OSError) as error:
+            not_the_input(error)
             raise ArtefactError(f"{self.folder.place}/{name}: is not a safetensors file ({error}); {_FIX}") from None
 
     def parquet(self, name: str) -> pq.ParquetFile:

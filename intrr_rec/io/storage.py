@@ -142,6 +142,12 @@ class Folder:
         except OSError as error:
             raise ArtefactError(f"{self.place}/{name}: cannot be read ({error})") from None
 
+    def local(self, name: str) -> str | None:
+        """The path of a file of it, by what is held open where it is held; None where it does not lie on this machine."""
+        from pyarrow import fs
+
+        return self._path(name) if isinstance(self.files, fs.LocalFileSystem) else None
+
     def read(self, name: str, largest: int | None = None) -> bytes:
         """A whole file.
 

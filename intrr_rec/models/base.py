@@ -19,6 +19,7 @@ from intrr_rec.config import EvaluateConfig, KindConfig, ModelConfig
 from intrr_rec.data.loading.batch import Batch, Layout
 from intrr_rec.data.loading.windows import Windows, training_windows
 from intrr_rec.models.backbones.kv_cache import Cache, Prompts
+from intrr_rec.models.codes import batch_codes
 from intrr_rec.models.embeddings.tables import CODEBOOK_TABLE, Codebooks
 
 
@@ -27,7 +28,8 @@ class Catalogue:
     """What a model is made for.
 
     Attributes:
-        codes_IL: the Semantic ID of every item, the de-duplication digit included.
+        codes_IL: the Semantic ID of every item, the de-duplication digit included: integers as narrow as they fit, mapped from
+            a file and on the host, where a model leaves them (`item_codes`).
         codes_per_level: K_l of each of the L levels.
         content_width: V of the content vectors, where `model.content` is on.
         keys_I: a number for every item that tells it in any catalogue, where `model.zch.rows` is set.
@@ -124,8 +126,7 @@ class CodeRecommender(Recommender):
     """
 
     decoded_by = "codes"
-    codes_IL: Tensor
-    rows_IL: Tensor
+    first_L: Tensor
 
     def __init__(
         self, codes_IL: Tensor, codes_per_level: Sequence[int], width: int, std: float, device: torch.device
@@ -135,12 +136,12 @@ class CodeRecommender(Recommender):
         self.levels = len(codes_per_level)
         self.codebooks = Codebooks(CODEBOOK_TABLE, codes_per_level, width, std, device)
         first_L = torch.tensor([0, *codes_per_level[:-1]]).cumsum(0)
-        self.register_buffer("codes_IL", codes_IL, persistent=False)
-        self.register_buffer("rows_IL", codes_IL + first_L, persistent=False)
+        self.codes_IL = codes_IL  # no buffer: it stays on the host, and mapped
+        self.register_buffer("first_L", first_L, persistent=False)
 
     def tokens(self, batch: Batch, codebooks: Sequence[Tensor]) -> tuple[Tensor, Layout]:
         """Tokens `[T, D]` of all item slots, an item's L side by side, and whose they are."""
-        row_T = self.rows_IL[batch.items_U[batch.slot_T]].flatten()
+        row_T = (batch_codes(self.codes_IL, batch) + self.first_L)[batch.slot_T].flatten()
         x_TD = F.embedding(row_T, torch.cat(list(codebooks)))
         return x_TD, Layout(batch.layout.owner_CN.repeat_interleave(self.levels, dim=1))
 

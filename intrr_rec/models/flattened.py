@@ -22,6 +22,7 @@ from intrr_rec.data.loading.batch import Batch
 from intrr_rec.models.backbones.backbone import make_backbone
 from intrr_rec.models.backbones.kv_cache import Cache, Prompts
 from intrr_rec.models.base import Catalogue, CodeRecommender
+from intrr_rec.models.codes import target_codes
 from intrr_rec.models.dropout import dropout
 from intrr_rec.models.losses import level_nll
 
@@ -64,7 +65,7 @@ class Flattened(CodeRecommender):
         # The last token of an item predicts the first code of the next; that code's token predicts the second; and so on.
         predicts_S = self.last_token(batch.scored_S)
         logits = [state_TD[predicts_S + level] @ book_KD.T for level, book_KD in enumerate(codebooks)]
-        rec_L = level_nll(logits, self.codes_IL[batch.target_S]).sum(0) * batch.target_weight
+        rec_L = level_nll(logits, target_codes(self.codes_IL, batch)).sum(0) * batch.target_weight
         return {"loss": rec_L.sum(), "rec_L": rec_L.detach()}
 
     def begin(self, batch: Batch, codebooks: Sequence[Tensor]) -> tuple[Tensor, Prompts]:

@@ -22,6 +22,7 @@ from intrr_rec.config import IntrrConfig, ModelConfig
 from intrr_rec.data.loading.batch import Batch, Layout
 from intrr_rec.models.backbones.backbone import make_backbone
 from intrr_rec.models.base import Catalogue, ItemRecommender
+from intrr_rec.models.codes import batch_codes, item_codes, target_codes
 from intrr_rec.models.dense_head import DenseHead
 from intrr_rec.models.dropout import dropout
 from intrr_rec.models.embeddings.tables import (
@@ -62,7 +63,6 @@ class IntRR(ItemRecommender):
     Config = IntrrConfig
     decoded_by = "ran"
     redistributes = True
-    codes_IL: Tensor
     keys_I: Tensor | None
 
     @classmethod
@@ -102,8 +102,7 @@ class IntRR(ItemRecommender):
         self.dense = DenseHead(config.dense, width) if config.dense.weight else None
         self.content_map = nn.Linear(content_width or 0, width, bias=False) if config.content else None
         self.content_scale = width**0.5  # as the tables' rows: content and UID start and learn alike
-        narrow = torch.int16 if max(codes_per_level) <= 2**15 else torch.int32  # a row an item, on every rank
-        self.register_buffer("codes_IL", codes_IL.to(narrow), persistent=False)
+        self.codes_IL = codes_IL  # no buffer: it stays on the host, and mapped
 
     def items(self, items_U: Tensor, content_UV: Tensor | None, codebooks: Sequence[Tensor]) -> ItemSide:
         """E_i (Eq. 7) of each item, with the assignment it came from (Eq. 4-6).
@@ -140,7 +139,7 @@ class IntRR(ItemRecommender):
         if self.config.item_side == "redistribution":
             mixture_UD, log_p = ran.redistribute(guidance_UD, codebooks)
         else:
-            codes_UL = self.codes_IL[items_U].long()
+            codes_UL = item_codes(self.codes_IL, items_U)
             mixture_UD = torch.stack([F.embedding(codes_UL[:, i], book) for i, book in enumerate(codebooks)]).sum(0)
             log_p = [F.log_softmax(level, dim=-1) for level in ran.teacher_forced(guidance_UD, codes_UL, codebooks)]
         if self.config.uid_residual:
@@ -169,9 +168,9 @@ class IntRR(ItemRecommender):
         history_TD = F.embedding(batch.slot_T, items.representation_UD)
         state_TD = self.states(history_TD, batch.layout)
         state_SD = state_TD[batch.scored_S]
-        target_SL = self.codes_IL[batch.target_S].long()
+        target_SL = target_codes(self.codes_IL, batch)
         rec_L = self._rec(state_SD, target_SL, codebooks) * batch.target_weight
-        align_L = batch.align_weight_U @ sid_nll(items.log_p, self.codes_IL[batch.items_U].long())
+        align_L = batch.align_weight_U @ sid_nll(items.log_p, batch_codes(self.codes_IL, batch))
         loss = rec_L.sum() + self.config.align_weight * align_L.sum()
         figures = {}
         if self.dense is not None:

@@ -24,6 +24,7 @@ from intrr_rec.data.loading.windows import prefix_windows
 from intrr_rec.models.backbones.kv_cache import Cache, KeysValues, LayerCache, Prompts, scores_with_bias
 from intrr_rec.models.backbones.t5 import BUCKETS, T5Layer, distance_bucket, two_sided_bucket
 from intrr_rec.models.base import Catalogue, CodeRecommender
+from intrr_rec.models.codes import target_codes
 from intrr_rec.models.dropout import dropout
 from intrr_rec.models.losses import level_nll
 
@@ -141,7 +142,7 @@ class Tiger(CodeRecommender):
         Returns:
             `loss`, the sum over levels of `rec_L`, the mean negative log-likelihood of each level's code.
         """
-        codebooks, target_SL = self.codebooks(), self.codes_IL[batch.target_S]
+        codebooks, target_SL = self.codebooks(), target_codes(self.codes_IL, batch)
         before = [F.embedding(target_SL[:, level], book_KD) for level, book_KD in enumerate(codebooks[:-1])]
         x_SGD = torch.stack([self.start.expand(len(target_SL), -1), *before], dim=1)
         state_SGD, *_ = self._decode(x_SGD, batch, codebooks)

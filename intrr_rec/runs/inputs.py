@@ -61,7 +61,9 @@ class Inputs:
         torch.manual_seed(self.recipe.train.seed)
         config, ids = self.recipe.model, self.semantic_ids
         content_width = None if self.content_IV is None else self.content_IV.shape[1]
-        keys_I = None if config.zch.rows is None else item_keys(ids.item_ids.to_pylist())
+        keys_I = (
+            None if config.zch.rows is None else item_keys(own for _, part in ids.own_ids() for own in part.to_pylist())
+        )
         model = make_model(config, ids.codes_IL, ids.codes_per_level, content_width, device, keys_I)
         if config.codebook_init == "stage1":
             for module in model.modules():
@@ -117,6 +119,7 @@ class Inputs:
             times_E,
             candidates,
             with_targets=training and model_class(model).with_targets,
+            codes_IL=self.semantic_ids.codes_IL,
         )
 
 

@@ -1,18 +1,23 @@
 """The semantic ids artefact: every item's codes, the codebooks they come from, the prefix trie and its quality.
 
-Files: `sids.parquet` (item: dense id, item_id: the user's own id, sid: fixed-size list of int32), `codebooks.safetensors`
-(residual levels only), `quantizer.safetensors` (all that codes for further items need), `settings.json` (how they were made:
-method, seed, order rule), `trie.safetensors`, `quality.json`, `manifest.json`. An extended artefact (version 2 and later) has
-in `sids.parquet` the version each item came with (`since`), and beside it `retired.parquet` (item_id, sid, since: items
-that left; their Semantic IDs stay taken) and `drift.json`.
+Files: `codes.safetensors` (codes `[I, L]` by dense id, as narrow as they fit), `trie.safetensors` (flat arrays as well),
+`sids.parquet` (what to read it by: item: dense id, item_id: the user's own id, sid: fixed-size list of int32),
+`codebooks.safetensors` (residual levels only), `quantizer.safetensors` (all that codes for further items need),
+`settings.json` (how they were made: method, seed, order rule), `quality.json`, `manifest.json`. An extended artefact (version 2
+and later) has in `sids.parquet` the version each item came with (`since`), and beside it `retired.parquet` (item_id, sid,
+since: items that left; their Semantic IDs stay taken) and `drift.json`.
+
+Codes and trie are mapped, not read: the processes of a host share one copy, and what nobody looks at is not loaded.
 
 Shape legend: I items, R retired items, L levels (the de-duplication level is the last), D vector width, K codes of a level.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
@@ -21,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors.torch import save
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from intrr_rec.errors import ArtefactError
@@ -29,7 +34,7 @@ from intrr_rec.io import artefact
 from intrr_rec.io.artefact import MANIFEST, Draft, Manifest, Opened
 from intrr_rec.io.atomic import write_json
 from intrr_rec.io.records import as_record
-from intrr_rec.semantic_ids.trie import PrefixTrie
+from intrr_rec.semantic_ids.trie import PrefixTrie, narrowest
 
 if TYPE_CHECKING:
     from typing_extensions import NotRequired, Unpack  # of typing from Python 3.11 on
@@ -37,8 +42,10 @@ if TYPE_CHECKING:
 KIND = "semantic ids"
 SETTINGS, QUANTIZER = "settings.json", "quantizer.safetensors"
 SIDS, CODEBOOKS, TRIE, QUALITY = "sids.parquet", "codebooks.safetensors", "trie.safetensors", "quality.json"
+CODES, NAME = "codes.safetensors", "codes"
 RETIRED, DRIFT = "retired.parquet", "drift.json"
-REQUIRED = (SIDS, CODEBOOKS, QUANTIZER, SETTINGS, TRIE, QUALITY)
+REQUIRED = (SIDS, CODES, CODEBOOKS, QUANTIZER, SETTINGS, TRIE, QUALITY)
+ROWS = 1 << 20  # of `sids.parquet` that are made at a time
 
 
 class _Made(BaseModel):
@@ -108,35 +115,95 @@ class Pieces(TypedDict):
 
 @dataclass(frozen=True)
 class SemanticIds:
-    """An opened artefact.
+    """An opened artefact. What has a row an item is mapped, or read when it is asked for.
 
     Attributes:
-        codes_IL: int64; row i is the Semantic ID of dense item i.
-        item_ids: the user's own id of every dense item.
+        codes_IL: uint8, int16 or int32, on the host; row i is the Semantic ID of dense item i.
         codes_per_level: L sizes, the de-duplication level's last.
         codebooks: L - 1 tables `[K, D]`, one a residual level.
-        trie: the prefix trie over `codes_IL`.
         quality: what `measure_quality` found.
         quantizer: what the quantizer needs to give further items codes.
         version: 1 for a fresh artefact, one more with every extension.
-        since_I: the version each item's id was published in.
-        retired: items that left the catalogue; not in the trie.
         drift: what `measure_drift` found when this version was made; None in a fresh artefact.
     """
 
     path: Path
     manifest: Manifest
     codes_IL: Tensor
-    item_ids: pa.ChunkedArray
     codes_per_level: tuple[int, ...]
     codebooks: tuple[Tensor, ...]
-    trie: PrefixTrie
     quality: dict[str, Any]
     quantizer: Mapping[str, Tensor]
     version: int
-    since_I: Tensor
-    retired: Published
     drift: dict[str, Any] | None
+    _opened: Opened = field(repr=False)
+
+    @cached_property
+    def trie(self) -> PrefixTrie:
+        """The prefix trie over `codes_IL`, mapped.
+
+        Raises:
+            ArtefactError: the file is no trie, or that of other Semantic IDs.
+        """
+        try:
+            return PrefixTrie.from_tensors(self._opened.mapped(TRIE), self.codes_IL)
+        except (ValueError, KeyError, IndexError, RuntimeError) as error:
+            raise ArtefactError(f"{self.path}: {TRIE}: {error}; build the semantic ids again") from None
+
+    @property
+    def item_ids(self) -> pa.ChunkedArray:
+        """The user's own id of every dense item; read anew each time."""
+        return pa.chunked_array([ids for _, ids in self.own_ids()])
+
+    def own_ids(self) -> Iterator[tuple[int, pa.Array]]:
+        """First dense item and own ids of some items at a time, in order.
+
+        Raises:
+            ArtefactError: the file does not list every item in order.
+        """
+        first = 0
+        for batch in self._opened.parquet(SIDS).iter_batches(ROWS, columns=["item", "item_id"]):
+            if not np.array_equal(batch["item"].to_numpy(), np.arange(first, first + len(batch))):
+                raise ArtefactError(
+                    f"{self.path}: {SIDS} does not list items 0 … in order; build the semantic ids again"
+                )
+            yield first, self._own(batch["item_id"])
+            first += len(batch)
+
+    @property
+    def since_I(self) -> Tensor:
+        """The version each item's id was published in, int64; read anew each time."""
+        file = self._opened.parquet(SIDS)
+        if "since" not in file.schema_arrow.names:
+            return torch.ones(self.n_items, dtype=torch.int64)
+        return torch.tensor(file.read(["since"])["since"].to_numpy())
+
+    @property
+    def retired(self) -> Published:
+        """Items that left the catalogue; not in the trie."""
+        file = self._opened.parquet(RETIRED if RETIRED in self.manifest.files else SIDS)
+        if RETIRED in self.manifest.files:
+            table = file.read()
+        else:
+            table = file.schema_arrow.empty_table().select(["item_id", "sid"])
+            table = table.append_column("since", pa.array([], pa.int64()))
+        return Published(
+            self._own(table["item_id"].combine_chunks()), _codes(table["sid"]), torch.tensor(table["since"].to_numpy())
+        )
+
+    def _own(self, ids: pa.Array) -> pa.Array:
+        if ids.null_count or not (pa.types.is_int64(ids.type) or pa.types.is_string(ids.type)):
+            raise ArtefactError(
+                f"{self.path}: {SIDS}: item_id has type {ids.type}, or gaps; build the semantic ids again"
+            )
+        return ids
+
+    def copy(self, name: str, target: Path) -> None:
+        """Copy a file of the artefact."""
+        if (path := self._opened.folder.local(name)) is not None:
+            shutil.copyfile(path, target)
+        else:
+            target.write_bytes(self._opened.read(name))
 
     @property
     def n_items(self) -> int:
@@ -174,53 +241,46 @@ class SemanticIds:
     def _of(cls, path: Path, opened: Opened) -> SemanticIds:
         manifest, files = opened.manifest, opened.manifest.files
         made = as_record(manifest.config, _Made, f"{path}/{MANIFEST}", "build the semantic ids again")
-        table = opened.parquet(SIDS).read()
-        since = table["since"] if "since" in table.column_names else np.ones(len(table), np.int64)
         named = opened.tensors(CODEBOOKS)
-        retired = opened.parquet(RETIRED).read() if RETIRED in files else None
         ids = cls(
             path=path,
             manifest=manifest,
-            codes_IL=_codes(table),
-            item_ids=_own_ids(table),
+            codes_IL=opened.mapped(CODES)[NAME],
             codes_per_level=tuple(made.codes_per_level),
             codebooks=tuple(named[f"level.{level}"] for level in range(len(named))),
-            trie=PrefixTrie.from_tensors(opened.tensors(TRIE)),
             quality=_object(opened.json(QUALITY)),
             quantizer=opened.tensors(QUANTIZER),
             version=made.version,
-            since_I=torch.tensor(np.asarray(since)),
-            retired=_retired(retired, table),
             drift=_object(opened.json(DRIFT)) if DRIFT in files else None,
+            _opened=opened,
         )
-        ids._require_consistent(table["item"].to_numpy())
+        ids._require_consistent(opened.parquet(SIDS).metadata.num_rows)
         return ids
 
-    def _require_consistent(self, items_I: np.ndarray) -> None:
+    def _require_consistent(self, rows: int) -> None:
         shape = (self.manifest.counts["items"], self.manifest.counts["levels"])
         sizes = tuple(len(codebook_KD) for codebook_KD in self.codebooks)
-        smallest_L, largest_L = (self.codes_IL.amin(0).tolist(), self.codes_IL.amax(0).tolist())
-        within = all(
-            0 <= low <= high < codes
-            for low, high, codes in zip(smallest_L, largest_L, self.codes_per_level, strict=False)
-        )
         checks = {
-            f"{SIDS} has {self.codes_IL.shape[1]} levels, the settings {len(self.codes_per_level)}": len(smallest_L)
-            == len(self.codes_per_level),
-            f"{SIDS} holds a code beyond its level's": within,
-            f"{SIDS} gives items no version": self.since_I.shape == (self.n_items,),
-            f"{SIDS} has shape {tuple(self.codes_IL.shape)}, the manifest says {shape}": self.codes_IL.shape == shape,
-            f"{SIDS} does not list items 0 … {shape[0] - 1} in order": np.array_equal(items_I, np.arange(shape[0])),
+            f"{CODES} has shape {tuple(self.codes_IL.shape)}, the manifest says {shape}": self.codes_IL.shape == shape,
+            f"{CODES} has {shape[1]} levels, the settings {self.levels}": shape[1] == self.levels,
+            f"{CODES} holds a code beyond its level's": codes_fit(self.codes_IL, self.codes_per_level),
+            f"{SIDS} has {rows} rows, the manifest says {shape[0]}": rows == shape[0],
             f"{CODEBOOKS} has level sizes {sizes}, the manifest says {self.codes_per_level[:-1]}": sizes
             == self.codes_per_level[:-1],
-            f"{TRIE} does not hold the Semantic IDs of {SIDS}": self._trie_matches(),
         }
         for fault, passed in checks.items():
             if not passed:
                 raise ArtefactError(f"{self.path}: {fault}; build the semantic ids again")
 
-    def _trie_matches(self) -> bool:
-        return torch.equal(self.trie.codes_of_items(), self.codes_IL)
+
+def codes_fit(codes_IL: Tensor, codes_per_level: Sequence[int]) -> bool:
+    """Whether these are Semantic IDs of such levels, as narrow as they fit; no copy of them is made."""
+    if codes_IL.ndim != 2 or codes_IL.dtype != narrowest(max(codes_per_level) - 1) or not len(codes_IL):
+        return False
+    smallest_L, largest_L = codes_IL.amin(0).tolist(), codes_IL.amax(0).tolist()
+    return len(smallest_L) == len(codes_per_level) and all(
+        0 <= low <= high < codes for low, high, codes in zip(smallest_L, largest_L, codes_per_level, strict=True)
+    )
 
 
 def fill(draft: Draft, **pieces: Unpack[Pieces]) -> None:
@@ -232,25 +292,44 @@ def fill(draft: Draft, **pieces: Unpack[Pieces]) -> None:
     codes_IL, growth = pieces["codes_IL"], pieces.get("growth")
     trie = PrefixTrie.build(codes_IL, pieces["codes_per_level"])
     n_items, n_levels = codes_IL.shape
-    columns = {"item": pa.array(np.arange(n_items)), "item_id": pieces["item_ids"], "sid": _lists(codes_IL)}
+    codes_IL = codes_IL.to(narrowest(max(pieces["codes_per_level"]) - 1)).contiguous()
     version = growth.version if growth else 1
     draft.config |= {**pieces["config"], "codes_per_level": list(pieces["codes_per_level"]), "version": version}
     if growth:
-        columns["since"] = pa.array(growth.since_I.numpy())
         gone = growth.retired
         retired = {"item_id": gone.item_ids, "sid": _lists(gone.codes_IL), "since": gone.since_I.numpy()}
         pq.write_table(pa.table(retired), draft.path / RETIRED)
         write_json(draft.path / DRIFT, dict(growth.drift))
         draft.counts["retired"] = len(gone)
-    pq.write_table(pa.table(columns), draft.path / SIDS)
+    _write_sids(draft.path / SIDS, codes_IL, pieces["item_ids"], growth.since_I if growth else None)
+    save_file({NAME: codes_IL}, draft.path / CODES)
     named = {f"level.{level}": codebook_KD.contiguous() for level, codebook_KD in enumerate(pieces["codebooks"])}
     (draft.path / CODEBOOKS).write_bytes(save(named))
     (draft.path / QUANTIZER).write_bytes(save({name: t.contiguous() for name, t in pieces["quantizer"].items()}))
     write_json(draft.path / SETTINGS, draft.config)
-    (draft.path / TRIE).write_bytes(save(trie.tensors()))
+    save_file(trie.tensors(), draft.path / TRIE)
     write_json(draft.path / QUALITY, dict(pieces["quality"]))
     draft.counts |= {"items": n_items, "levels": n_levels}
     draft.parents |= pieces["parents"]
+
+
+def _write_sids(path: Path, codes_IL: Tensor, item_ids: pa.ChunkedArray, since_I: Tensor | None) -> None:
+    """The table for people, some rows at a time."""
+    writer = None
+    for first in range(0, len(codes_IL), ROWS):
+        end = min(first + ROWS, len(codes_IL))
+        columns = {
+            "item": pa.array(np.arange(first, end)),
+            "item_id": item_ids.slice(first, end - first),
+            "sid": _lists(codes_IL[first:end]),
+        }
+        if since_I is not None:
+            columns["since"] = pa.array(since_I[first:end].numpy())
+        table = pa.table(columns)
+        writer = writer or pq.ParquetWriter(path, table.schema)
+        writer.write_table(table)
+    if writer is not None:
+        writer.close()
 
 
 def _lists(codes_IL: Tensor) -> pa.Array:
@@ -258,31 +337,12 @@ def _lists(codes_IL: Tensor) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(flat, codes_IL.shape[1])
 
 
-def _codes(table: pa.Table) -> Tensor:
-    column = table["sid"].combine_chunks()
-    if not pa.types.is_fixed_size_list(column.type) or column.null_count or not column.type.list_size:
-        raise ValueError("sid: values are no lists of one length")
-    flat = column.flatten()
-    if not pa.types.is_integer(flat.type) or flat.null_count:
-        raise ValueError("sid: values are no integers")
-    return torch.from_numpy(flat.to_numpy().astype(np.int64)).reshape(len(table), column.type.list_size)
-
-
-def _own_ids(table: pa.Table) -> pa.ChunkedArray:
-    ids = table["item_id"]
-    if ids.null_count or not (pa.types.is_int64(ids.type) or pa.types.is_string(ids.type)):
-        raise ValueError(f"item_id has type {ids.type}, or gaps")
-    return ids
+def _codes(sids: pa.ChunkedArray) -> Tensor:
+    column = sids.combine_chunks()
+    return torch.from_numpy(column.flatten().to_numpy().astype(np.int64)).reshape(len(column), column.type.list_size)
 
 
 def _object(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{QUALITY} and {DRIFT} are JSON objects")
     return value
-
-
-def _retired(table: pa.Table | None, live: pa.Table) -> Published:
-    if table is None:
-        table = live.select(["item_id", "sid"]).slice(0, 0).append_column("since", pa.array([], pa.int64()))
-    since_R = torch.tensor(table["since"].to_numpy())
-    return Published(_own_ids(table).combine_chunks(), _codes(table), since_R)

@@ -185,7 +185,7 @@ def published_ids(old: SemanticIds) -> Published:
     live_ids, retired = old.item_ids.combine_chunks(), old.retired
     return Published(
         pa.concat_arrays([live_ids, retired.item_ids]),
-        torch.cat([old.codes_IL, retired.codes_IL]),
+        torch.cat([old.codes_IL.long(), retired.codes_IL]),
         torch.cat([old.since_I, retired.since_I]),
     )
 

@@ -21,6 +21,7 @@ from intrr_rec.data.loading.batch import Batch
 from intrr_rec.decoding.beam import beam_search
 from intrr_rec.decoding.filters import Allowed
 from intrr_rec.errors import ConfigError, DataError
+from intrr_rec.models.codes import item_codes
 from intrr_rec.serving.bundle.bundle import Bundle
 from intrr_rec.serving.bundle.items import ItemTable
 
@@ -255,7 +256,9 @@ class Recommender:
         if bundle.settings.model.item_side == "redistribution":
             log_p = bundle.item_ran.redistribute(guidance_UD, bundle.item_codebooks)[1]
         else:
-            logits = bundle.item_ran.teacher_forced(guidance_UD, bundle.codes_IL[items_U].long(), bundle.item_codebooks)
+            logits = bundle.item_ran.teacher_forced(
+                guidance_UD, item_codes(bundle.codes_IL, items_U), bundle.item_codebooks
+            )
             log_p = [level.log_softmax(-1) for level in logits]
         return [level[0].exp().tolist() for level in log_p]
 

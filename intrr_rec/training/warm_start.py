@@ -184,7 +184,7 @@ def _move(
 ) -> tuple[Tensor, Tensor]:
     """Steps of length `rate` down the gradient of -log P of the own Semantic ID (Eq. 8), for the rows that do not spell it yet."""
     ran = model.item_ran or model.ran
-    codes_NL = inputs.semantic_ids.codes_IL[items_N].to(world.device)
+    codes_NL = inputs.semantic_ids.codes_IL[items_N].to(world.device).long()
     content_NV = None if inputs.content_IV is None else torch.from_numpy(inputs.content_IV[items_N]).to(world.device)
     rows_ND = rows_ND.to(world.device)
     for step in range(steps + 1):

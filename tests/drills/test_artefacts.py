@@ -221,7 +221,13 @@ def half(name: str) -> Callable[[Path], None]:
     return lambda path: (path / name).write_bytes((path / name).read_bytes()[:-100]) and None  # type: ignore[func-returns-value]
 
 
-TENSORS = ("model.safetensors", "sids.safetensors", "item_embeddings.safetensors", "guidance.safetensors")
+TENSORS = (
+    "model.safetensors",
+    "codes.safetensors",
+    "trie.safetensors",
+    "item_embeddings.safetensors",
+    "guidance.safetensors",
+)
 HUGE = (2**62).to_bytes(8, "little") + b"{}"
 NESTED = b"[" * 100_000
 WIDE = b'{"values":{"dtype":"F32","shape":[1000000000000,1000000],"data_offsets":[0,8]}}'
@@ -250,7 +256,8 @@ FORGED: list[tuple[str, Callable[[Path], None]]] = [
     ("items.parquet: text", content("items.parquet", b"PAR1" * 50)),
     ("items.parquet: cut", half("items.parquet")),
     ("NaN weights", lambda path: save_file({"values": torch.full((30, 16), torch.nan)}, path / "item_embeddings.safetensors")),
-    ("trie of another shape", lambda path: save_file({"codes": torch.zeros(3, 3, dtype=torch.uint8)}, path / "sids.safetensors")),
+    ("codes of another shape", lambda path: save_file({"codes": torch.zeros(3, 3, dtype=torch.uint8)}, path / "codes.safetensors")),
+    ("no trie", lambda path: save_file({"codes": torch.zeros(3, 3, dtype=torch.uint8)}, path / "trie.safetensors")),
 ]  # fmt: skip
 
 

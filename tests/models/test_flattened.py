@@ -177,4 +177,6 @@ def test_logits_are_tied_to_the_codebooks_of_the_tokens(model):
     """One table: nothing but it and the backbone is trained."""
     assert {name.split(".")[0] for name, _ in model.named_parameters()} == {"codebooks", "backbone"}
     rows = torch.cat(model.codebooks())
-    assert torch.equal(F.embedding(model.rows_IL[3], rows)[1], model.codebooks()[1][model.codes_IL[3, 1]])
+    assert torch.equal(
+        F.embedding(model.codes_IL[3] + model.first_L, rows)[1], model.codebooks()[1][model.codes_IL[3, 1]]
+    )

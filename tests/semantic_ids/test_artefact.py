@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from intrr_rec.errors import ArtefactError, DataError
 from intrr_rec.io import artefact
 from intrr_rec.io.atomic import write_json
-from intrr_rec.semantic_ids.artefact import CODEBOOKS, KIND, SIDS, TRIE, SemanticIds
+from intrr_rec.semantic_ids.artefact import CODEBOOKS, CODES, KIND, SIDS, TRIE, SemanticIds
 from intrr_rec.semantic_ids.trie import PrefixTrie
 
 CODES_IL = torch.tensor([[1, 3, 0], [0, 2, 1], [0, 2, 2], [1, 0, 0]])
@@ -36,7 +36,7 @@ def republish(path, change):
 def test_round_trip(tmp_path):
     manifest = SemanticIds.write(tmp_path / "ids", **PIECES)
     opened = SemanticIds.open(tmp_path / "ids")
-    assert torch.equal(opened.codes_IL, CODES_IL) and opened.codes_IL.dtype == torch.int64
+    assert torch.equal(opened.codes_IL, CODES_IL.byte()) and opened.codes_IL.dtype == torch.uint8
     assert opened.item_ids.to_pylist() == ["a", "b", "c", "d"]
     assert opened.codes_per_level == (2, 4, 8) and opened.levels == 3 and opened.n_items == 4
     assert all(torch.equal(a, b) for a, b in zip(opened.codebooks, PIECES["codebooks"], strict=True))
@@ -90,6 +90,14 @@ def other_codebooks(path):
 
 
 def fewer_items(path):
+    save_file({"codes": CODES_IL[:3].byte()}, path / CODES)
+
+
+def other_codes(path):
+    save_file({"codes": CODES_IL.byte() + 1}, path / CODES)
+
+
+def fewer_rows(path):
     pq.write_table(pq.read_table(path / SIDS).slice(0, 3), path / SIDS)
 
 
@@ -100,9 +108,11 @@ def swapped_items(path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (other_trie, "trie.safetensors does not hold the Semantic IDs"),
+        (other_trie, "trie.safetensors: the trie does not hold the Semantic IDs"),
         (other_codebooks, "level sizes"),
         (fewer_items, "has shape"),
+        (other_codes, "beyond its level"),
+        (fewer_rows, "3 rows, the manifest says 4"),
         (swapped_items, "does not list items"),
     ],
 )
@@ -110,4 +120,5 @@ def test_files_that_disagree_are_refused(tmp_path, change, message):
     SemanticIds.write(tmp_path / "ids", **PIECES)
     republish(tmp_path / "ids", change)
     with pytest.raises(ArtefactError, match=message):
-        SemanticIds.open(tmp_path / "ids")
+        opened = SemanticIds.open(tmp_path / "ids")
+        assert opened.trie and opened.item_ids  # looked through when they are asked for

@@ -93,7 +93,7 @@ def test_moved_items_have_paths_of_their_own_within_the_prefix_they_had(catalogu
     build(folder, tmp_path / "moved", config.model_copy(update={"collisions": collisions}))
     digit, moved = SemanticIds.open(tmp_path / "digit"), SemanticIds.open(tmp_path / "moved")
     assert torch.equal(digit.codes_IL[:, 0], moved.codes_IL[:, 0])
-    crowded = torch.bincount(digit.codes_IL[:, 0])[digit.codes_IL[:, 0]] > 40
+    crowded = torch.bincount(digit.codes_IL[:, 0])[digit.codes_IL[:, 0].long()] > 40
     assert digit.codes_IL[:, 2].any() and not moved.codes_IL[~crowded, 2].any()
     assert digit.quality["collisions"]["rate"] > moved.quality["collisions"]["rate"]
 

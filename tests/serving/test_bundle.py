@@ -238,7 +238,7 @@ def test_an_altered_bundle_is_refused(bundles, tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"bundle_schema": 1}, "is a bundle of schema 1, this version reads 5; export it again"),
+        ({"bundle_schema": 1}, "is a bundle of schema 1, this version reads 6; export it again"),
         ({"bundle_schema": None}, "is a bundle of schema None"),
         ({"rows": "int4"}, "settings.json: 'rows': .*; export it again"),
         ({"model": {"window": 8, "depth": 3}}, r"settings.json: 'model.depth': .*; export it again"),

@@ -44,7 +44,7 @@ def test_newcomers_are_recommended_by_their_semantic_id(kind, runs, bundles, gro
     assert opened.manifest.counts["newcomers"] == NEW and opened.n_items == N_ITEMS + NEW
     assert np.flatnonzero(opened.items.newcomer_I).tolist() == sorted(newcomers)
     ids = SemanticIds.open(grown.semantic_ids)
-    assert torch.equal(opened.codes_IL.long(), ids.codes_IL)
+    assert torch.equal(opened.codes_IL, ids.codes_IL)
     everyone = torch.arange(N_ITEMS)
     place = torch.tensor(opened.items.dense(before.items.own(range(N_ITEMS))))
     torch.testing.assert_close(opened.ranker.rows.take(place), before.ranker.rows.take(everyone))
@@ -52,7 +52,7 @@ def test_newcomers_are_recommended_by_their_semantic_id(kind, runs, bundles, gro
     whole = recommender.recommend([[int(place[3]), newcomers[0]]], N_ITEMS + NEW, N_ITEMS + NEW)[0]
     assert set(newcomers) < set(whole.items)
     if kind == "path":
-        books, codes_NL = opened.codebooks, ids.codes_IL[newcomers]
+        books, codes_NL = opened.codebooks, ids.codes_IL[newcomers].long()
         spelt = sum(book[codes_NL[:, level]] for level, book in enumerate(books))
         torch.testing.assert_close(opened.ranker.rows.take(torch.tensor(newcomers)), spelt)
         assert [row.index(1.0) for row in recommender.redistribution(newcomers[2])] == codes_NL[2].tolist()

@@ -3,7 +3,8 @@
 Histories are packed end to end into blocks of N slots, none cut in two, so that next to nothing is padding and attention
 is one product over equal blocks. Attention is causal and stays within an owner: what shares a block changes nothing.
 
-Shape suffixes: M windows, U unique items, C blocks, N slots of a block, T = C·N slots, S scored slots, V width of content.
+Shape suffixes: M windows, U unique items, C blocks, N slots of a block, T = C·N slots, S scored slots, V width of content,
+L levels of a Semantic ID.
 """
 
 from __future__ import annotations
@@ -69,6 +70,9 @@ class Batch:
     `user_S` what follows there and for whom. `target_weight` is the weight of each scored slot in L_rec and `align_weight_U` that of each item in L_aln. Both are
     computed over the whole step, all replicas included, and multiplied by their number: averaging the gradients of the
     replicas then gives the step's mean, however the users were dealt out.
+
+    `codes_UL` and `target_codes_SL` are the Semantic IDs of `items_U` and `target_S`, as narrow as they are stored; None where
+    the model is to look them up itself.
     """
 
     items_U: Tensor
@@ -81,6 +85,8 @@ class Batch:
     content_UV: Tensor | None
     user_S: IntArray
     candidates: Candidates | None = None
+    codes_UL: Tensor | None = None
+    target_codes_SL: Tensor | None = None
 
     @classmethod
     def from_histories(
@@ -158,6 +164,8 @@ class Batch:
             align_weight_U=move(self.align_weight_U),
             content_UV=None if self.content_UV is None else move(self.content_UV),
             candidates=None if self.candidates is None else self.candidates.to(device),
+            codes_UL=None if self.codes_UL is None else move(self.codes_UL),
+            target_codes_SL=None if self.target_codes_SL is None else move(self.target_codes_SL),
         )
 
 
@@ -203,6 +211,7 @@ class Collator:
         times_E: seconds of every event, for a model that reads times; None leaves them out of the layout.
         with_targets: also lay out the event after each window, in blocks of N + 1 slots: a model that reads the codes of
             a target to predict its next code is taught with them in place. Such a model reads no times.
+        codes_IL: Semantic IDs by dense item id, for batches that go to another device than they lie on; None leaves them out.
     """
 
     def __init__(
@@ -215,6 +224,7 @@ class Collator:
         candidates: CandidateSampler | None = None,
         *,
         with_targets: bool = False,
+        codes_IL: Tensor | None = None,
     ) -> None:
         assert not with_targets or times_E is None, "what follows a target may be another user's"
         self.items_E = items_E
@@ -224,6 +234,7 @@ class Collator:
         self.align_average = align_average
         self.times_E = times_E
         self.candidates = candidates
+        self.codes_IL = codes_IL
 
     def over(self, items_E: IntArray, times_E: IntArray | None) -> Collator:
         """The same over other events."""
@@ -268,6 +279,8 @@ class Collator:
             content_UV=None if self.content_IV is None else torch.from_numpy(self.content_IV[items_U]),
             user_S=local.user_M[owner_T[scored_S]],
             candidates=candidates,
+            codes_UL=None if self.codes_IL is None else self.codes_IL[torch.from_numpy(items_U)],
+            target_codes_SL=None if self.codes_IL is None else self.codes_IL[torch.from_numpy(target_S)],
         )
 
     def _lay_out(self, windows: Windows) -> tuple[IntArray, IntArray, NDArray[np.bool_]]:

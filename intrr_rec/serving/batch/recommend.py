@@ -161,7 +161,7 @@ def _shard(recommender: Recommender, histories: Histories, options: Options) -> 
     user_R, place_R = is_filled_UK.nonzero(as_tuple=True)
     item_R = items_UK[is_filled_UK]
     own_R = bundle.items.own_column().take(pa.array(item_R.numpy()))
-    codes_RL = bundle.codes_IL[item_R.to(bundle.device)].to(torch.int32).cpu()
+    codes_RL = bundle.codes_IL[item_R].to(torch.int32)
     table = pa.table(
         {
             "user_id": histories.user_ids.take(pa.array(user_R.numpy())),

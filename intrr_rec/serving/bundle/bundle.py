@@ -4,10 +4,12 @@ settings.json                 model and ranking settings, level sizes
 model.safetensors             backbone, RAN, codebooks, dense head; the item side's own RAN and codebooks where it has some
 item_embeddings.safetensors   E_i of every item: float32, bfloat16, or int8 with a scale a row
 guidance.safetensors          what guides each item's redistribution, as wide; read a row at a time, on demand
-sids.safetensors             Semantic IDs and the trie over them
+codes.safetensors             Semantic IDs as narrow as they fit: the file of the Semantic IDs' artefact
+trie.safetensors              the trie over them: likewise
 items.parquet                 own ids, titles, popularity, columns to filter by
 neighbours.safetensors        each item's neighbours and their terms, where they are part of the ranking
 
+What has a row an item is mapped where it is large, so that the processes of a host share one copy.
 Opening one starts no process group and reads no recipe, dataset or table of TorchRec's.
 
 Shape suffixes: I items, U items looked up, D width, L levels, K codes.
@@ -42,20 +44,21 @@ from intrr_rec.models.embeddings.item_embeddings import DTYPES, Rows, Width
 from intrr_rec.models.neighbours import TERMS, NeighbourTable
 from intrr_rec.models.ran import Ran
 from intrr_rec.models.ran_decoder import RanSteps
+from intrr_rec.semantic_ids.artefact import CODES, NAME, TRIE, codes_fit
 from intrr_rec.semantic_ids.trie import PrefixTrie
 from intrr_rec.serving.bundle.items import ItemTable
 from intrr_rec.serving.bundle.tensor_file import RowFile
 
 KIND = "bundle"
 # Of what lies in the files: an older bundle is refused, not misread.
-SCHEMA = 5
-SETTINGS, MODEL, SIDS, ITEM_TABLE = "settings.json", "model.safetensors", "sids.safetensors", "items.parquet"
+SCHEMA = 6
+SETTINGS, MODEL, ITEM_TABLE = "settings.json", "model.safetensors", "items.parquet"
 ITEM_EMBEDDINGS, GUIDANCE = "item_embeddings.safetensors", "guidance.safetensors"
 NEIGHBOURS = "neighbours.safetensors"
 VALUES, SCALE = "values", "scale"
-REQUIRED = (SETTINGS, MODEL, SIDS, ITEM_TABLE, ITEM_EMBEDDINGS, GUIDANCE)
+REQUIRED = (SETTINGS, MODEL, CODES, TRIE, ITEM_TABLE, ITEM_EMBEDDINGS, GUIDANCE)
 M = TypeVar("M", bound=nn.Module)
-_INTEGERS = (torch.uint8, torch.int16, torch.int32, torch.int64)
+CHUNK = 65_536  # rows that are looked at together
 
 
 class BundleSettings(BaseModel):
@@ -86,7 +89,7 @@ class Bundle:
         ranker: RAN, codebooks, trie, dense head and the representations of all items.
         ran, codebooks: of the user side; the ranker has them made ready for decoding.
         item_ran, item_codebooks: of the item side; the user side's where it has none of its own.
-        codes_IL: Semantic IDs, as narrow as they fit.
+        codes_IL: Semantic IDs, as narrow as they fit, on the host.
         items: own ids, titles, popularity, columns.
         guidance_file: what guides each item's redistribution.
     """
@@ -123,8 +126,11 @@ class Bundle:
     def _of(cls, path: Path, opened: Opened, device: torch.device) -> Bundle:
         settings = _settings(path, opened)
         config, levels = settings.model, len(settings.codes_per_level)
-        tensors, sids, rows = (_finite(path, name, opened.tensors(name)) for name in (MODEL, SIDS, ITEM_EMBEDDINGS))
-        tensors, sids, rows = ({name: t.to(device) for name, t in each.items()} for each in (tensors, sids, rows))
+        tensors, rows = (
+            _finite(path, MODEL, opened.tensors(MODEL)),
+            _finite(path, ITEM_EMBEDDINGS, opened.mapped(ITEM_EMBEDDINGS)),
+        )
+        tensors, rows = ({name: t.to(device) for name, t in each.items()} for each in (tensors, rows))
         backbone = filled(lambda: make_backbone(config, config.window), "backbone.", tensors, device)
         ran = filled(lambda: Ran(levels, config.width, config.ran), "ran.", tensors, device)
         codebooks = _codebooks("codebook", tensors, settings)
@@ -135,7 +141,10 @@ class Bundle:
         if not config.shared_ran:
             item_ran = filled(lambda: Ran(levels, config.width, config.ran), "item_ran.", tensors, device)
             item_codebooks = _codebooks("item_codebook", tensors, settings)
-        codes_IL, trie = sids.pop("codes"), PrefixTrie.from_tensors(sids)
+        codes_IL = opened.mapped(CODES)[NAME]
+        if not codes_fit(codes_IL, settings.codes_per_level):
+            raise ArtefactError(f"{path}: {CODES} is not of {levels} levels; export it again")
+        trie = PrefixTrie.from_tensors(opened.mapped(TRIE), codes_IL).to(device)
         table = Rows(rows[VALUES], rows.get(SCALE))
         opened_bundle = cls(
             path,
@@ -184,12 +193,8 @@ class Bundle:
         found = {VALUES: (table.values_ID.dtype, tuple(table.values_ID.shape))}
         if table.scale_I is not None:
             found[SCALE] = (table.scale_I.dtype, tuple(table.scale_I.shape))
-        consistent = self.codes_IL.ndim == 2 and self.codes_IL.dtype in _INTEGERS
         checks = {
-            SIDS: consistent
-            and self.codes_IL.shape == (items, levels)
-            and torch.equal(self.ranker.trie.codes_of_items(), self.codes_IL.long())
-            and bool((self.codes_IL.amax(0).cpu() < torch.tensor(self.settings.codes_per_level)).all()),
+            CODES: self.codes_IL.shape == (items, levels),
             ITEM_EMBEDDINGS: found == known,
             GUIDANCE: self.guidance_file.shapes == known,
             ITEM_TABLE: len(self.items) == items,
@@ -237,7 +242,8 @@ def _settings(path: Path, opened: Opened) -> BundleSettings:
 
 def _finite(path: Path, name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     for key, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        parts = tensor.split(CHUNK) if tensor.is_floating_point() and tensor.ndim else (tensor,)
+        if not all(bool(torch.isfinite(part).all()) for part in parts):
             raise ArtefactError(f"{path}: {name}: '{key}' holds values that are not finite; train again, then export")
     return tensors
 

@@ -89,7 +89,7 @@ class Catalogue:
         guidance_UD = model.guidance(row_U, content_UV, is_new_U)
         e_UD = model.assign(row_U, guidance_UD, codebooks).representation_UD
         if bool(is_new_U.any()) and (content_UV is None or model.config.item_side == "lookup"):
-            codes_UL = self.semantic_ids.codes_IL[items_U].to(device)
+            codes_UL = self.semantic_ids.codes_IL[items_U].to(device).long()
             books = model.item_codebooks() if model.item_codebooks is not None else codebooks
             spelt_UD = torch.stack([F.embedding(codes_UL[:, i], book) for i, book in enumerate(books)]).sum(0)
             e_UD = torch.where(is_new_U[:, None], spelt_UD, e_UD)

@@ -35,7 +35,7 @@ from intrr_rec.runs.inputs import Inputs
 from intrr_rec.runs.neighbours import build_neighbours
 from intrr_rec.runs.open_run import open_run
 from intrr_rec.runs.run_files import CHECKPOINTS
-from intrr_rec.semantic_ids.artefact import SemanticIds
+from intrr_rec.semantic_ids.artefact import CODES, TRIE
 from intrr_rec.serving.bundle.bundle import (
     GUIDANCE,
     ITEM_EMBEDDINGS,
@@ -45,7 +45,6 @@ from intrr_rec.serving.bundle.bundle import (
     NEIGHBOURS,
     SCALE,
     SETTINGS,
-    SIDS,
     VALUES,
     BundleSettings,
 )
@@ -180,7 +179,8 @@ def write_small_files(
     )
     write_json(folder / SETTINGS, settings.model_dump(mode="json"))
     save_file(dict(tensors), folder / MODEL)
-    save_file(ids.trie.tensors() | {"codes": narrow_codes(ids)}, folder / SIDS)
+    for name in (CODES, TRIE):
+        ids.copy(name, folder / name)
     pq.write_table(item_table(catalogue.dataset, (catalogue.row_I < 0).numpy()), folder / ITEM_TABLE)
 
 
@@ -192,13 +192,6 @@ def write_neighbours(folder: Path, table: NeighbourTable) -> None:
 
 def _kind(ids: pa.Array) -> IdKind:
     return "string" if pa.types.is_string(ids.type) else "integer"
-
-
-def narrow_codes(ids: SemanticIds) -> Tensor:
-    """Semantic IDs of all items, in the narrowest type."""
-    widest = max(ids.codes_per_level) - 1
-    dtype = next(d for d in (torch.uint8, torch.int16, torch.int32) if widest <= torch.iinfo(d).max)
-    return ids.codes_IL.to(dtype)
 
 
 def write_tables(draft: Draft | None, catalogue: Catalogue, model: IntRR, rows: Width, world: World) -> None:
