@@ -42,7 +42,7 @@ from intrr_rec.training.step import TrainingStep
 
 ROWS = (10_000, 100_000, 1_000_000, 10_000_000)
 RANKS = (1, 2)
-CLUSTER = {"items": 10**9, "ranks": 64, "users_a_rank": 512}
+CLUSTER = {"items": 10**9, "codes": 2048, "ranks": 64, "users_a_rank": 512}
 
 
 def bench_scaling(recipe: Recipe, *, rows: Sequence[int], steps: int, threads: int, out: Path) -> dict[str, Any]:
@@ -137,7 +137,8 @@ def _plan_cluster(recipe: Recipe) -> dict[str, Any]:
             "sharding": recipe.train.sharding.model_copy(update={"uid": "row_wise", "topology": topology}),
         }
     )
-    whole = recipe.model_copy(update={"train": train})
+    index = recipe.index.model_copy(update={"codes": CLUSTER["codes"]})
+    whole = recipe.model_copy(update={"train": train, "index": index})
     machines = Machines.like("cuda", CLUSTER["ranks"], 8, 80 * GB, 200 * GB, topology)
     plan = make_plan(meta_model(whole, CLUSTER["items"], 1), machines, whole, training=True, group=None)
     return {**CLUSTER, "plan": plan.as_dict(), "traffic": estimate_traffic(plan, whole).as_dict()}

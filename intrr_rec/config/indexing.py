@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from intrr_rec.config.components import ComponentSection, Group
 from intrr_rec.config.section import Section
+from intrr_rec.errors import ConfigError
 
 
 class CodebookTraining(Section):
@@ -57,6 +59,9 @@ class GateConfig(Section):
     min_distinct_rate: float | None = Field(
         0.15, ge=0, le=1, description="distinct tuples of residual codes over items"
     )
+
+
+ROOM = 4  # Semantic IDs an item that are proposed, the digit not counted: vectors do not spread evenly
 
 
 class DriftConfig(Section):
@@ -129,3 +134,25 @@ class IndexConfig(ComponentSection):
     def sizes(self) -> tuple[int, ...]:
         """K of each residual level."""
         return self.codes if isinstance(self.codes, tuple) else (self.codes,) * self.levels
+
+    @property
+    def capacity(self) -> int:
+        """Items that levels and digits can tell apart at most: of those that share residual codes, none has the digit 0."""
+        return math.prod(self.sizes) * (self.dedup_codes - 1)
+
+    def require_capacity(self, items: int) -> None:
+        """Refuse a catalogue that has more items than there are Semantic IDs.
+
+        Raises:
+            ConfigError: it names levels and codes that would do.
+        """
+        if items <= self.capacity:
+            return
+        wanted = ROOM * items
+        widest = max(self.sizes)
+        codes = 1 << math.ceil(math.log2(wanted) / self.levels)
+        levels = math.ceil(math.log2(wanted) / math.log2(widest))
+        raise ConfigError(
+            f"index.levels: {self.levels} levels of {widest} codes and {self.dedup_codes} digits tell at most {self.capacity:,} items "
+            f"apart, but there are {items:,}; set index.codes={codes}, or index.levels={levels} index.codes={widest}"
+        )

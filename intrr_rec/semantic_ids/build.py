@@ -43,11 +43,12 @@ def build_semantic_ids(
 
     Raises:
         DataError, ArtefactError: unusable dataset or vectors, or another job is writing `out`; known before the work.
-        ConfigError: more codes than distinct points, more colliding items than de-duplication digits, or Semantic IDs below
+        ConfigError: more items than Semantic IDs (known before the work), more codes than distinct points, more colliding items than de-duplication digits, or Semantic IDs below
             a floor of `index.gate`.
     """
     with join_world() as world, ExitStack() as stack:
         dataset = Dataset.open(dataset_dir)
+        config.require_capacity(dataset.n_items)
         together = fits_together(config)
         drafts: list[Draft] = []
 

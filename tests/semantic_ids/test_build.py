@@ -99,7 +99,12 @@ def test_moved_items_have_paths_of_their_own_within_the_prefix_they_had(catalogu
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [({"dedup_codes": 2}, "raise index.dedup_codes"), ({"codes": 120}, "lower index.codes")]
+    ("change", "message"),
+    [
+        ({"dedup_codes": 2}, "at most 64 items apart, but there are 120; set index.codes=32"),
+        ({"dedup_codes": 3}, "raise index.dedup_codes"),
+        ({"codes": 120}, "lower index.codes"),
+    ],
 )
 def test_settings_that_cannot_work_leave_nothing_on_disk(catalogue, tmp_path, change, message):
     folder, _ = catalogue

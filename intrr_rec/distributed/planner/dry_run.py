@@ -11,6 +11,7 @@ import torch
 from intrr_rec.config import Recipe
 from intrr_rec.distributed.parallelize import META
 from intrr_rec.distributed.planner.hardware import GB, Machines
+from intrr_rec.distributed.planner.host import plan_host
 from intrr_rec.distributed.planner.plan import Plan, make_plan
 from intrr_rec.distributed.planner.traffic import estimate_traffic
 from intrr_rec.io.atomic import write_json
@@ -43,8 +44,9 @@ def plan_ahead(
         content_width: V of the item vectors, for `model.content`.
 
     Raises:
-        ConfigError: as `intrr train` on such machines.
+        ConfigError: as `intrr train` on such machines, or more items than there are Semantic IDs.
     """
+    recipe.index.require_capacity(items)
     topology = recipe.train.sharding.topology
     if memory_gb:
         topology = topology.model_copy(update={"memory_gb": memory_gb})
@@ -56,8 +58,10 @@ def plan_ahead(
     screen = console(width=140)
     screen.print(str(plan), highlight=False)
     screen.print(traffic.table())
+    host = plan_host(recipe, items=items, content_width=content_width)
+    screen.print(host.table())
     if out:
-        write_json(out, {"plan": plan.as_dict(), "traffic": traffic.as_dict()})
+        write_json(out, {"plan": plan.as_dict(), "traffic": traffic.as_dict(), "host": host.as_dict()})
     return plan
 
 
@@ -65,6 +69,6 @@ def meta_model(recipe: Recipe, items: int, content_width: int) -> Recommender:
     """The model of a recipe for a catalogue of that size, all of it on the meta device."""
     codes = [*recipe.index.sizes, recipe.index.dedup_codes]
     with META:
-        codes_IL = torch.empty(items, len(codes), dtype=torch.int64)
+        codes_IL = torch.empty(items, len(codes), dtype=torch.int32)
         keys_I = torch.empty(items, dtype=torch.int64) if recipe.model.zch.rows else None
         return make_model(recipe.model, codes_IL, codes, content_width if recipe.model.content else None, META, keys_I)

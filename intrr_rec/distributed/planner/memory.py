@@ -89,7 +89,7 @@ def other_bytes(
     parameters = _size(dense)
     found = {
         "dense parameters": parameters * (REPLICATED // FLOAT if training else 1) - (0 if moved else parameters),
-        "Semantic IDs and other buffers": _size(buffers) if moved else 0,
+        "buffers": _size(buffers) if moved else 0,
     }
     if managed:
         found["owners of managed rows"] = _size(list(managed.values())) // machines.ranks
@@ -101,7 +101,8 @@ def other_bytes(
         if codes_IL is not None
         else cast(EmbeddingCollection, model.uid).embedding_configs()[0].num_embeddings
     )
-    found["prefix trie, in evaluation"] = TRIE * items
+    if machines.device == "cuda":  # on CPUs it is mapped, once a host (`host.py`)
+        found["prefix trie, in evaluation"] = TRIE * items
     if model.token_width is not None and recipe.keeps_catalogue(items):
         own = math.ceil(items / machines.ranks)  # is made, then gathered with the others'
         found["catalogue's tokens, in evaluation"] = (1 + machines.ranks) * own * model.token_width * FLOAT

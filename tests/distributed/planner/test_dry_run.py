@@ -21,16 +21,29 @@ def recipe(*words):
 def test_a_billion_items_on_sixty_four_gpus(tmp_path):
     before = psutil.Process().memory_info().rss
     out = tmp_path / "plan.json"
-    plan = plan_ahead(recipe("train.sharding.uid=row_wise"), items=10**9, ranks=64, **ONE_HOST | {"out": out})
+    plan = plan_ahead(
+        recipe("train.sharding.uid=row_wise", "index.codes=2048"), items=10**9, ranks=64, **ONE_HOST | {"out": out}
+    )
     assert psutil.Process().memory_info().rss - before < 0.5e9
     table = json.loads(out.read_text())["plan"]["tables"][0]
     assert table["memory"]["device"] == 10**9 // 64 * (4 * WIDTH + 4)
     assert plan.total.device < 80e9
+    host = json.loads(out.read_text())["host"]
+    assert host["mapped"]["Semantic IDs"] == 10**9 * 4 * 2 and host["index_hours"] > 1
+
+
+def test_more_items_than_semantic_ids_are_refused_with_levels_and_codes_that_would_do():
+    with pytest.raises(
+        ConfigError, match=r"266,338,304 items apart, but there are 1,000,000,000; set index.codes=2048, or "
+    ):
+        plan_ahead(recipe("train.sharding.uid=row_wise"), items=10**9, ranks=64, **ONE_HOST)
+    for words in (["index.codes=2048"], ["index.levels=5", "index.codes=128"]):
+        recipe(*words).index.require_capacity(10**9)
 
 
 def test_a_billion_items_replicated_are_refused():
     with pytest.raises(ConfigError, match=r"1,000,000,000 x 128, data_parallel\) takes 2,560 GB"):
-        plan_ahead(recipe(), items=10**9, ranks=64, **ONE_HOST)
+        plan_ahead(recipe("index.codes=2048"), items=10**9, ranks=64, **ONE_HOST)
 
 
 @pytest.mark.parametrize("kind", ["intrr", "flattened", "sasrec", "tiger"])
