@@ -32,6 +32,7 @@ def prepare(
     recipe: Recipe | None = None,
     engine: Literal["duckdb", "spark"] = "duckdb",
     append: bool = False,
+    users: Where | None = None,
 ) -> Manifest:
     """Interaction logs → dataset artefact at `out` (`intrr prepare`).
 
@@ -41,6 +42,7 @@ def prepare(
         recipe: its section `prepare` counts; None is the defaults.
         engine: what filters, sorts and numbers; the bytes are the same.
         append: add to the dataset at `out`.
+        users: user table, for features of users.
 
     Raises:
         ConfigError, DataError, ArtefactError: as `intrr prepare`.
@@ -51,7 +53,10 @@ def prepare(
     logs = [interactions] if isinstance(interactions, str | Path) else interactions
     settings = (recipe or Recipe()).prepare
     table = None if items is None else Path(items)
-    return prepare_dataset(list(map(Path, logs)), table, Path(out), settings, EngineChoice(engine), append=append)
+    about = None if users is None else Path(users)
+    return prepare_dataset(
+        list(map(Path, logs)), table, Path(out), settings, EngineChoice(engine), append=append, users=about
+    )
 
 
 def embed(

@@ -104,6 +104,9 @@ def prepare(
     words: Described = None,
     interactions: Interactions = None,
     items: Annotated[Path | None, typer.Option("--items", help="Item table: item id, free columns, text.")] = None,
+    users: Annotated[
+        Path | None, typer.Option("--users", help="User table: user id, columns of prepare.features.user.")
+    ] = None,
     data: Data = Path("data"),
     engine: EngineName = "duckdb",
     master: Master = "local[*]",
@@ -118,9 +121,9 @@ def prepare(
     from intrr_rec.data.prepare.engines import EngineChoice
     from intrr_rec.data.prepare.prepare import prepare_dataset
 
-    logs = given_logs(words or (), interactions or (), items, data, config)
+    logs = given_logs(words or (), interactions or (), items, data, config, users)
     choice = EngineChoice(engine, master, memory_gb)
-    prepare_dataset(logs.interactions, logs.items, out, logs.settings, choice, append=append)
+    prepare_dataset(logs.interactions, logs.items, out, logs.settings, choice, append=append, users=logs.users)
     if not append:
         close(command("embed", "--dataset", out, "--out", out.parent / "vectors"), lies=out)
 
@@ -130,6 +133,9 @@ def validate(
     words: Described = None,
     interactions: Interactions = None,
     items: Annotated[Path | None, typer.Option("--items", help="Item table: item id, free columns, text.")] = None,
+    users: Annotated[
+        Path | None, typer.Option("--users", help="User table: user id, columns of prepare.features.user.")
+    ] = None,
     data: Data = Path("data"),
     out: Annotated[
         Path | None, typer.Option("--out", metavar=NEW_FILE, help="Page to write; NAME.validation.html if left out.")
@@ -140,8 +146,9 @@ def validate(
     from intrr_rec.cli.logs import given_logs
     from intrr_rec.reporting.validation import validate as run
 
-    logs = given_logs(words or (), interactions or (), items, data, config)
-    run(logs.name, logs.interactions, logs.items, logs.settings, out or Path(f"{logs.name}.validation.html"))
+    logs = given_logs(words or (), interactions or (), items, data, config, users)
+    page = out or Path(f"{logs.name}.validation.html")
+    run(logs.name, logs.interactions, logs.items, logs.settings, page, users=logs.users)
 
 
 @app.command()

@@ -12,18 +12,24 @@ from intrr_rec.errors import ConfigError
 
 @dataclass(frozen=True)
 class Logs:
-    """Raw logs, their item table, a name, and how they are prepared."""
+    """Raw logs, their item and user tables, a name, and how they are prepared."""
 
     name: str
     interactions: tuple[Path, ...]
     items: Path | None
     settings: PrepareConfig
+    users: Path | None = None
 
 
 def given_logs(
-    words: Sequence[str], interactions: Sequence[Path], items: Path | None, data: Path, config: Path | None
+    words: Sequence[str],
+    interactions: Sequence[Path],
+    items: Path | None,
+    data: Path,
+    config: Path | None,
+    users: Path | None = None,
 ) -> Logs:
-    """The logs of the descriptor among `words`, below `data`, or else `interactions` and `items`.
+    """The logs of the descriptor among `words`, below `data`, or else `interactions`, `items` and `users`.
 
     The descriptor's own settings give way to those of the recipe `config`, and these to the other words.
 
@@ -36,11 +42,11 @@ def given_logs(
     if len(descriptors) + bool(interactions) != 1:
         raise ConfigError("give either one descriptor (datasets/*.yaml) or --interactions FILE")
     if interactions:
-        return Logs(interactions[0].name, tuple(interactions), items, load_recipe(config, overrides).prepare)
+        return Logs(interactions[0].name, tuple(interactions), items, load_recipe(config, overrides).prepare, users)
     from intrr_rec.data.raw.descriptors import find_tables, load_descriptor
 
     path = Path(descriptors[0])
     descriptor = load_descriptor(path)
     settings = load_recipe(config, overrides, under=(path, {"prepare": descriptor.prepare})).prepare
     found = find_tables(descriptor, path, data)
-    return Logs(path.stem, found.interactions, items or found.items, settings)
+    return Logs(path.stem, found.interactions, items or found.items, settings, users or found.users)

@@ -33,6 +33,7 @@ class KindConfig(Section):
         dense_head: `model.dense` puts a dense head beside its own decoder.
         draws_negatives: it is always trained with sampled negatives (`model.dense.negatives`).
         learns: it is trained; one that is not ranks by `model.neighbours` alone.
+        reads_features: it reads features of events, items and users, where the dataset has some.
     """
 
     uses_backbone: ClassVar[bool] = False
@@ -43,6 +44,7 @@ class KindConfig(Section):
     dense_head: ClassVar[bool] = False
     draws_negatives: ClassVar[bool] = False
     learns: ClassVar[bool] = True
+    reads_features: ClassVar[bool] = False
 
 
 class ItemKnnConfig(KindConfig):
@@ -60,6 +62,7 @@ class IntrrConfig(KindConfig):
     ranks_by_path = True
     managed_rows = True
     dense_head = True
+    reads_features = True
 
 
 class FlattenedConfig(KindConfig):
@@ -249,6 +252,16 @@ class ModelConfig(ComponentSection):
     zch: ZchConfig = ZchConfig()
     uid_residual: bool = Field(False, description="not the paper's: E_i = sum of z_l + e_uid")
     content: bool = Field(False, description="not the paper's: a linear map of the item's vector is added to e_uid")
+    features: tuple[str, ...] | None = Field(
+        None,
+        description="features of the dataset that the model reads, by name; null: all; []: none (docs/features.md)",
+    )
+    unasked: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="of features that are asked for: share of the histories of a step that are trained without, so that nothing need be asked",
+    )
     dense: DenseConfig = DenseConfig()
     input_dropout: float = Field(0.2, ge=0, lt=1, description="dropout on the items of the history")
 

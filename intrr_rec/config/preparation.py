@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from intrr_rec.config.features import FeaturesConfig
 from intrr_rec.config.section import Section
 from intrr_rec.config.time_units import seconds_of
 
@@ -95,6 +103,27 @@ class PrepareConfig(Section):
         description="of global_time: the moments from which on events are for validation and for testing, ISO 8601 (UTC where "
         "no zone is given) or seconds since 1970; null: those before which 80 and 90 % of the interactions lie",
     )
+
+    users_column: Name | None = Field(None, description="user ids in the user table; null: called as in the logs")
+    users_separator: Separator | None = Field(
+        None, description="separator of the user table; null: told by its first line"
+    )
+    users_column_names: tuple[Name, ...] | None = Field(
+        None, description="columns, in order, of a user table without a header line; null: its first line names them"
+    )
+    encoding: Literal["utf-8", "latin-1"] = Field("utf-8", description="how the text tables are written")
+    features: FeaturesConfig = Field(
+        FeaturesConfig(), description="what else is read of logs, item table and user table (docs/features.md)"
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_defaults_of_features(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A dataset without features has the manifest it had before there were any."""
+        written: dict[str, Any] = handler(self)
+        for name in ("features", "users_column", "users_separator", "users_column_names", "encoding"):
+            if name in written and getattr(self, name) == type(self).model_fields[name].default:
+                del written[name]
+        return written
 
     @field_validator("split_at", mode="before")
     @classmethod

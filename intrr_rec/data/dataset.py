@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from intrr_rec.config.time_units import TimeUnit
 from intrr_rec.data.event_store import EventStore
+from intrr_rec.data.features.store import FEATURES, TABLES, DatasetFeatures, FeatureRecord
 from intrr_rec.data.loading.windows import IntArray
 from intrr_rec.errors import ArtefactError
 from intrr_rec.io import artefact
@@ -77,6 +78,7 @@ class Dataset:
         offsets: [U+1]; the events of user `u` are `items_E[offsets[u]:offsets[u+1]]`, at least three.
         moments: seconds since 1970 from which on events are for validation and for testing; None: leave-one-out.
         time_unit: what numbers in the time column of its logs counted; None: there were none.
+        features: of events, items and users; None where none were declared.
     """
 
     path: Location
@@ -87,6 +89,7 @@ class Dataset:
     offsets: np.ndarray
     moments: tuple[int, int] | None = None
     time_unit: TimeUnit | None = None
+    features: DatasetFeatures | None = None
 
     @classmethod
     def open(cls, path: Location) -> Dataset:
@@ -116,7 +119,14 @@ class Dataset:
         statistics = opened.record(STATISTICS, _Statistics)
         split, unit = statistics.split, statistics.time_unit
         moments = (split.valid_from, split.test_from) if split else None
-        return cls(path, manifest, counts.users, counts.items, events, events.offsets, moments, unit)
+        features = None
+        if FEATURES in manifest.files:
+            features = DatasetFeatures(opened.record(FEATURES, FeatureRecord), events)
+            for side, expected in (("item", counts.items), ("user", counts.users)):
+                name = TABLES[side]
+                if features.record.of(side) and opened.parquet(name).metadata.num_rows != expected:
+                    raise ArtefactError(f"{path}: {name} has not the {expected} rows of its {MANIFEST}")
+        return cls(path, manifest, counts.users, counts.items, events, events.offsets, moments, unit, features)
 
     @cached_property
     def items_E(self) -> np.ndarray:

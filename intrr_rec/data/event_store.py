@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from intrr_rec.data.loading.windows import IntArray
 from intrr_rec.errors import ArtefactError
@@ -89,13 +90,17 @@ class EventStore:
         Raises:
             ArtefactError: the file has gone or changed since the dataset was opened.
         """
+        return self.read_narrow(group, column, np.dtype(np.int64))
+
+    def read_narrow(self, group: int, column: str, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """As `read`, of any column and of the type that it has on disk."""
         found = self.groups[group]
         try:
             with self.folder.open(found.file) as handle:
                 lists = _only_chunk(pq.ParquetFile(handle, pre_buffer=True), found.number, column)
                 values = lists.flatten().to_numpy()
                 first, end = self.events_of(group)
-                if values.dtype != np.int64 or len(values) != end - first:
+                if values.dtype != dtype or len(values) != end - first:
                     raise OSError(f"its {column} are not an integer for each event")
                 return values
         except (OSError, pa.ArrowException) as error:
@@ -126,5 +131,5 @@ class EventStore:
         return values_E
 
 
-def _only_chunk(parquet: Any, number: int, column: Column) -> pa.ListArray:
+def _only_chunk(parquet: Any, number: int, column: str) -> pa.ListArray:
     return parquet.read_row_group(number, columns=[column])[column].combine_chunks()

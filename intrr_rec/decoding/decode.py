@@ -121,7 +121,12 @@ DECODERS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
 def scored_states(model: ItemRecommender, batch: Batch, catalogue_ID: Tensor | None) -> Tensor:
     """The state at each scored slot, `[B, D]`."""
     if catalogue_ID is None:
-        history_TD = F.embedding(batch.slot_T, model.represent(batch.items_U, batch.content_UV))
+        with_features = () if batch.features is None else (batch.features,)
+        represented_UD = model.represent(batch.items_U, batch.content_UV, *with_features)
+        history_TD = F.embedding(batch.slot_T, represented_UD)
     else:
         history_TD = F.embedding(batch.items_U[batch.slot_T], catalogue_ID)
+    slot_TD = model.slot_features(batch)
+    if slot_TD is not None:
+        history_TD = history_TD + slot_TD
     return model.states(history_TD, batch.layout, batch.scored_S)

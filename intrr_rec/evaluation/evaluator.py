@@ -217,7 +217,10 @@ class Evaluator:
         parts = []
         for ids_U in own.split(CATALOGUE_CHUNK):
             content_UV = None if content_IV is None else torch.from_numpy(content_IV[ids_U]).to(self.world.device)
-            parts.append(self.model.represent(ids_U.to(self.world.device), content_UV))
+            reader = self.inputs.feature_reader
+            features = None if reader is None else reader.items(ids_U.numpy())
+            with_features = () if features is None else (features.to(self.world.device),)
+            parts.append(self.model.represent(ids_U.to(self.world.device), content_UV, *with_features))
         return self.world.gather_rows(torch.cat(parts))[:n_items]
 
 

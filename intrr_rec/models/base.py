@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from intrr_rec.config import EvaluateConfig, KindConfig, ModelConfig
 from intrr_rec.data.loading.batch import Batch, Layout
+from intrr_rec.data.loading.features import BatchFeatures
 from intrr_rec.data.loading.windows import Windows, training_windows
 from intrr_rec.models.backbones.kv_cache import Cache, Prompts
 from intrr_rec.models.codes import batch_codes
@@ -34,6 +35,7 @@ class Catalogue:
         content_width: V of the content vectors, where `model.content` is on.
         keys_I: a number for every item that tells it in any catalogue, where `model.zch.rows` is set.
         device: that of the model's tables.
+        feature_rows: of the table of features that the model reads; 0: it reads none.
     """
 
     codes_IL: Tensor
@@ -41,6 +43,7 @@ class Catalogue:
     content_width: int | None
     keys_I: Tensor | None
     device: torch.device
+    feature_rows: int = 0
 
 
 class Recommender(nn.Module, ABC):
@@ -71,7 +74,7 @@ class Recommender(nn.Module, ABC):
     def build(cls, config: ModelConfig, catalogue: Catalogue) -> Recommender:
         """A freshly initialised model; `config.kind_settings` are its own settings."""
 
-    def represent(self, items_U: Tensor, content_UV: Tensor | None) -> Tensor:
+    def represent(self, items_U: Tensor, content_UV: Tensor | None, features: BatchFeatures | None = None) -> Tensor:
         """The embedding of each item, `[U, D]`; asked of models that have a `token_width`."""
         raise NotImplementedError(f"{type(self).__name__} has no item embeddings")
 
@@ -104,8 +107,12 @@ class ItemRecommender(Recommender):
     token_width: int
 
     @abstractmethod
-    def represent(self, items_U: Tensor, content_UV: Tensor | None) -> Tensor:
+    def represent(self, items_U: Tensor, content_UV: Tensor | None, features: BatchFeatures | None = None) -> Tensor:
         """The token of each item, `[U, D]`."""
+
+    def slot_features(self, batch: Batch) -> Tensor | None:
+        """What the features of events and users add to each slot's token, `[T, D]`; None of a model or batch without."""
+        return None
 
     @abstractmethod
     def states(self, history_TD: Tensor, layout: Layout, at_S: Tensor | None = None) -> Tensor:

@@ -20,11 +20,13 @@ from torch.utils.checkpoint import checkpoint
 
 from intrr_rec.config import IntrrConfig, ModelConfig
 from intrr_rec.data.loading.batch import Batch, Layout
+from intrr_rec.data.loading.features import BatchFeatures
 from intrr_rec.models.backbones.backbone import make_backbone
 from intrr_rec.models.base import Catalogue, ItemRecommender
 from intrr_rec.models.codes import batch_codes, item_codes, target_codes
 from intrr_rec.models.dense_head import DenseHead
 from intrr_rec.models.dropout import dropout
+from intrr_rec.models.embeddings.features import FeatureTable
 from intrr_rec.models.embeddings.tables import (
     CODEBOOK_TABLE,
     ITEM_CODEBOOK_TABLE,
@@ -69,7 +71,10 @@ class IntRR(ItemRecommender):
     def build(cls, config: ModelConfig, catalogue: Catalogue) -> IntRR:
         """The model for this catalogue."""
         ids = catalogue
-        return cls(config, ids.codes_IL, ids.codes_per_level, ids.content_width, ids.device, ids.keys_I)
+        made = cls(config, ids.codes_IL, ids.codes_per_level, ids.content_width, ids.device, ids.keys_I)
+        if ids.feature_rows:
+            made.features = FeatureTable(ids.feature_rows, config.width, ids.device)
+        return made
 
     def __init__(
         self,
@@ -100,22 +105,36 @@ class IntRR(ItemRecommender):
             self.item_ran = Ran(len(codes_per_level), width, config.ran)
         self.backbone = make_backbone(config, config.window)
         self.dense = DenseHead(config.dense, width) if config.dense.weight else None
+        self.features: FeatureTable | None = None
         self.content_map = nn.Linear(content_width or 0, width, bias=False) if config.content else None
         self.content_scale = width**0.5  # as the tables' rows: content and UID start and learn alike
         self.codes_IL = codes_IL  # no buffer: it stays on the host, and mapped
 
-    def items(self, items_U: Tensor, content_UV: Tensor | None, codebooks: Sequence[Tensor]) -> ItemSide:
+    def items(
+        self,
+        items_U: Tensor,
+        content_UV: Tensor | None,
+        codebooks: Sequence[Tensor],
+        features_UD: Tensor | None = None,
+    ) -> ItemSide:
         """E_i (Eq. 7) of each item, with the assignment it came from (Eq. 4-6).
 
         Args:
             items_U: dense item ids.
             content_UV: their vectors, where `content` is on.
             codebooks: what `self.codebooks()` gave; a RAN of the item side's own brings its own.
+            features_UD: what the features of each item add up to, where it has some.
         """
-        return self.assign(items_U, self.guidance(items_U, content_UV), codebooks)
+        return self.assign(items_U, self.guidance(items_U, content_UV, features_UD=features_UD), codebooks)
 
-    def guidance(self, items_U: Tensor, content_UV: Tensor | None, is_new_U: Tensor | None = None) -> Tensor:
-        """What guides the redistribution of each item, `[U, D]`: its UID row, and its content where that is on.
+    def guidance(
+        self,
+        items_U: Tensor,
+        content_UV: Tensor | None,
+        is_new_U: Tensor | None = None,
+        features_UD: Tensor | None = None,
+    ) -> Tensor:
+        """What guides the redistribution of each item, `[U, D]`: its UID row, its content where that is on, and its features.
 
         An item that is new has no UID row: whatever row is looked up counts as zero.
         """
@@ -123,14 +142,22 @@ class IntRR(ItemRecommender):
         rows_UD = look_up(self.uid, UID_TABLE, ids_U)
         if is_new_U is not None:
             rows_UD = rows_UD.masked_fill(is_new_U[:, None], 0)
-        return self.guide(rows_UD, content_UV)
+        return self.guide(rows_UD, content_UV, features_UD)
 
-    def guide(self, rows_UD: Tensor, content_UV: Tensor | None) -> Tensor:
+    def guide(self, rows_UD: Tensor, content_UV: Tensor | None, features_UD: Tensor | None = None) -> Tensor:
         """`guidance` from UID rows as a lookup gives them, times √D."""
         guidance_UD = rows_UD if self.uid_map is None else self.uid_map(rows_UD)
         if self.content_map is not None:
             guidance_UD = guidance_UD + self.content_map(content_UV) * self.content_scale
-        return guidance_UD
+        return guidance_UD if features_UD is None else guidance_UD + features_UD
+
+    def item_features(self, features: BatchFeatures | None) -> Tensor | None:
+        """What the features of each item add up to, `[U, D]`; None where there are none."""
+        return None if self.features is None or features is None else self.features(features)[1]
+
+    def slot_features(self, batch: Batch) -> Tensor | None:
+        """What event, user and what is asked for add to each slot's item embedding, `[T, D]`; None where there are none."""
+        return None if self.features is None or batch.features is None else self.features(batch.features)[0]
 
     def assign(self, items_U: Tensor, guidance_UD: Tensor, codebooks: Sequence[Tensor]) -> ItemSide:
         """`items` from guidance that is already there."""
@@ -146,9 +173,10 @@ class IntRR(ItemRecommender):
             mixture_UD = mixture_UD + guidance_UD
         return ItemSide(mixture_UD, log_p)
 
-    def represent(self, items_U: Tensor, content_UV: Tensor | None) -> Tensor:
+    def represent(self, items_U: Tensor, content_UV: Tensor | None, features: BatchFeatures | None = None) -> Tensor:
         """E_i of each item, `[U, D]`."""
-        return self.items(items_U, content_UV, self.codebooks()).representation_UD
+        features_UD = self.item_features(features)
+        return self.items(items_U, content_UV, self.codebooks(), features_UD).representation_UD
 
     def states(self, history_TD: Tensor, layout: Layout, at_S: Tensor | None = None) -> Tensor:
         """Backbone over item representations, `[T, D]` → `[T, D]` (Eq. 9), or `[S, D]` at some slots."""
@@ -164,9 +192,12 @@ class IntRR(ItemRecommender):
             its loss is part of `loss` and stands beside them as `dense`.
         """
         codebooks = self.codebooks()
-        items = self.items(batch.items_U, batch.content_UV, codebooks)
+        slot_TD = features_UD = None
+        if self.features is not None and batch.features is not None:
+            slot_TD, features_UD = self.features(batch.features)
+        items = self.items(batch.items_U, batch.content_UV, codebooks, features_UD)
         history_TD = F.embedding(batch.slot_T, items.representation_UD)
-        state_TD = self.states(history_TD, batch.layout)
+        state_TD = self.states(history_TD if slot_TD is None else history_TD + slot_TD, batch.layout)
         state_SD = state_TD[batch.scored_S]
         target_SL = target_codes(self.codes_IL, batch)
         rec_L = self._rec(state_SD, target_SL, codebooks) * batch.target_weight

@@ -27,10 +27,13 @@ def make_model(
     content_width: int | None,
     device: torch.device,
     keys_I: Tensor | None = None,
+    feature_rows: int = 0,
 ) -> Recommender:
     """The model a recipe names, for a catalogue with these Semantic IDs; `device` is that of its tables.
 
     Args:
         keys_I: the items' keys (`models/embeddings/zch.py`), where `config.zch.rows`.
+        feature_rows: of the table of features; 0: the model reads none.
     """
-    return model_class(config).build(config, Catalogue(codes_IL, codes_per_level, content_width, keys_I, device))
+    catalogue = Catalogue(codes_IL, codes_per_level, content_width, keys_I, device, feature_rows)
+    return model_class(config).build(config, catalogue)

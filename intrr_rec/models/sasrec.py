@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from intrr_rec.config import DenseConfig, ModelConfig, SasrecConfig
 from intrr_rec.data.loading.batch import Batch, Layout
+from intrr_rec.data.loading.features import BatchFeatures
 from intrr_rec.models.base import Catalogue, ItemRecommender
 from intrr_rec.models.dense_head import DenseHead
 from intrr_rec.models.embeddings.tables import UID_TABLE, look_up, make_collection
@@ -63,7 +64,7 @@ class SASRec(ItemRecommender):
         )
         self.input_dropout = nn.Dropout(config.dropout)
 
-    def represent(self, items_U: Tensor, content_UV: Tensor | None) -> Tensor:
+    def represent(self, items_U: Tensor, content_UV: Tensor | None, features: BatchFeatures | None = None) -> Tensor:
         """The item's row."""
         return look_up(self.uid, UID_TABLE, items_U)
 

@@ -28,7 +28,14 @@ _STYLE: dict[Severity, tuple[str, str]] = {
 _ORDER: tuple[Severity, ...] = ("error", "warning", "fine")
 
 
-def validate(name: str, interactions: Sequence[Path], items: Path | None, config: PrepareConfig, out: Path) -> None:
+def validate(
+    name: str,
+    interactions: Sequence[Path],
+    items: Path | None,
+    config: PrepareConfig,
+    out: Path,
+    users: Path | None = None,
+) -> None:
     """Examine raw logs, print what was found and write it to the page `out`.
 
     Raises:
@@ -36,7 +43,7 @@ def validate(name: str, interactions: Sequence[Path], items: Path | None, config
         PlaceError: the page cannot be written; known before anything is read.
     """
     require_writable(out)
-    found = examine(name, interactions, items, config)
+    found = examine(name, interactions, items, config, users)
     screen = console(markup=False)
     show(found, screen)
     write_text(out, page(found))

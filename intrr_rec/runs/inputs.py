@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 
 from intrr_rec.config import Recipe
 from intrr_rec.data.dataset import Dataset
+from intrr_rec.data.features.columns import find
+from intrr_rec.data.features.space import Space
 from intrr_rec.data.loading.batch import Collator
+from intrr_rec.data.loading.features import FeatureReader
 from intrr_rec.data.loading.negatives import CandidateSampler
 from intrr_rec.data.loading.streaming import StreamedWindows
 from intrr_rec.data.loading.windows import IntArray, Windows
-from intrr_rec.errors import ArtefactError, ConfigError, UserError
+from intrr_rec.errors import ArtefactError, ConfigError, DataError, UserError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import MANIFEST, require_parent
 from intrr_rec.io.storage import Location, location
@@ -64,12 +67,39 @@ class Inputs:
         keys_I = (
             None if config.zch.rows is None else item_keys(own for _, part in ids.own_ids() for own in part.to_pylist())
         )
-        model = make_model(config, ids.codes_IL, ids.codes_per_level, content_width, device, keys_I)
+        rows = self.space.rows
+        model = make_model(config, ids.codes_IL, ids.codes_per_level, content_width, device, keys_I, rows)
         if config.codebook_init == "stage1":
             for module in model.modules():
                 if isinstance(module, Codebooks):
                     module.start_from(ids.codebooks)
         return model if device.type == "meta" else model.to(device)
+
+    @cached_property
+    def space(self) -> Space:
+        """The feature columns that the model reads; none where the dataset or the kind of model has none.
+
+        Raises:
+            ConfigError: `model.features` names one that the dataset has not.
+        """
+        features, asked = self.dataset.features, self.recipe.model.features
+        columns = features.columns if features is not None else ()
+        if asked is None:
+            chosen = list(columns)
+        else:
+            try:
+                chosen = [column for name in dict.fromkeys(asked) for column in find(columns, name)]
+            except DataError as error:
+                raise ConfigError(f"model.features: {error} in {self.dataset.path}") from None
+        reads = self.recipe.model.kind_settings.reads_features
+        return Space(tuple(column for column in columns if column in chosen and reads))
+
+    @cached_property
+    def feature_reader(self) -> FeatureReader | None:
+        """Reads features of any events and items of the dataset; None where the model reads none."""
+        if self.dataset.features is None or not self.space.columns:
+            return None
+        return FeatureReader(self.space, self.dataset.features)
 
     @cached_property
     def calibration_U(self) -> NDArray[np.bool_]:
@@ -90,9 +120,15 @@ class Inputs:
         cut = partial(model_class(model).windows, window=model.window)
         if not self.streams:
             return cut(self.dataset.offsets, held_out=self.unlearned_U)
-        loader, held_out_U = self.recipe.train.loader, self.unlearned_U
+        loader, held_out_U, features = self.recipe.train.loader, self.unlearned_U, self.dataset.features
         return StreamedWindows(
-            self.dataset.events, held_out_U, cut, loader.pool_events, times=model.reads_times, readers=loader.workers
+            self.dataset.events,
+            held_out_U,
+            cut,
+            loader.pool_events,
+            times=model.reads_times,
+            readers=loader.workers,
+            features=None if features is None else (features, self.space.of("event")),
         )
 
     @property
@@ -111,6 +147,12 @@ class Inputs:
             items_E, times_E = np.empty(0, np.int64), None
         else:
             items_E, times_E = self.dataset.items_E, self.dataset.timestamps_E if model.reads_times else None
+        features = None
+        if self.dataset.features is not None and self.space.columns:
+            features = self.feature_reader
+            if training:
+                whole = not self.streams
+                features = FeatureReader(self.space, self.dataset.features, whole=whole, unasked=model.unasked)
         return Collator(
             items_E,
             model.window,
@@ -120,6 +162,7 @@ class Inputs:
             candidates,
             with_targets=training and model_class(model).with_targets,
             codes_IL=self.semantic_ids.codes_IL,
+            features=features,
         )
 
 
@@ -128,7 +171,7 @@ def open_inputs(recipe: Recipe, dataset: Location, semantic_ids: Path, vectors: 
 
     Raises:
         ArtefactError: the Semantic IDs were built from another dataset, or no user has enough events.
-        ConfigError: `model.content` without vectors, or `model.hstu.time_bias` without timestamps.
+        ConfigError: `model.content` without vectors, `model.hstu.time_bias` without timestamps, or a feature that is none.
     """
     data, ids = Dataset.open(dataset), SemanticIds.open(semantic_ids)
     require_parent(semantic_ids, ids.manifest, "dataset", dataset, data.manifest)
@@ -146,7 +189,11 @@ def open_inputs(recipe: Recipe, dataset: Location, semantic_ids: Path, vectors: 
         if (built_from := ids.manifest.parents.get("vectors")) != vectors_hash(vectors):
             raise ArtefactError(f"{vectors}: is not what {semantic_ids} was indexed from ({str(built_from)[:12]})")
         found = read_vectors(vectors, data)
-    return Inputs(recipe, data, ids, found if recipe.model.content else None, found if recipe.uses_neighbours else None)
+    inputs = Inputs(
+        recipe, data, ids, found if recipe.model.content else None, found if recipe.uses_neighbours else None
+    )
+    assert inputs.space is not None  # names that are none are refused now
+    return inputs
 
 
 def _known_vectors(semantic_ids: Path, data: Dataset) -> str:

@@ -186,11 +186,14 @@ def _move(
     ran = model.item_ran or model.ran
     codes_NL = inputs.semantic_ids.codes_IL[items_N].to(world.device).long()
     content_NV = None if inputs.content_IV is None else torch.from_numpy(inputs.content_IV[items_N]).to(world.device)
+    found = None if inputs.feature_reader is None else inputs.feature_reader.items(items_N.numpy())
+    with torch.no_grad():
+        features_ND = model.item_features(None if found is None else found.to(world.device))
     rows_ND = rows_ND.to(world.device)
     for step in range(steps + 1):
         rows_ND = rows_ND.detach().requires_grad_()
         with torch.enable_grad():
-            guidance_ND = model.guide(rows_ND * rows_ND.shape[1] ** 0.5, content_NV)
+            guidance_ND = model.guide(rows_ND * rows_ND.shape[1] ** 0.5, content_NV, features_ND)
             log_p = ran.redistribute(guidance_ND, codebooks)[1]
             nll_N = sid_nll(log_p, codes_NL).sum(1)
         if step == steps:

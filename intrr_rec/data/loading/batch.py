@@ -18,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from intrr_rec.data.features.space import Bag
+from intrr_rec.data.loading.features import BatchFeatures, FeatureReader
 from intrr_rec.data.loading.negatives import Candidates, CandidateSampler
 from intrr_rec.data.loading.windows import IntArray, Windows
 
@@ -87,10 +89,15 @@ class Batch:
     candidates: Candidates | None = None
     codes_UL: Tensor | None = None
     target_codes_SL: Tensor | None = None
+    features: BatchFeatures | None = None
 
     @classmethod
     def from_histories(
-        cls, histories: Sequence[Sequence[int]], window: int, times: Sequence[Sequence[int]] | None = None
+        cls,
+        histories: Sequence[Sequence[int]],
+        window: int,
+        times: Sequence[Sequence[int]] | None = None,
+        features: Sequence[Sequence[Bag]] | None = None,
     ) -> Batch:
         """Histories to rank after, without targets: `scored_S` is the last slot of each, in the order given.
 
@@ -98,6 +105,7 @@ class Batch:
             histories: dense item ids, the oldest first, none empty; of a longer one than N the newest are read.
             window: N.
             times: seconds of each event, and last those of the request; for a model that reads times.
+            features: what each event's slot adds up, for a model that reads features of slots.
         """
         newest = [np.asarray(history[-window:], dtype=np.int64) for history in histories]
         length_B = np.array([len(items) for items in newest])
@@ -129,6 +137,7 @@ class Batch:
             align_weight_U=torch.zeros(len(items_U)),
             content_UV=None,
             user_S=np.arange(len(newest)),
+            features=None if features is None else _slot_features(features, slot_E, len(item_T), window),
         )
 
     def seen_items(self) -> tuple[Tensor, Tensor]:
@@ -166,7 +175,15 @@ class Batch:
             candidates=None if self.candidates is None else self.candidates.to(device),
             codes_UL=None if self.codes_UL is None else move(self.codes_UL),
             target_codes_SL=None if self.target_codes_SL is None else move(self.target_codes_SL),
+            features=None if self.features is None else self.features.to(device),
         )
+
+
+def _slot_features(features: Sequence[Sequence[Bag]], slot_E: IntArray, slots: int, window: int) -> BatchFeatures:
+    bags: list[Bag] = [features[0][-1]] * slots  # padding asks for what is there anyway
+    for slot, bag in zip(slot_E.tolist(), (bag for each in features for bag in each[-window:]), strict=True):
+        bags[slot] = bag
+    return BatchFeatures.of_bags(bags)
 
 
 def pack(length_M: IntArray, capacity: int) -> tuple[IntArray, IntArray, int]:
@@ -212,6 +229,7 @@ class Collator:
         with_targets: also lay out the event after each window, in blocks of N + 1 slots: a model that reads the codes of
             a target to predict its next code is taught with them in place. Such a model reads no times.
         codes_IL: Semantic IDs by dense item id, for batches that go to another device than they lie on; None leaves them out.
+        features: reads the features of events, items and users, for a model that reads some.
     """
 
     def __init__(
@@ -225,6 +243,7 @@ class Collator:
         *,
         with_targets: bool = False,
         codes_IL: Tensor | None = None,
+        features: FeatureReader | None = None,
     ) -> None:
         assert not with_targets or times_E is None, "what follows a target may be another user's"
         self.items_E = items_E
@@ -235,11 +254,15 @@ class Collator:
         self.times_E = times_E
         self.candidates = candidates
         self.codes_IL = codes_IL
+        self.features = features
 
-    def over(self, items_E: IntArray, times_E: IntArray | None) -> Collator:
+    def over(
+        self, items_E: IntArray, times_E: IntArray | None, event_FE: Sequence[NDArray[np.integer]] = ()
+    ) -> Collator:
         """The same over other events."""
         other = copy(self)
         other.items_E, other.times_E = items_E, times_E
+        other.features = None if self.features is None else self.features.over(event_FE)
         return other
 
     def __call__(self, windows: Windows, rank: int = 0, replicas: int = 1, step: int = 0) -> Batch:
@@ -268,6 +291,9 @@ class Collator:
         if self.candidates is not None:
             places = torch.from_numpy(inverse[len(event_T) :])
             candidates = Candidates(*places.split([len(target_S), self.candidates.negatives]))
+        features = None
+        if self.features is not None:
+            features = self.features.batch(event_T, local.user_M[owner_T.clip(min=0)], items_U, step)
         return Batch(
             items_U=torch.from_numpy(items_U),
             slot_T=torch.from_numpy(inverse_T),
@@ -281,6 +307,7 @@ class Collator:
             candidates=candidates,
             codes_UL=None if self.codes_IL is None else self.codes_IL[torch.from_numpy(items_U)],
             target_codes_SL=None if self.codes_IL is None else self.codes_IL[torch.from_numpy(target_S)],
+            features=features,
         )
 
     def _lay_out(self, windows: Windows) -> tuple[IntArray, IntArray, NDArray[np.bool_]]:

@@ -18,8 +18,11 @@ from typing import Protocol
 from weakref import WeakValueDictionary
 
 import numpy as np
+from numpy.typing import NDArray
 
 from intrr_rec.data.event_store import EventStore
+from intrr_rec.data.features.columns import Column
+from intrr_rec.data.features.store import DatasetFeatures
 from intrr_rec.data.loading.batch import Collator
 from intrr_rec.data.loading.loader import Fetch
 from intrr_rec.data.loading.windows import IntArray, Windows
@@ -41,6 +44,7 @@ class Pool:
     items_P: IntArray
     times_P: IntArray | None
     windows: Windows
+    feature_FP: tuple[NDArray[np.integer], ...] = ()
 
 
 class StreamedWindows:
@@ -52,11 +56,21 @@ class StreamedWindows:
         pool_events: events shuffled together; a pool has at least one row group.
         times: whether to read the times, too.
         readers: threads that read row groups.
+        features: columns of events to read, too, and what reads them.
     """
 
     def __init__(
-        self, events: EventStore, held_out_U: IntArray, cut: Cut, pool_events: int, *, times: bool, readers: int
+        self,
+        events: EventStore,
+        held_out_U: IntArray,
+        cut: Cut,
+        pool_events: int,
+        *,
+        times: bool,
+        readers: int,
+        features: tuple[DatasetFeatures, Sequence[Column]] | None = None,
     ) -> None:
+        self.features = features
         self.events, self.held_out_U, self.cut = events, held_out_U, cut
         self.pool_events, self.times, self.readers = pool_events, times, readers
         found = [self.windows_of(group) for group in range(len(events.groups))]
@@ -96,12 +110,17 @@ class StreamedWindows:
         ends_G = np.cumsum(self.events_G[list(groups)])
         items_P = np.empty(ends_G[-1], np.int64)
         times_P = np.empty_like(items_P) if self.times else None
+        columns = self.features[1] if self.features else ()
+        feature_FP = tuple(np.empty(ends_G[-1], column.dtype) for column in columns)
 
         def read(place: int) -> None:
             span = slice(ends_G[place] - self.events_G[groups[place]], ends_G[place])
             items_P[span] = self.events.read(groups[place], "items")
             if times_P is not None:
                 times_P[span] = self.events.read(groups[place], "timestamps")
+            for column, values_P in zip(columns, feature_FP, strict=True):
+                assert self.features is not None
+                values_P[span] = self.features[0].of_group(groups[place], column)
 
         with ThreadPoolExecutor(self.readers, thread_name_prefix="loader-read") as readers:
             list(readers.map(read, range(len(groups))))
@@ -110,7 +129,7 @@ class StreamedWindows:
         windows = _concatenated(parts, firsts.tolist())
         if seeds is not None:
             windows = windows.take(np.random.default_rng(seeds).permutation(len(windows)))
-        return Pool(items_P, times_P, windows)
+        return Pool(items_P, times_P, windows, feature_FP)
 
 
 class StreamedOrder:
@@ -155,7 +174,7 @@ class StreamedOrder:
 
     def _gather(self, parts: Sequence[tuple[Future[Pool], slice]]) -> tuple[Windows, Collator]:
         """The windows, starting in a copy of their own stretches of events."""
-        windows, items, times, firsts, total = [], [], [], [], 0
+        windows, items, times, features, firsts, total = [], [], [], list[list[NDArray[np.integer]]](), [], 0
         for loading, span in parts:
             pool = loading.result()
             chosen = pool.windows.take(np.arange(span.start, span.stop))
@@ -165,11 +184,13 @@ class StreamedOrder:
             items.append(pool.items_P[event_S])
             if pool.times_P is not None:
                 times.append(pool.times_P[event_S])
+            features.append([values_P[event_S] for values_P in pool.feature_FP])
             windows.append(Windows(chosen.user_M, begin_M, chosen.length_M, chosen.first_scored_M))
             firsts.append(total)
             total += len(event_S)
         times_S = np.concatenate(times) if times else None
-        return _concatenated(windows, firsts), self.collate.over(np.concatenate(items), times_S)
+        feature_FS = [np.concatenate(column) for column in zip(*features, strict=True)]
+        return _concatenated(windows, firsts), self.collate.over(np.concatenate(items), times_S, feature_FS)
 
 
 def _concatenated(parts: Sequence[Windows], firsts: Sequence[int]) -> Windows:

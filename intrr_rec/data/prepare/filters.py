@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 Frame: TypeAlias = "nw.LazyFrame[Any]"
 
 PLACE = ("time", "nanos", "file", "row")  # the order of one user's events
+FEATURE = "feature_"  # begins the columns of the numbers of features
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Relations:
     """What a dataset is made of.
 
     Attributes:
-        events: user, item (dense), time; in the order of users, then of `PLACE`.
+        events: user, item (dense), time, and the numbers of each feature of events; in the order of users, then of `PLACE`.
         users: user, user_id; in order.
         items: item, item_id, first_seen; in order.
         counts: users, items, interactions.
@@ -261,7 +262,10 @@ def _require_kept(engine: Engine, kept: Kept, known: Known) -> None:
 
 def _sequences(events: Frame, users: Frame, items: Frame) -> Frame:
     named = events.join(users, on="user_id").join(items.select("item", "item_id"), on="item_id")
-    return named.select("user", "item", *PLACE).sort("user", *PLACE).select("user", "item", "time")
+    features = [name for name in events.collect_schema().names() if name.startswith(FEATURE)]
+    return (
+        named.select("user", "item", *PLACE, *features).sort("user", *PLACE).select("user", "item", "time", *features)
+    )
 
 
 def _lengths(lengths: dict[int, int]) -> dict[str, float]:

@@ -20,6 +20,8 @@ import pyarrow as pa
 from intrr_rec.config import PrepareConfig
 from intrr_rec.config.time_units import TimeUnit
 from intrr_rec.data.dataset import ITEMS, KIND, SEQUENCES, STATISTICS, USERS
+from intrr_rec.data.features.columns import Column
+from intrr_rec.data.features.prepare import FeatureTables
 from intrr_rec.data.prepare.append import Previous, write_rows_as_read
 from intrr_rec.data.prepare.engines import DuckDBEngine, Engine, EngineChoice
 from intrr_rec.data.prepare.filters import Relations, before_deduplication, filtered, numbered, relate
@@ -45,6 +47,7 @@ def prepare_dataset(
     engine: EngineChoice = EngineChoice(),  # noqa: B008 - frozen
     *,
     append: bool = False,
+    users: Path | None = None,
 ) -> Manifest:
     """Validate, filter, order and number raw logs, and write them as a dataset artefact.
 
@@ -55,6 +58,7 @@ def prepare_dataset(
         config: column names, filters and split.
         engine: what runs the filter, the order and the numbering; the bytes do not depend on it.
         append: add to the dataset at `out`, by its settings; see `append.py`.
+        users: optional user table in one of these formats, for features of users.
 
     Raises:
         ConfigError: the engine cannot be started; or a setting that is not that of the dataset to add to.
@@ -81,12 +85,16 @@ def prepare_dataset(
             unit = load_events(con, logs, kinds, config, first, previous.unit if previous else None)
             if config.keep_rows:
                 write_rows_as_read(con, draft.path, first)
+            features = FeatureTables(con, config, previous.path if previous else None)
+            features.encode_events()
             schema = previous.item_schema(con) if previous else None
             free = load_items(con, opened, kinds[config.item_column], config, schema) if items else None
+            features.read_items(opened, kinds[config.item_column])
+            features.read_users(users, kinds[config.user_column])
             with closing(engine.open(con, scratch)) as running:
                 relations = relate(running, config, previous.known(con) if previous else None)
                 draft.counts.update(relations.counts)
-                _write_relations(running, relations, draft.path, kinds, config, unit)
+                _write_relations(running, relations, draft.path, kinds, config, unit, features.of_events)
                 _hand_over_items(con, running, relations, scratch, kinds[config.item_column])
             if items:
                 report_items(con)
@@ -94,9 +102,11 @@ def prepare_dataset(
                 free = previous.merge_items(con, free)
             reader = con.sql(_items_sql(free or [], config.text_template)).to_arrow_reader(ROW_GROUP_ROWS)
             write_rows(reader, reader.schema, draft.path / ITEMS)
+            features.write(draft.path)
         shutil.rmtree(scratch)
         files = [file for path in interactions for file in table_files(path)]
         tables = {"interactions": files, "items": table_files(items) if items else []}
+        tables |= {"users": table_files(users)} if users else {}
         draft.parents.update(previous.manifest.parents if previous else {})
         for role, paths in tables.items():
             first = sum(known.startswith(f"{role}/") for known in draft.parents)
@@ -112,9 +122,10 @@ def _write_relations(
     kinds: dict[str, IdKind],
     config: PrepareConfig,
     unit: TimeUnit | None,
+    features: Sequence[Column],
 ) -> None:
     events = engine.batches(relations.events, ROW_GROUP_EVENTS)
-    write_sequences(events, folder / SEQUENCES / "part-00000.parquet", relations.counts["interactions"])
+    write_sequences(events, folder / SEQUENCES / "part-00000.parquet", relations.counts["interactions"], features)
     users = engine.batches(relations.users, ROW_GROUP_ROWS)
     schema = pa.schema([("user", pa.int64()), ("user_id", _arrow_type(kinds[config.user_column]))])
     write_rows(users, schema, folder / USERS)

@@ -5,7 +5,7 @@ Shape suffixes: E events, U users.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from rich.progress import Progress
 
 from intrr_rec.data.dataset import SEQUENCE_SCHEMA
+from intrr_rec.data.features.columns import Column
+from intrr_rec.data.features.store import sequence_field
 from intrr_rec.io.console import console, shows_bars
 
 ROW_GROUP_EVENTS = 1 << 20
@@ -21,21 +23,24 @@ ROW_GROUP_ROWS = 1 << 16
 NO_TIME = -1  # real times are not negative
 
 
-def write_sequences(batches: Iterable[pa.RecordBatch], path: Path, total: int) -> None:
-    """One row a user, from `total` rows (user, item, time) in the order of users and of their events."""
+def write_sequences(batches: Iterable[pa.RecordBatch], path: Path, total: int, features: Sequence[Column] = ()) -> None:
+    """One row a user, from `total` rows (user, item, time, feature columns) in the order of users and of their events."""
     path.parent.mkdir()
-    pending_3E = np.empty((3, 0), np.int64)
+    schema = pa.schema([*SEQUENCE_SCHEMA, *map(sequence_field, features)])
+    pending_3E = np.empty((3 + len(features), 0), np.int64)
     progress = Progress(console=console(stderr=True), transient=True, disable=not shows_bars())
-    with pq.ParquetWriter(path, SEQUENCE_SCHEMA, compression="zstd") as writer, progress:
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer, progress:
         task = progress.add_task("writing sequences", total=total)
         for batch in batches:
-            new_3E = np.stack([column.fill_null(NO_TIME).to_numpy() for column in batch.columns])
+            new_3E = np.stack(
+                [column.fill_null(NO_TIME).to_numpy().astype(np.int64, copy=False) for column in batch.columns]
+            )
             pending_3E = np.concatenate([pending_3E, new_3E], axis=1)
             while cut := _row_group_end(pending_3E[0]):
-                _write_group(writer, pending_3E[:, :cut])
+                _write_group(writer, pending_3E[:, :cut], schema)
                 pending_3E = pending_3E[:, cut:]
             progress.advance(task, batch.num_rows)
-        _write_group(writer, pending_3E)
+        _write_group(writer, pending_3E, schema)
 
 
 def write_rows(batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path) -> None:
@@ -53,13 +58,17 @@ def _row_group_end(users_E: np.ndarray) -> int:
     return end if end < len(users_E) else 0
 
 
-def _write_group(writer: pq.ParquetWriter, events_3E: np.ndarray) -> None:
+def _write_group(writer: pq.ParquetWriter, events_3E: np.ndarray, schema: pa.Schema) -> None:
     users_U, starts_U = np.unique(events_3E[0], return_index=True)
     offsets = pa.array(np.append(starts_U, events_3E.shape[1]), pa.int32())
-    items_U, times_U = (pa.ListArray.from_arrays(offsets, pa.array(values_E)) for values_E in events_3E[1:])
+    lists = [
+        pa.ListArray.from_arrays(offsets, pa.array(values_E).cast(field.type.value_type))
+        for values_E, field in zip(events_3E[1:], list(schema)[1:], strict=True)
+    ]
+    items_U, times_U, *features = lists
     if events_3E[2, 0] == NO_TIME:
         times_U = pa.nulls(len(users_U), times_U.type)
-    writer.write_batch(pa.record_batch([pa.array(users_U), items_U, times_U], schema=SEQUENCE_SCHEMA))
+    writer.write_batch(pa.record_batch([pa.array(users_U), items_U, times_U, *features], schema=schema))
 
 
 def _rebatch(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:

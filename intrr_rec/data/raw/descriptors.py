@@ -64,13 +64,14 @@ class Descriptor(Section):
         description="files below --data, in order; a pattern stands for its files by name"
     )
     items: str | None = Field(None, description="item table below --data")
+    users: str | None = Field(None, description="user table below --data, for features of users")
     vectors: str | None = Field(
         None, description="Parquet with item_id and embedding, for `python -m benchmarks.tables`"
     )
     about_vectors: str = Field("", description="what made the vectors, in words")
     prepare: dict[str, Any] = Field({}, description="settings of `intrr prepare`; words on the command line win")
 
-    @field_validator("interactions", "items", "vectors")
+    @field_validator("interactions", "items", "users", "vectors")
     @classmethod
     def _local(cls, names: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
         for name in (names,) if isinstance(names, str) else names or ():
@@ -104,6 +105,7 @@ class RawTables:
 
     interactions: tuple[Path, ...]
     items: Path | None
+    users: Path | None = None
 
 
 def load_descriptor(path: Path) -> Descriptor:
@@ -137,10 +139,11 @@ def find_tables(descriptor: Descriptor, path: Path, data: Path) -> RawTables:
     names = descriptor.interactions
     logs = [found for name in ((names,) if isinstance(names, str) else names) for found in _files(name, path, data)]
     items = _files(descriptor.items, path, data)[0] if descriptor.items else None
-    if missing := [file for file in (*logs, items) if file is not None and not file.exists()]:
+    users = _files(descriptor.users, path, data)[0] if descriptor.users else None
+    if missing := [file for file in (*logs, items, users) if file is not None and not file.exists()]:
         fetch = f"; `intrr fetch {path} --data {data}` brings it" if descriptor.download else ""
         raise DataError(f"{missing[0]}: no such file, and {path} names it{fetch}; or give its folder with --data")
-    return RawTables(tuple(logs), items)
+    return RawTables(tuple(logs), items, users)
 
 
 def _files(name: str, path: Path, data: Path) -> list[Path]:

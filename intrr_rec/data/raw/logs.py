@@ -17,6 +17,7 @@ import duckdb
 from intrr_rec.config import PrepareConfig
 from intrr_rec.config.preparation import MAX_ID_CHARACTERS
 from intrr_rec.config.time_units import TimeUnit
+from intrr_rec.data.features.encode import raws_of
 from intrr_rec.data.raw.files import (
     MISSING,
     IdKind,
@@ -137,6 +138,8 @@ def load_events(
     """
     user, item, time = config.user_column, config.item_column, config.time_column
     for n, raw in enumerate(logs, first):
+        for feature in raws_of(config.features, "event"):
+            feature.require(con, raw)
         read_events(con, n, raw, kinds, config)
         rows, *bad = con.execute(
             'SELECT count(*), min("row") FILTER (user_id IS NULL), min("row") FILTER (item_id IS NULL), '
@@ -157,9 +160,10 @@ def load_events(
 def create_events(con: duckdb.DuckDBPyConnection, kinds: dict[str, IdKind], config: PrepareConfig) -> None:
     """An empty table `events`, for ids of these kinds by column."""
     types = ("BIGINT" if kinds[name] == "integer" else "VARCHAR" for name in (config.user_column, config.item_column))
+    features = [each for each in raws_of(config.features, "event") if not each.reads_clock]
     con.execute(
         'CREATE TABLE events (file INTEGER, "row" BIGINT, user_id {}, item_id {}, time BIGINT, nanos BIGINT DEFAULT 0, '
-        "event VARCHAR)".format(*types)
+        "event VARCHAR{})".format(*types, "".join(f", {each.kept} {each.type}" for each in features))
     )
 
 
@@ -177,10 +181,14 @@ def read_events(
     unit: TimeUnit = "s" if config.time_unit == "auto" else config.time_unit
     seconds, nanos = ("NULL", "NULL") if time is None else time_sql(raw, time, unit)
     event_sql = "NULL" if config.event_column is None else raw.text_sql(config.event_column)
+    features = [each for each in raws_of(config.features, "event") if not each.reads_clock]
+    read |= dict.fromkeys(column for each in features for column in each.columns)
+    feature_sql = "".join(f", {each.sql(raw)}" for each in features)
     with readable(raw.path, raw.format, raw.packing):
         added = con.execute(
             f'INSERT INTO events SELECT {n}, "row", {raw.id_sql(user, kinds[user], numbers_too=as_text)}, '
-            f"{raw.id_sql(item, kinds[item], numbers_too=as_text)}, {seconds}, {nanos}, {event_sql} FROM {raw.scan(*read)}"
+            f"{raw.id_sql(item, kinds[item], numbers_too=as_text)}, {seconds}, {nanos}, {event_sql}{feature_sql} "
+            f"FROM {raw.scan(*read)}"
         ).fetchall()[0][0]
     if not added:
         raise DataError(f"{raw.path}: holds no rows; remove it or write it again")

@@ -16,12 +16,17 @@ from intrr_rec.data.validate.findings import Finding
 from intrr_rec.data.validate.log_checks import MANY, row_of, scalar_of
 
 
-def order_events(con: duckdb.DuckDBPyConnection, split: TimeSplit | None = None) -> None:
+def order_events(con: duckdb.DuckDBPyConnection, split: TimeSplit | None = None, features: int = 0) -> None:
     """Make `steps`: every kept interaction with its place in the user's history, its neighbours, and what the split makes of it.
 
     `learnt` says that it is of the training part, `target` that it is the user's test target, `rival` is the full time of the
     event that would be the target in its place, were the order of equal times another.
+
+    Args:
+        split: at two moments; None: leave-one-out.
+        features: how many columns of features the events have.
     """
+    also = "".join(f"feature_{n}, " for n in range(features))
     if split is None:
         learnt, target, rival = "place < length - 1", "place = length", "before"
     else:
@@ -29,7 +34,7 @@ def order_events(con: duckdb.DuckDBPyConnection, split: TimeSplit | None = None)
         target = f"time >= {split.test_from} AND coalesce(time_before < {split.test_from}, false)"
     con.execute(
         f"CREATE TABLE steps AS SELECT *, {learnt} AS learnt, {target} AS target, {rival} AS rival FROM (SELECT user_id, item_id, "
-        "time, nanos, lag(item_id) OVER history AS item_before, lag(time) OVER history AS time_before, lag((time, nanos)) OVER "
+        f"{also}time, nanos, lag(item_id) OVER history AS item_before, lag(time) OVER history AS time_before, lag((time, nanos)) OVER "
         "history AS before, lead((time, nanos)) OVER history AS after, row_number() OVER history AS place, count(*) OVER (PARTITION BY user_id) AS length FROM events "
         'WINDOW history AS (PARTITION BY user_id ORDER BY time, nanos, file, "row"))'
     )

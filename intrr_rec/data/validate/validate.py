@@ -16,20 +16,27 @@ import duckdb
 
 from intrr_rec.config import PrepareConfig
 from intrr_rec.config.time_units import TimeUnit
+from intrr_rec.data.features.columns import Column
 from intrr_rec.data.prepare.prepare import counted_events, filter_events, split_events
 from intrr_rec.data.raw.files import IdKind, RawFile, quoted
 from intrr_rec.data.raw.item_table import load_items, open_items
 from intrr_rec.data.raw.logs import bad_value, common_kinds, connect, create_events, open_logs, read_events
 from intrr_rec.data.raw.times import settle_unit
+from intrr_rec.data.validate import feature_checks, split_checks
 from intrr_rec.data.validate import log_checks as checks
-from intrr_rec.data.validate import split_checks
 from intrr_rec.data.validate.findings import Examination, Finding
 from intrr_rec.errors import DataError
 
 T = TypeVar("T")
 
 
-def examine(name: str, interactions: Sequence[Path], items: Path | None, config: PrepareConfig) -> Examination:
+def examine(
+    name: str,
+    interactions: Sequence[Path],
+    items: Path | None,
+    config: PrepareConfig,
+    users: Path | None = None,
+) -> Examination:
     """Look at raw logs as `intrr prepare` would read them.
 
     Args:
@@ -37,6 +44,7 @@ def examine(name: str, interactions: Sequence[Path], items: Path | None, config:
         interactions: files or folders of shards, in order.
         items: optional item table.
         config: column names and filter.
+        users: optional user table, for features of users.
     """
     found = Examination(name)
     with (
@@ -44,7 +52,7 @@ def examine(name: str, interactions: Sequence[Path], items: Path | None, config:
         closing(connect(Path(scratch))) as con,
     ):
         try:
-            for finding in _examine(con, found, interactions, items, config):
+            for finding in _examine(con, found, interactions, items, config, users):
                 found.findings.append(finding)
         except DataError as error:
             found.findings.append(Finding("prepare", "error", str(error)))
@@ -57,6 +65,7 @@ def _examine(
     interactions: Sequence[Path],
     items: Path | None,
     config: PrepareConfig,
+    users: Path | None,
 ) -> Iterator[Finding]:
     has_time = config.time_column is not None
     logs: list[RawFile] = []
@@ -69,11 +78,18 @@ def _examine(
     if items is not None:
         yield from _open_items(con, items, config, opened)
     kinds = common_kinds(con, logs, config, opened)
+    unread = list(feature_checks.require_features(con, logs, config))
+    yield from unread
+    if unread:
+        config = feature_checks.without_events(config)
     units: list[TimeUnit] = []
     has_time = (yield from _values(con, logs, kinds, config, units)) and has_time
     found.raw = raw = checks.extent(con)
     if not raw.interactions:
         return
+    columns: list[Column] = []
+    if config.features:
+        yield from feature_checks.profile(con, config, opened, users, kinds, columns)
     names = {"user_id": config.user_column, "item_id": config.item_column}
     yield from checks.check_ids(con, {ours: name for ours, name in names.items() if kinds[name] == "string"})
     yield from checks.check_duplicates(con, counted_events(con, config), config)
@@ -98,12 +114,13 @@ def _examine(
             split = split_events(con, config)
         except DataError as error:
             yield Finding("split", "error", str(error))
-    split_checks.order_events(con, split)
+    split_checks.order_events(con, split, len(columns))
     yield from checks.check_item_order(con)
     if config.split == "leave_one_out" or split:
         if has_time:
             yield from split_checks.check_ties(con, split)
         yield from split_checks.check_leakage(con, has_time, split)
+        yield from feature_checks.check_drift(con, columns)
     if split:
         yield from split_checks.check_split(con, split)
     if items is not None and content is not None:

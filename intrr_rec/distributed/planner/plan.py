@@ -27,6 +27,7 @@ from intrr_rec.distributed.planner.memory import USABLE, Bytes, largest_shard, o
 from intrr_rec.distributed.zch import managed_rows, sharders
 from intrr_rec.errors import ConfigError
 from intrr_rec.models.base import Recommender
+from intrr_rec.models.embeddings.features import FEATURE_TABLE
 from intrr_rec.models.embeddings.tables import UID_TABLE
 from intrr_rec.models.embeddings.zch import WAYS
 
@@ -150,7 +151,7 @@ def make_plan(
             sharding_types=list(table.costs),
             compute_kernels=["dense", kernel],
             min_partition=table.width // machines.ranks if "column_wise" in table.costs else None,
-            batch_sizes=[ids if table.name == UID_TABLE else table.rows],
+            batch_sizes=[ids if table.name in (UID_TABLE, FEATURE_TABLE) else table.rows],
         )
         for table in tables
     }
@@ -200,7 +201,7 @@ def _table_costs(
     tables = []
     for collection in filter(lambda m: isinstance(m, EmbeddingCollection), model.modules()):
         for table in cast(EmbeddingCollection, collection).embedding_configs():
-            key = "uid" if table.name == UID_TABLE else "codebooks"
+            key = "uid" if table.name in (UID_TABLE, FEATURE_TABLE) else "codebooks"
             asked, rows, width = getattr(config, key), table.num_embeddings, table.embedding_dim
             if asked == "auto":
                 ways = [
@@ -280,7 +281,7 @@ def _too_large(tables: list[_TableCost], others: Bytes, least: Bytes, machines: 
     ).device
     if way == "row_wise":
         whole = cost * machines.ranks
-    key = "uid" if largest.name == UID_TABLE else "codebooks"
+    key = "uid" if largest.name in (UID_TABLE, FEATURE_TABLE) else "codebooks"
     return f"{text}; use train.sharding.{key}=row_wise over at least {max(1, math.ceil(whole / share)):,} ranks"
 
 

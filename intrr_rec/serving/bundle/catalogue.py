@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from intrr_rec.data.dataset import Dataset
+from intrr_rec.data.loading.features import FeatureReader
 from intrr_rec.distributed.world import World
 from intrr_rec.models.intrr import IntRR
 from intrr_rec.runs.inputs import Inputs, open_inputs
@@ -36,6 +37,7 @@ class Catalogue:
         row_I: dense id of each in the run's tables; -1 where the run never saw it.
         neighbour_IV: item vectors by which neighbours are told, where there are some and the ranking asks for neighbours.
         content_IV: item vectors, where the model reads them.
+        features: reads the features of its items as rows of the run's table; None where the model reads none.
     """
 
     dataset: Dataset
@@ -43,12 +45,15 @@ class Catalogue:
     content_IV: NDArray[np.float32] | None
     row_I: Tensor
     neighbour_IV: NDArray[np.float32] | None = None
+    features: FeatureReader | None = None
 
     @classmethod
     def of_run(cls, inputs: Inputs) -> Catalogue:
         """The catalogue a run was trained on."""
         rows_I = torch.arange(inputs.dataset.n_items)
-        return cls(inputs.dataset, inputs.semantic_ids, inputs.content_IV, rows_I, inputs.neighbour_IV)
+        return cls(
+            inputs.dataset, inputs.semantic_ids, inputs.content_IV, rows_I, inputs.neighbour_IV, inputs.feature_reader
+        )
 
     @classmethod
     def grown(cls, inputs: Inputs, dataset: Path, semantic_ids: Path, vectors: Path | None) -> Catalogue:
@@ -60,7 +65,10 @@ class Catalogue:
         """
         later = open_inputs(inputs.recipe, dataset, semantic_ids, vectors)
         row_I = extended_places(inputs.semantic_ids, later.semantic_ids)
-        return cls(later.dataset, later.semantic_ids, later.content_IV, row_I, later.neighbour_IV)
+        reader = None
+        if inputs.feature_reader is not None:
+            reader = inputs.feature_reader.of_later(later.dataset.features, str(dataset))
+        return cls(later.dataset, later.semantic_ids, later.content_IV, row_I, later.neighbour_IV, reader)
 
     @property
     def newcomers(self) -> int:
@@ -86,7 +94,9 @@ class Catalogue:
         is_new_U = row_U < 0
         row_U = row_U.clamp(min=0)
         content_UV = None if self.content_IV is None else torch.from_numpy(self.content_IV[items_U]).to(device)
-        guidance_UD = model.guidance(row_U, content_UV, is_new_U)
+        features = None if self.features is None else self.features.items(items_U.numpy())
+        features_UD = model.item_features(None if features is None else features.to(device))
+        guidance_UD = model.guidance(row_U, content_UV, is_new_U, features_UD)
         e_UD = model.assign(row_U, guidance_UD, codebooks).representation_UD
         if bool(is_new_U.any()) and (content_UV is None or model.config.item_side == "lookup"):
             codes_UL = self.semantic_ids.codes_IL[items_U].to(device).long()

@@ -89,6 +89,10 @@ def write_bundle(run: Path, out: Path, rows: Width = "float32", grown: Grown | N
 
         def check(inputs: Inputs) -> None:
             require_exportable(inputs.recipe)
+            if inputs.space.reads_slots:
+                raise ConfigError(
+                    "export: a bundle holds no features of events and users yet; train with model.features=[]"
+                )
             if grown is None:
                 catalogues.append(Catalogue.of_run(inputs))
             else:

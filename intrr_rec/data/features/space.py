@@ -1,0 +1,100 @@
+"""All feature columns that a model reads as rows of one table, column after column: one look-up serves events, items and users.
+
+A column that is also asked for has two blocks of rows: what an action says of the item it was done with, and what it says of the item to
+come, are two things.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from intrr_rec.config.features import Side
+from intrr_rec.data.features.columns import MISSING, Column
+
+Bag = tuple[list[int], list[float]]  # rows of the table, and what each counts
+
+
+@dataclass(frozen=True)
+class Space:
+    """Where each column's rows begin.
+
+    Attributes:
+        columns: in the order of their rows.
+    """
+
+    columns: tuple[Column, ...]
+
+    @cached_property
+    def _firsts(self) -> tuple[dict[str, int], dict[str, int], int]:
+        own, asked, row = {}, {}, 0
+        for column in self.columns:
+            own[column.name], row = row, row + column.rows
+        for column in self.asked:
+            asked[column.name], row = row, row + column.rows
+        return own, asked, row
+
+    def first(self, column: Column) -> int:
+        """The row of a column's number 0."""
+        return self._firsts[0][column.name]
+
+    def first_asked(self, column: Column) -> int:
+        """The row of number 0 of a column as it is asked for."""
+        return self._firsts[1][column.name]
+
+    @property
+    def rows(self) -> int:
+        """Of the table."""
+        return self._firsts[2]
+
+    def of(self, side: Side) -> list[Column]:
+        """The columns of events, items or users."""
+        return [column for column in self.columns if column.side == side]
+
+    @cached_property
+    def asked(self) -> list[Column]:
+        """Columns of events that are also given for the event to predict."""
+        return [column for column in self.columns if column.asked]
+
+    @property
+    def reads_slots(self) -> bool:
+        """Whether slots of a history have features: of their event, of what was asked, of the user."""
+        return bool(self.of("event") or self.of("user"))
+
+    @property
+    def reads_items(self) -> bool:
+        """Whether items have features."""
+        return bool(self.of("item"))
+
+    def slot_bags(
+        self, events: Sequence[Sequence[int]], asked: Sequence[int] | None, user: Sequence[Sequence[int]]
+    ) -> list[Bag]:
+        """What each slot of one history asks the table for.
+
+        Args:
+            events: the numbers of each event, in the order of `of("event")`.
+            asked: the numbers asked for after the last event, in the order of `asked`; None: nothing is.
+            user: the numbers of each column of `of("user")`.
+        """
+        columns, own, weights = self.of("event"), list[int](), list[float]()
+        for column, numbers in zip(self.of("user"), user, strict=True):
+            own += [self.first(column) + number for number in numbers]
+            weights += [1 / len(numbers)] * len(numbers)
+        places = [columns.index(column) for column in self.asked]
+        after = [[event[place] for place in places] for event in events[1:]]
+        after.append(list(asked) if asked is not None else [MISSING] * len(places))
+        bags = []
+        for event, next_ones in zip(events, after, strict=True):
+            rows = [self.first(column) + number for column, number in zip(columns, event, strict=True)]
+            rows += [self.first_asked(column) + number for column, number in zip(self.asked, next_ones, strict=True)]
+            bags.append((rows + own, [1.0] * len(rows) + weights))
+        return bags
+
+
+def narrow(values: NDArray[np.int64], column: Column) -> NDArray[np.integer]:
+    """Numbers of a column in its narrowest type."""
+    return values.astype(column.dtype)

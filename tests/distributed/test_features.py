@@ -1,0 +1,68 @@
+"""Two processes train a model with a feature of every kind as one does, however its tables are sharded, and resume each other."""
+
+import pytest
+
+from intrr_rec.training.trainer import train
+from tests import tiny
+from tests.data.features import rich
+from tests.distributed.launch import train_all
+from tests.distributed.test_world_sizes import figures, worst
+
+TOLERANCE = 1e-4
+VARIANTS = {
+    "data_parallel": ("train.sharding.uid=data_parallel",),
+    "row_wise": ("train.sharding.uid=row_wise", "train.sharding.codebooks=table_wise"),
+}
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory):
+    return rich.make_line(tmp_path_factory.mktemp("line"))
+
+
+def words(variant, epochs):
+    return (
+        *VARIANTS[variant],
+        f"train.epochs={epochs}",
+        "train.batch_users=13",  # a last step of a single window: one of two ranks has nothing of it
+        "train.learning_rate=0.01",
+        "train.weight_decay=0.1",
+        "evaluate.beam=10",
+        "model.unasked=0.3",
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(line, tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    found = {
+        (variant, sizes): root / f"{variant}-{sizes}" for variant in VARIANTS for sizes in ("1-1", "2-2", "2-1", "4-4")
+    }
+    for variant in VARIANTS:
+        train(tiny.recipe(*words(variant, 2)), **line.inputs(), out=found[variant, "1-1"])
+    on_two = {
+        found[variant, sizes]: words(variant, 1 if sizes == "2-1" else 2)
+        for variant in VARIANTS
+        for sizes in ("2-2", "2-1")
+    }
+    train_all(root, line, on_two, world_size=2)
+    train_all(root, line, {found["row_wise", "4-4"]: words("row_wise", 2)}, world_size=4)
+    for variant in VARIANTS:
+        train(tiny.recipe(*words(variant, 2)), **line.inputs(), out=found[variant, "2-1"])
+    return found
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("sizes", ["2-2", "2-1"])
+def test_figures_equal_those_of_one_process(runs, variant, sizes):
+    reference = figures(runs[variant, "1-1"])
+    assert worst(figures(runs[variant, sizes]), reference) < TOLERANCE
+
+
+def test_four_ranks_too(runs):
+    assert worst(figures(runs["row_wise", "4-4"]), figures(runs["row_wise", "1-1"])) < TOLERANCE
+
+
+def test_one_plan_places_all_tables(runs):
+    plan = (runs["row_wise", "2-2"] / "plan.json").read_text()
+    assert '"features"' in plan and '"uid"' in plan
