@@ -33,7 +33,7 @@ def test_a_descriptor_too(tmp_path, monkeypatch):
     [
         ("configs/bets.yaml", "did you mean 'best'"),
         ("bets", "did you mean 'best'"),
-        ("configs/zzzzzz.yaml", "there are best, best_with_neighbours"),
+        ("configs/zzzzzz.yaml", "there are best, best_with_times"),
         ("zzzzzz.yaml", "cannot be read"),
         ("elsewhere/best.yaml", "cannot be read"),
     ],

@@ -69,16 +69,28 @@ def make_line(
     step = np.concatenate([np.arange(n) for n in lengths])
     shift = np.where(rng.random(len(step)) < noise, rng.integers(0, items, len(step)), 0)
     events = {"user_id": np.repeat(np.arange(users), lengths), "item_id": (start + step + shift) % items}
-    pq.write_table(pa.table(events | ({"timestamp": step} if times else {})), folder / "logs.parquet")
-    vectors = rng.normal(size=(items, 6)).astype(np.float32)
-    pq.write_table(pa.table({"item_id": np.arange(items), "embedding": list(vectors)}), folder / "vectors.parquet")
-    line = Line(folder / "dataset", folder / "semantic_ids", folder / "vectors.parquet")
     config = PrepareConfig(
         k_core=1,
         time_column="timestamp" if times else None,
         split="global_time" if split_at else "leave_one_out",
         split_at=split_at,
     )
+    return line_of(folder, events | ({"timestamp": step} if times else {}), items, config, rng, index)
+
+
+def line_of(
+    folder: Path,
+    events: dict[str, Any],
+    items: int,
+    config: PrepareConfig,
+    rng: np.random.Generator,
+    index: IndexConfig = INDEX,
+) -> Line:
+    """The line of these events, with vectors that tell nothing."""
+    pq.write_table(pa.table(events), folder / "logs.parquet")
+    vectors = rng.normal(size=(items, 6)).astype(np.float32)
+    pq.write_table(pa.table({"item_id": np.arange(items), "embedding": list(vectors)}), folder / "vectors.parquet")
+    line = Line(folder / "dataset", folder / "semantic_ids", folder / "vectors.parquet")
     prepare_dataset([folder / "logs.parquet"], None, line.dataset, config)
     build_semantic_ids(line.dataset, line.vectors, line.semantic_ids, index)
     return line

@@ -13,12 +13,14 @@ from benchmarks.tables.tables import MISSING, command
 from intrr_rec.io.artefact import file_hash
 
 DIGITS = 12
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def card(grid: str, row: Row) -> str:
     """The card of a row that has figures; a line a run."""
     lines = [f"<details><summary>{row.first.name}: {row.model.label}</summary>", "", command(grid, row.first.name), ""]
-    recipe = f"`configs/{row.first.recipe_file.name}`"
+    file = row.first.recipe_file
+    recipe = f"`{file.relative_to(ROOT).as_posix() if file.is_relative_to(ROOT) else file.name}`"
     lines += [f"Recipe {recipe}" + (", " + ", ".join(f"`{w}`" for w in row.first.words) if row.first.words else ""), ""]
     if row.first.measure == "accuracy":
         lines += _runs(row)

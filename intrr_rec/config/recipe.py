@@ -132,8 +132,10 @@ def same_run(saved: Path, recipe: Recipe) -> bool:
     Those are not read, and a later version may name their keys otherwise than the one that saved them.
     """
     try:
-        tree = read_yaml(saved)
-        return parse(_own(tree), str(saved)) == parse(_own(recipe.model_dump(mode="json")), "recipe")
+        tree, asked = _own(read_yaml(saved)), _own(recipe.model_dump(mode="json"))
+        if recipe.evaluate.exclude_seen is None:  # left to the data, which decided when the run began
+            tree = tree | {"evaluate": tree.get("evaluate", {}) | {"exclude_seen": None}}
+        return parse(tree, str(saved)) == parse(asked, "recipe")
     except ConfigError:
         return False
 

@@ -91,9 +91,10 @@ class EvaluateConfig(Section):
         description="what path_and_dense ranks: the items of the beam, or also the `beam` items of the best dense scores, "
         "found by scoring the whole catalogue",
     )
-    exclude_seen: bool = Field(
+    exclude_seen: bool | None = Field(
         False,
-        description="leave the items of a user's whole history out of the ranking",
+        description="leave the items of a user's whole history out of the ranking; null: as the log says, which is when fewer "
+        "than one training event in 200 goes back to an item that its user had before",
     )
     path_weight: float = Field(0.5, ge=0, description="of log P beside the dense score")
     batch_users: int = Field(

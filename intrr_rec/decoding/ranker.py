@@ -16,13 +16,14 @@ from intrr_rec.config import EvaluateConfig
 from intrr_rec.data.loading.batch import Batch
 from intrr_rec.decoding.beam import beam_search
 from intrr_rec.decoding.filters import Allowed
+from intrr_rec.decoding.repeats import REPEATS, SeenItems
 from intrr_rec.models.dense_head import DenseHead
 from intrr_rec.models.embeddings.item_embeddings import Rows
 from intrr_rec.models.neighbours import TERMS, NeighbourTable
 from intrr_rec.models.ran_decoder import Steps
 from intrr_rec.semantic_ids.trie import PrefixTrie
 
-FEATURES = ("dense", "path", *TERMS)
+FEATURES = ("dense", "path", *TERMS, *REPEATS)
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ class Ranker:
     ) -> tuple[Tensor, Tensor]:
         """What `rank` orders: distinct items `[B, W]` (-1 where a place is left empty) and their features `[B, W, F]`.
 
-        The features are the dense score and log P; then, with neighbours, their terms (`models/neighbours.py`: `TERMS`).
+        The features are the dense score and log P; then, with neighbours, their terms (`models/neighbours.py`: `TERMS`) and
+        what the history says of items it holds (`decoding/repeats.py`: `REPEATS`).
         """
         beam = beam_search(self.ran, self.trie, state_BD, settings.beam, settings.normalize, allowed)
         return self._features(state_BD, *beam, batch, settings, allowed)
@@ -102,11 +104,14 @@ class Ranker:
         if settings.pool == "beam_and_dense":
             found_BW, found_score_BW = self.dense.best(state_BD, self.rows, settings.beam, batch, allowed_BI)
             pool.append(found_BW.masked_fill(found_score_BW == -torch.inf, -1))
-        around = None
+        around = seen = None
         if settings.rank_by == "path_dense_and_neighbours":
             assert self.neighbours is not None
             around = self.neighbours.around(batch)
             pool.append(around.best(self.neighbours.weights(), settings.beam, allowed_BI)[0])
+            seen = SeenItems.of(batch)
+            if not settings.exclude_seen:
+                pool.append(seen.newest(settings.beam, allowed_BI))
         for place in range(1, len(pool)):  # an item stands where it was found first
             for earlier in pool[:place]:
                 pool[place] = pool[place].masked_fill((pool[place][:, :, None] == earlier[:, None]).any(-1), -1)
@@ -117,6 +122,6 @@ class Ranker:
         candidate_BWD = self.rows.take(items_BW.clamp(min=0))
         features = [self.dense.score(state_BD, candidate_BWD, items_BW, batch)[..., None]]
         features.append(log_p_BW.masked_fill(items_BW < 0, 0)[..., None])
-        if around is not None:
-            features.append(around.at(items_BW))
+        if around is not None and seen is not None:
+            features += [around.at(items_BW), seen.at(items_BW)]
         return items_BW, torch.cat(features, dim=-1)

@@ -28,13 +28,14 @@ from intrr_rec.runs.inputs import Inputs
 from intrr_rec.runs.open_run import open_run
 from intrr_rec.runs.parts import publish, write_part
 from intrr_rec.runs.run_files import INSPECTION, RECOMMENDATIONS, RESULTS
-from intrr_rec.runs.run_record import read_run_record
+from intrr_rec.runs.run_record import read_recipe, read_run_record
 from intrr_rec.semantic_ids.collisions import code_groups
 
 FIX = "make room or get the right to write there, then give the same command again"
 TOP = 20
 EXAMPLES = 8
 OFTEN_SEEN = 1 << 17  # items among which two that share codes are looked for
+FITTED_FOR = ("rank_by", "pool", "exclude_seen")  # with another of them the ranking's weights are fitted anew
 SHOWN = ("recall@10", "ndcg@10")
 
 
@@ -54,7 +55,11 @@ def evaluate_run(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
     with writing_to(run, FIX), join_world() as world, claimed(run, world):
         opened = open_run(run, world, overrides)
         evaluator = Evaluator(opened.model, opened.inputs, world)
-        evaluator.use(opened.state.get("ranking"))
+        fitted = read_recipe(run).evaluate
+        if all(getattr(fitted, name) == getattr(opened.inputs.recipe.evaluate, name) for name in FITTED_FOR):
+            evaluator.use(opened.state.get("ranking"))
+        else:
+            evaluator.fit()
         state = opened.state
         if opened.checkpoints is not None:
             # The best was saved in the midst of the run: how long the run lasted, the newest knows.

@@ -21,6 +21,7 @@ from intrr_rec.data.loading.features import FeatureReader
 from intrr_rec.data.loading.negatives import CandidateSampler
 from intrr_rec.data.loading.streaming import StreamedWindows
 from intrr_rec.data.loading.windows import IntArray, Windows
+from intrr_rec.data.repeats import share_of_repeats
 from intrr_rec.errors import ArtefactError, ConfigError, DataError, UserError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import MANIFEST, require_parent
@@ -33,6 +34,8 @@ from intrr_rec.runs.run_record import RunHashes, input_place, read_recipe, read_
 from intrr_rec.semantic_ids.artefact import SemanticIds
 from intrr_rec.vectors.table import KIND as VECTORS
 from intrr_rec.vectors.table import read_vectors, vectors_hash
+
+FEW_REPEATS = 1 / 200  # share of training events below which people do not come back to what they had
 
 
 @dataclass(frozen=True)
@@ -167,13 +170,16 @@ class Inputs:
 
 
 def open_inputs(recipe: Recipe, dataset: Location, semantic_ids: Path, vectors: Path | None) -> Inputs:
-    """Open and cross-check the artefacts of a run.
+    """Open and cross-check the artefacts of a run; what the recipe leaves to the data is decided.
 
     Raises:
         ArtefactError: the Semantic IDs were built from another dataset, or no user has enough events.
         ConfigError: `model.content` without vectors, `model.hstu.time_bias` without timestamps, or a feature that is none.
     """
     data, ids = Dataset.open(dataset), SemanticIds.open(semantic_ids)
+    if recipe.evaluate.exclude_seen is None:
+        decided = {"exclude_seen": share_of_repeats(data) < FEW_REPEATS}
+        recipe = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update=decided)})
     require_parent(semantic_ids, ids.manifest, "dataset", dataset, data.manifest)
     if recipe.model.reads_times and not data.has_times:
         raise ConfigError(

@@ -75,6 +75,7 @@ def train(
         Stopped: SIGTERM or SIGINT came, and all is saved; or another rank was lost.
     """
     inputs = open_inputs(recipe, dataset, semantic_ids, vectors)
+    recipe = inputs.recipe
     if init_from is not None and not recipe.model.kind_settings.learns:
         raise ConfigError(f"--init-from: model.kind {recipe.model.kind} is not trained; leave it out")
     _require_same_recipe(recipe, out)

@@ -10,7 +10,7 @@ from intrr_rec.data.raw.descriptors import load_descriptor
 from intrr_rec.errors import ConfigError
 from tests.benchmarks.tables.mini import GRID, lay_out, write
 
-TABLES = {"table1": 51, "table2": 4, "table3": 3, "table4": 5, "lambda": 8, "beyond": 9, "sports": 11, "neighbours": 15}
+TABLES = {"table1": 51, "table2": 4, "table3": 3, "table4": 5, "lambda": 8, "beyond": 9, "sports": 11, "neighbours": 21}
 
 
 def cells_of(name: str, seeds=()) -> list[Cell]:
