@@ -9,7 +9,6 @@ import typer
 
 from intrr_rec.cli.closing import close, command
 from intrr_rec.cli.options import NEW_FILE, Config, Out, Overrides, Vectors, recipe_of
-from intrr_rec.config.serving import EXCLUDE_SEEN
 from intrr_rec.errors import ConfigError
 
 
@@ -57,8 +56,11 @@ def recommend(
     batch: Annotated[int, typer.Option(min=1, help="Users decoded together.")] = 256,
     shard_users: Annotated[int, typer.Option(min=1, help="Users a file, and what a killed job may lose.")] = 16_384,
     exclude_seen: Annotated[
-        bool, typer.Option("--exclude-seen/--keep-seen", help="Leave out the items of the user's own history.")
-    ] = EXCLUDE_SEEN,
+        bool | None,
+        typer.Option(
+            "--exclude-seen/--keep-seen", help="Leave out the items of the user's own history. [default: as evaluated]"
+        ),
+    ] = None,
     deny: Annotated[Path | None, typer.Option("--deny", help="Text file of item ids nobody gets.")] = None,
     allow: Annotated[Path | None, typer.Option("--allow", help="Text file of the item ids that may be had.")] = None,
     where: Annotated[list[str] | None, typer.Option("--where", help="COLUMN=VALUE of the items; repeatable.")] = None,

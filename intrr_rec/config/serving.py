@@ -6,10 +6,6 @@ from pydantic import Field
 
 from intrr_rec.config.section import Section
 
-# Whether a user gets items of the own history where nothing is said: one default for Python, batch jobs, the server and its
-# page. Evaluation excludes nothing either, so the lists are those that were measured.
-EXCLUDE_SEEN = False
-
 
 class ServeConfig(Section):
     """The online server (`intrr serve`): batching and limits."""

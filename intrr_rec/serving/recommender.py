@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from intrr_rec.config.serving import EXCLUDE_SEEN
 from intrr_rec.config.time_units import said
 from intrr_rec.data.loading.batch import Batch
 from intrr_rec.decoding.beam import beam_search
@@ -34,15 +33,15 @@ class Filters:
     """What a user may get. Filters leave the scores of the items that remain as they are.
 
     Attributes:
-        exclude_seen: nothing that is in the user's history, all of it. A bundle that was evaluated so
-            (`evaluate.exclude_seen`) leaves it out in any case.
+        exclude_seen: nothing that is in the user's history, all of it; None is as the bundle was evaluated
+            (`evaluate.exclude_seen`).
         deny: dense ids that the user may not get.
         allow: dense ids that the user may get; None is all.
         where: column of the bundle's items → values, one of which an item must have.
         newer_than: seconds since 1970; items that somebody had before are left out.
     """
 
-    exclude_seen: bool = EXCLUDE_SEEN
+    exclude_seen: bool | None = None
     deny: Sequence[int] = ()
     allow: Sequence[int] | None = None
     where: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -299,10 +298,11 @@ class Recommender:
         return self.bundle.leaves.allow(before_I1, denied)
 
     def _denied(self, histories: Sequence[Sequence[int]], filters: Sequence[Filters]) -> Tensor | None:
+        default = self.bundle.settings.evaluate.exclude_seen
         each = [
             [
                 *(() if chosen.many_denied() else chosen.deny),
-                *(history if chosen.exclude_seen or self.bundle.settings.evaluate.exclude_seen else ()),
+                *(history if (default if chosen.exclude_seen is None else chosen.exclude_seen) else ()),
             ]
             for chosen, history in zip(filters, histories, strict=True)
         ]

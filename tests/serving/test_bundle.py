@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import load_file
 
 from intrr_rec.cli.serving import recommend
-from intrr_rec.config.serving import EXCLUDE_SEEN
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.distributed.parallelize import META, parallelize
 from intrr_rec.distributed.world import join_world
@@ -33,7 +32,6 @@ from intrr_rec.serving.bundle.bundle import KIND, SETTINGS, Bundle
 from intrr_rec.serving.bundle.export import write_bundle
 from intrr_rec.serving.bundle.report import report_bundle
 from intrr_rec.serving.bundle.tensor_file import TensorFile
-from intrr_rec.serving.http.app import PAGE
 from intrr_rec.serving.http.schemas import Filters as Asked
 from intrr_rec.serving.recommender import Filters, Recommender
 from intrr_rec.training.trainer import train
@@ -278,7 +276,15 @@ def test_the_example_of_the_page_runs(bundles, kind):
 
 def test_what_the_history_holds_is_left_out_by_one_default_everywhere():
     default = inspect.signature(read_filters).parameters["exclude_seen"].default
-    page = (PAGE / "index.html").read_text()
-    [box] = re.findall(r"<input id=\"seen\"[^>]*>", page)
-    assert Asked().exclude_seen == Filters().exclude_seen == default == EXCLUDE_SEEN == ("checked" in box)
-    assert inspect.signature(recommend).parameters["exclude_seen"].default == EXCLUDE_SEEN
+    assert Asked().exclude_seen is Filters().exclude_seen is default is None
+    assert inspect.signature(recommend).parameters["exclude_seen"].default is None
+
+
+@pytest.mark.parametrize(("kind", "excluded"), [("neighbours", True), ("path", False)])
+def test_where_nothing_is_said_the_history_is_left_out_as_the_bundle_was_evaluated(bundles, kind, excluded):
+    recommender, history = Recommender(bundles[kind]), [4, 5, 6]
+    lists = {
+        said: recommender.recommend([history], 10, filters=Filters(exclude_seen=said))[0].items
+        for said in (None, True, False)
+    }
+    assert lists[None] == lists[excluded] and not set(lists[True]) & set(history)

@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from intrr_rec.config.serving import EXCLUDE_SEEN
 from intrr_rec.io import artefact
 from intrr_rec.serving.bundle.bundle import ITEM_TABLE, KIND
 from tests.serving.process import Server, serving
@@ -123,7 +122,7 @@ def test_it_leads_from_a_search_to_a_recommendation_and_shows_its_way(page, serv
     soon(page, "#history li").to_have_count(2)
     page.wait_for_selector("#list[aria-busy=false]")
 
-    asked = {"history": ["7", "8"], "k": 10, "beam": 20, "filters": {"exclude_seen": EXCLUDE_SEEN}, "trace": True}
+    asked = {"history": ["7", "8"], "k": 10, "beam": 20, "filters": {"exclude_seen": False}, "trace": True}
     expected = server.ask("POST", "/recommend", asked).body
     soon(page, "#list .title").to_have_text([item["title"] for item in expected["items"]])
     assert shown(page, "#list .sid")[0].split() == [str(code) for code in expected["items"][0]["sid"]]
@@ -218,7 +217,7 @@ def test_a_model_that_reads_times_is_sent_the_times_of_the_history(timed_page, t
 
 
 def test_the_page_asks_as_the_api_does_by_default(page):
-    assert page.is_checked("#seen") == EXCLUDE_SEEN
+    assert not page.is_checked("#seen")
 
 
 def test_a_failed_request_leaves_no_old_list_and_the_next_search_leaves_its_message(page):

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from intrr_rec.config.serving import EXCLUDE_SEEN
 from intrr_rec.config.time_units import seconds_of
 from intrr_rec.errors import ConfigError, DataError
 from intrr_rec.serving.bundle.items import ItemTable
@@ -16,7 +15,7 @@ from intrr_rec.serving.recommender import Filters
 def read_filters(
     items: ItemTable,
     *,
-    exclude_seen: bool = EXCLUDE_SEEN,
+    exclude_seen: bool | None = None,
     deny: Path | None = None,
     allow: Path | None = None,
     where: Sequence[str] = (),
@@ -26,7 +25,7 @@ def read_filters(
 
     Args:
         items: of the bundle.
-        exclude_seen: nothing of the user's own history.
+        exclude_seen: nothing of the user's own history; None is as the bundle was evaluated.
         deny, allow: text files of own item ids, one a line; ids that the bundle does not know are passed over.
         where: `COLUMN=VALUE` words; several of one column mean any of the values.
         newer_than: seconds since 1970, or a date (UTC unless it says otherwise).

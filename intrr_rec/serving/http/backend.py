@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from intrr_rec.config.serving import EXCLUDE_SEEN
 from intrr_rec.errors import ArtefactError, ConfigError, UserError
 from intrr_rec.io.places import not_the_input
 from intrr_rec.serving.bundle.bundle import Bundle
@@ -139,7 +138,7 @@ class Backend:
             items=len(items),
             reads_times=self.reads_times,
             beam=self.bundle.settings.evaluate.beam,
-            exclude_seen=EXCLUDE_SEEN,
+            exclude_seen=bool(self.bundle.settings.evaluate.exclude_seen),
             columns=list(items.columns),
         )
 

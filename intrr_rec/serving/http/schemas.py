@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from intrr_rec.config.preparation import MAX_ID_CHARACTERS
-from intrr_rec.config.serving import EXCLUDE_SEEN, ServeConfig
+from intrr_rec.config.serving import ServeConfig
 from intrr_rec.config.time_units import seconds_fault
 
 # An item's own id is what the catalogue calls it; a whole number means the same as its digits.
@@ -45,7 +45,9 @@ class Filters(Asked):
 
     deny: list[ItemId] = Field(default_factory=list, description="items never to recommend")
     allow: list[ItemId] | None = Field(None, description="the only items to recommend; null allows all")
-    exclude_seen: bool = Field(EXCLUDE_SEEN, description="do not recommend what the history holds")
+    exclude_seen: bool | None = Field(
+        None, description="do not recommend what the history holds; null: as the bundle was evaluated"
+    )
     where: dict[Annotated[StrictStr, Field(max_length=256)], list[FilterValue]] = Field(
         default_factory=dict,
         description="column of the item table → values, one of which an item must have; compared by the column's type",
