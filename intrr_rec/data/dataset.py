@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
+from intrr_rec.config.features import Side
 from intrr_rec.config.time_units import TimeUnit
 from intrr_rec.data.event_store import EventStore
 from intrr_rec.data.features.store import FEATURES, TABLES, DatasetFeatures, FeatureRecord
@@ -122,7 +123,8 @@ class Dataset:
         features = None
         if FEATURES in manifest.files:
             features = DatasetFeatures(opened.record(FEATURES, FeatureRecord), events)
-            for side, expected in (("item", counts.items), ("user", counts.users)):
+            sizes: dict[Side, int] = {"item": counts.items, "user": counts.users}
+            for side, expected in sizes.items():
                 name = TABLES[side]
                 if features.record.of(side) and opened.parquet(name).metadata.num_rows != expected:
                     raise ArtefactError(f"{path}: {name} has not the {expected} rows of its {MANIFEST}")

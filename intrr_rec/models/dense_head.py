@@ -103,7 +103,8 @@ class DenseHead(nn.Module):
         target_CN = target_S.new_zeros(batch.slot_T.shape).scatter(0, batch.scored_S, target_S).view(blocks_CN)
         owner_CN = batch.layout.owner_CN
         chunks = []
-        for blocks, rows in _chunks(*blocks_CN, max(1, CHUNK // rivals.bytes_per_slot(blocks_CN[1]))):
+        n_blocks, slots = blocks_CN
+        for blocks, rows in _chunks(n_blocks, slots, max(1, CHUNK // rivals.bytes_per_slot(blocks_CN[1]))):
             arguments = (
                 state_CND[blocks, rows],
                 history_CND[blocks, : rows.stop],
@@ -130,8 +131,14 @@ class DenseHead(nn.Module):
         own_CQK = state_CQD @ history_CKD.transpose(1, 2)
         is_seen_CQK = (owner_CK[:, -queries:, None] == owner_CK[:, None]).tril(keys - queries)
         place_CQK = place_CK[:, None].expand_as(own_CQK)
-        rows = (each.flatten(0, 1) for each in (state_CQD, own_CQK, place_CQK, is_seen_CQK, target_CQ))
-        return self._nll(*rows, rivals)
+        return self._nll(
+            state_CQD.flatten(0, 1),
+            own_CQK.flatten(0, 1),
+            place_CQK.flatten(0, 1),
+            is_seen_CQK.flatten(0, 1),
+            target_CQ.flatten(),
+            rivals,
+        )
 
     def _nll(
         self, state_SD: Tensor, own_SN: Tensor, place_SN: Tensor, is_seen_SN: Tensor, target_S: Tensor, rivals: Rivals

@@ -262,7 +262,7 @@ def _require_trie(trie: PrefixTrie) -> None:
         raise ValueError("the arrays of the trie are no lists of integers")
     nodes = 1
     for depth, (offset_N, code_N) in enumerate(zip(trie.child_offsets, trie.child_codes, strict=True)):
-        fits = len(offset_N) == nodes + 1 and offset_N[0] == 0 and offset_N[-1] == len(code_N)
+        fits = len(offset_N) == nodes + 1 and int(offset_N[0]) == 0 and int(offset_N[-1]) == len(code_N)
         most = 0
         for first, end in pairwise([*range(0, nodes, CHUNK), nodes] if fits else []):
             count_N = offset_N[first : end + 1].diff()

@@ -100,7 +100,8 @@ class FeatureTables:
         columns = [*self.of_events, *self.of_tables["item"], *self.of_tables["user"]]
         record = FeatureRecord(columns=tuple(columns)).model_dump(mode="json", exclude_defaults=True)
         write_text(folder / FEATURES, json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")
-        for side, name in (("item", ITEMS), ("user", USERS)):
+        tables: dict[Side, str] = {"item": ITEMS, "user": USERS}
+        for side, name in tables.items():
             if self.of_tables[side]:
                 self._write_table(side, folder / name, folder / TABLES[side])
 

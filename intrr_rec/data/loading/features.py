@@ -100,7 +100,8 @@ class _Entries:
         weight_N = np.concatenate([np.repeat(1 / np.maximum(lengths, 1), lengths) for _, lengths in parts])
         order_N = np.argsort(bag_N, kind="stable")
         rows_N = np.concatenate([rows for rows, _ in parts])[order_N]
-        return cls(rows_N, sum(lengths for _, lengths in parts), weight_N[order_N].astype(np.float32))
+        length_B = np.sum([lengths for _, lengths in parts], axis=0)
+        return cls(rows_N, length_B, weight_N[order_N].astype(np.float32))
 
     def bags(self, place_N: IntArray) -> Bags:
         first_B = np.cumsum(self.length_B) - self.length_B
