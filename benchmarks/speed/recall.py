@@ -40,7 +40,8 @@ def bench_recall(
     bundle, dataset = Bundle.load(bundle_path), Dataset.open(dataset_path)
     if bundle.manifest.parents["dataset"] != dataset.manifest.content_hash:
         raise ArtefactError(f"{dataset_path}: is not the dataset that {bundle_path} was made for")
-    recommender, ranker = Recommender(bundle), bundle.ranker
+    recommender, model = Recommender(bundle), bundle.model
+    ranker = model.ranker
     normalize = bundle.settings.evaluate.normalize
     users_T, targets_T = dataset.targets("test")
     chosen = np.random.default_rng(seed).permutation(len(users_T))[:users]
@@ -50,7 +51,7 @@ def bench_recall(
     if dataset.timestamps_E is not None:
         times = [dataset.timestamps_E[span.start : span.stop + 1].tolist() for span in spans]
     state_BD = recommender.states(histories, times)
-    score_BI = exhaustive_scores(bundle.ran, bundle.codebooks, bundle.codes_IL.long(), state_BD, normalize)
+    score_BI = exhaustive_scores(model.ran, model.codebooks, bundle.codes_IL.long(), state_BD, normalize)
     best_BK = score_BI.topk(max(TOP), dim=1).indices
     recall: dict[str, dict[str, float | None]] = {str(k): {} for k in TOP}
     for beam in beams:

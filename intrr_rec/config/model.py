@@ -50,6 +50,7 @@ class KindConfig(Section):
 class ItemKnnConfig(KindConfig):
     """Neighbours of the last items, without training; its settings are those of `model.neighbours`."""
 
+    exportable = True
     learns = False
 
 

@@ -18,12 +18,12 @@ from intrr_rec.config import Recipe, Section, load_recipe, same_run
 from intrr_rec.data.raw.paths import table_files
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.io import artefact
-from intrr_rec.io.artefact import COMPLETE, file_hash
+from intrr_rec.io.artefact import file_hash
 from intrr_rec.io.records import read_sealed
 from intrr_rec.pipeline.description import Pipeline, StageName
 from intrr_rec.runs.parts import recorded_files, require_whole
 from intrr_rec.runs.records import FIX
-from intrr_rec.runs.run_files import BEST, CHECKPOINTS, CONFIG, INPUTS, RESULTS
+from intrr_rec.runs.run_files import CONFIG, INPUTS, RESULTS, weights_hash
 from intrr_rec.runs.run_record import read_recipe, read_run_record
 from intrr_rec.vectors.table import vectors_hash
 from torchx_components import jobs
@@ -94,7 +94,7 @@ def stages_of(pipeline: Pipeline) -> list[Stage]:
     stages = [
         Stage("prepare", dataset, prepare, lambda: _dataset_fault(pipeline, dataset, recipe), lambda: _hash(dataset)),
         Stage("index", ids, index, lambda: _ids_fault(pipeline, ids, dataset, recipe), lambda: _hash(ids)),
-        Stage("train", run, train, lambda: _run_fault(run, dataset, ids, recipe), lambda: _best(run)),
+        Stage("train", run, train, lambda: _run_fault(run, dataset, ids, recipe), lambda: weights_hash(run)),
         Stage(
             "evaluate", run / RESULTS, evaluate, lambda: _results_fault(run, recipe), lambda: file_hash(run / RESULTS)
         ),
@@ -176,12 +176,7 @@ def _bundle_fault(pipeline: Pipeline, place: Path, run: Path) -> str | None:
         return str(error)
     if manifest.config["rows"] != pipeline.rows:
         return "made with other rows"
-    return None if manifest.parents["checkpoint"] == _best(run) else "made from another checkpoint"
-
-
-def _best(run: Path) -> str:
-    """Hash of the best checkpoint's list of files and their hashes."""
-    return file_hash(run / CHECKPOINTS / BEST / COMPLETE)
+    return None if manifest.parents["checkpoint"] == weights_hash(run) else "made from another checkpoint"
 
 
 def _hash(place: Path) -> str:

@@ -21,6 +21,7 @@ from intrr_rec.decoding.beam import beam_search
 from intrr_rec.decoding.filters import Allowed
 from intrr_rec.errors import ConfigError, DataError
 from intrr_rec.models.codes import item_codes
+from intrr_rec.models.neighbours import rank_neighbours
 from intrr_rec.serving.bundle.bundle import Bundle
 from intrr_rec.serving.bundle.items import ItemTable
 
@@ -210,13 +211,13 @@ class Recommender:
         filters: Filters = NOTHING,
         times: Sequence[int] | None = None,
     ) -> list[list[Prefix]]:
-        """The prefixes kept at each level of one user's beam, best first; of an empty history, none."""
+        """The prefixes kept at each level of one user's beam, best first; none of an empty history or a model without a beam."""
         beam = self._beam(1, beam)
         self._check([history], [filters], None if times is None else [times])
-        if not len(history):
+        if not len(history) or self.bundle.trained is None:
             return []
         state_BD = self._states(self._batch([history], None if times is None else [times]))
-        ranker, levels = self.bundle.ranker, list[tuple[Tensor, Tensor]]()
+        ranker, levels = self.bundle.model.ranker, list[tuple[Tensor, Tensor]]()
         beam_search(
             ranker.ran,
             ranker.trie,
@@ -237,13 +238,16 @@ class Recommender:
 
     @torch.no_grad()
     def redistribution(self, item: int) -> list[list[float]]:
-        """p_l of an item (Eq. 5), level by level: K_l probabilities each; of a newcomer without content, its Semantic ID.
+        """p_l of an item (Eq. 5), level by level: K_l probabilities each; of a newcomer without content, its Semantic ID; nothing
+        where no model was trained.
 
         Raises:
             DataError: an item outside the catalogue.
         """
         self._check([[item]], [NOTHING], None, timed=False)
-        bundle = self.bundle
+        bundle, model = self.bundle, self.bundle.trained
+        if model is None:
+            return []
         items_U = torch.tensor([item], device=bundle.device)
         if bundle.items.newcomer_I[item] and not bundle.settings.model.content:
             sizes = bundle.settings.codes_per_level
@@ -251,19 +255,23 @@ class Recommender:
                 [float(code == own) for code in range(size)]
                 for size, own in zip(sizes, bundle.codes_IL[item].tolist(), strict=True)
             ]
-        guidance_UD = bundle.guidance(items_U)
+        guidance_UD = model.guidance(items_U)
         if bundle.settings.model.item_side == "redistribution":
-            log_p = bundle.item_ran.redistribute(guidance_UD, bundle.item_codebooks)[1]
+            log_p = model.item_ran.redistribute(guidance_UD, model.item_codebooks)[1]
         else:
-            logits = bundle.item_ran.teacher_forced(
-                guidance_UD, item_codes(bundle.codes_IL, items_U), bundle.item_codebooks
+            logits = model.item_ran.teacher_forced(
+                guidance_UD, item_codes(bundle.codes_IL, items_U), model.item_codebooks
             )
             log_p = [level.log_softmax(-1) for level in logits]
         return [level[0].exp().tolist() for level in log_p]
 
     @torch.no_grad()
     def states(self, histories: Sequence[Sequence[int]], times: Sequence[Sequence[int]] | None = None) -> Tensor:
-        """h_u of each user, `[B, D]`; no history may be empty, and the rest is as in `recommend`."""
+        """h_u of each user, `[B, D]`; no history may be empty, and the rest is as in `recommend`.
+
+        Raises:
+            ConfigError: also of a bundle without a trained model.
+        """
         self._check(histories, [NOTHING] * len(histories), times)
         return self._states(self._batch(histories, times))
 
@@ -275,14 +283,18 @@ class Recommender:
         times: Sequence[Sequence[int]] | None,
     ) -> tuple[Tensor, Tensor]:
         batch = self._batch(histories, times)
-        settings = self.bundle.settings.evaluate.model_copy(update={"beam": beam})
-        return self.bundle.ranker.rank(self._states(batch), batch, settings, self._allowed(histories, filters))
+        allowed, bundle = self._allowed(histories, filters), self.bundle
+        if bundle.trained is None:
+            assert bundle.neighbours is not None
+            allowed_BI = None if allowed is None else allowed.items(len(histories))
+            return rank_neighbours(bundle.neighbours, batch, beam, allowed_BI)
+        settings = bundle.settings.evaluate.model_copy(update={"beam": beam})
+        return bundle.trained.ranker.rank(self._states(batch), batch, settings, allowed)
 
     def _states(self, batch: Batch) -> Tensor:
-        rows = self.bundle.ranker.rows
-        assert rows is not None
-        history_TD = rows.take(batch.items_U[batch.slot_T])
-        return self.bundle.backbone(history_TD, batch.layout, batch.scored_S)
+        model = self.bundle.model
+        history_TD = model.rows.take(batch.items_U[batch.slot_T])
+        return model.backbone(history_TD, batch.layout, batch.scored_S)
 
     def _batch(self, histories: Sequence[Sequence[int]], times: Sequence[Sequence[int]] | None) -> Batch:
         read = times if self.bundle.settings.model.reads_times else None

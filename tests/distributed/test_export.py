@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from intrr_rec.io import artefact
-from intrr_rec.serving.bundle.bundle import GUIDANCE, ITEM_EMBEDDINGS, KIND, VALUES, Bundle
+from intrr_rec.serving.bundle.bundle import KIND, Bundle
 from intrr_rec.serving.bundle.export import write_bundle
+from intrr_rec.serving.bundle.trained import GUIDANCE, ITEM_EMBEDDINGS, VALUES
 from intrr_rec.training.trainer import train
 from tests import tiny
 from tests.distributed.launch import ROOT, environment, free_port

@@ -54,8 +54,7 @@ def of_semantic_ids(path: Path) -> str:
 
 def of_bundle(path: Path) -> str:
     found = Bundle.load(path)
-    assert found.ranker.rows is not None
-    return repr((found.manifest, found.settings, found.codes_IL.tolist(), found.ranker.rows.values_ID.tolist()))
+    return repr((found.manifest, found.settings, found.codes_IL.tolist(), found.model.rows.values_ID.tolist()))
 
 
 def of_recommendations(path: Path) -> str:

@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 
 from intrr_rec.cli.serving import recommend
 from intrr_rec.data.dataset import Dataset
-from intrr_rec.distributed.parallelize import META, parallelize
 from intrr_rec.distributed.world import join_world
 from intrr_rec.errors import ArtefactError, ConfigError, DataError
 from intrr_rec.evaluation.evaluator import Evaluator
@@ -25,14 +24,15 @@ from intrr_rec.evaluation.results import evaluate_run
 from intrr_rec.io import artefact
 from intrr_rec.io.atomic import write_json
 from intrr_rec.models.embeddings.item_embeddings import Rows
-from intrr_rec.runs.checkpoints import Checkpoints
-from intrr_rec.runs.inputs import reopen_inputs
+from intrr_rec.runs.open_run import open_run
 from intrr_rec.serving.batch.filter_options import read_filters
 from intrr_rec.serving.bundle.bundle import KIND, SETTINGS, Bundle
 from intrr_rec.serving.bundle.export import write_bundle
 from intrr_rec.serving.bundle.report import report_bundle
 from intrr_rec.serving.bundle.tensor_file import TensorFile
+from intrr_rec.serving.http.backend import Backend
 from intrr_rec.serving.http.schemas import Filters as Asked
+from intrr_rec.serving.http.schemas import RecommendRequest
 from intrr_rec.serving.recommender import Filters, Recommender
 from intrr_rec.training.trainer import train
 from tests.serving.conftest import KINDS
@@ -55,19 +55,19 @@ def test_a_bundle_gives_the_lists_of_evaluate(kind, runs, bundles, line):
     histories, times = test_histories(Dataset.open(line.dataset))
     beam = bundles[kind].settings.evaluate.beam
     found = Recommender(bundles[kind]).recommend(histories, beam, times=times)
-    inputs = reopen_inputs(runs[kind], ())
     with join_world() as world:
-        parallel = parallelize(inputs.model(META), world, inputs.recipe, training=False)
-        _, state = Checkpoints(runs[kind], parallel, world).load_best()
-        evaluator = Evaluator(parallel.model, inputs, world)
-        evaluator.use(state.get("ranking"))
+        run = open_run(runs[kind], world)
+        evaluator = Evaluator(run.model, run.inputs, world)
+        if run.inputs.recipe.fits_ranking:
+            evaluator.use(run.state["ranking"])
         ranked = list(evaluator.rank_users("test"))
-    codes_IL = inputs.semantic_ids.codes_IL
+    codes_IL = run.inputs.semantic_ids.codes_IL
     assert sum(len(part.users) for part in ranked) == len(histories)
     for part in ranked:
         for user, items, scores in zip(part.users, part.items_BW.tolist(), part.scores_BW, strict=True):
+            items = [item for item in items if item >= 0]  # where fewer are allowed than the beam is wide
             assert found[user].items == items
-            torch.testing.assert_close(torch.tensor(found[user].scores), scores, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(torch.tensor(found[user].scores), scores[: len(items)], rtol=1e-5, atol=1e-5)
             assert found[user].sids == [tuple(codes_IL[item].tolist()) for item in items]
 
 
@@ -92,6 +92,22 @@ def test_own_ids_and_titles(bundles, line):
     assert items.dense([*own, "nothing", ""]) == [*range(N_ITEMS), None, None]
     assert items.titles([3, 1]) == dataset.titles([3, 1])
     assert items.popularity_I.tolist() == dataset.popularity().tolist()
+
+
+def test_a_bundle_of_neighbours_is_served_like_any_other(runs, bundles, tmp_path):
+    backend = Backend.load(bundles["item_knn"].path, torch.device("cpu"))
+    seen, unheard_of = backend.recommend(
+        [RecommendRequest(history=["1", "2"], k=5, trace=True), RecommendRequest(history=["nothing"], k=5)]
+    )
+    assert (seen.source, unheard_of.source) == ("model", "popularity") and seen.beam == []
+    assert len(seen.items) == 5 and not {"1", "2"} & {item.item for item in seen.items}
+    detail = backend.item("3")
+    assert detail is not None and detail.redistribution is None and detail.neighbours[0].similarity > 0
+    assert "3" not in {each.item for each in detail.neighbours}
+    with pytest.raises(ConfigError, match="item_knn, which is not trained"):
+        Recommender(bundles["item_knn"]).states([[1]])
+    figures = report_bundle(runs["item_knn"], bundles["item_knn"].path, tmp_path / "report.json")
+    assert figures["bundle"] == pytest.approx(figures["model"])
 
 
 def test_an_empty_history_gets_the_most_popular(bundles):
@@ -161,12 +177,11 @@ def test_a_trace_and_a_redistribution(runs, bundles):
         levels = recommender.trace([1, 2, 3], beam=4)
         best = recommender.recommend([[1, 2, 3]], 4, beam=4)[0]
         assert [prefix.codes for prefix in levels[-1]] == best.sids
-        inputs = reopen_inputs(runs[kind], ())
         with join_world() as world:
-            parallel = parallelize(inputs.model(META), world, inputs.recipe, training=False)
-            Checkpoints(runs[kind], parallel, world).load_best()
+            run = open_run(runs[kind], world)
+            inputs, model = run.inputs, run.model
             content_UV = None if inputs.content_IV is None else torch.from_numpy(inputs.content_IV[[7]])
-            log_p = parallel.model.eval().items(torch.tensor([7]), content_UV, parallel.model.codebooks()).log_p
+            log_p = model.items(torch.tensor([7]), content_UV, model.codebooks()).log_p
         for found, expected in zip(recommender.redistribution(7), log_p, strict=True):
             torch.testing.assert_close(torch.tensor(found), expected[0].exp().detach())
 
@@ -177,12 +192,14 @@ def test_a_trace_and_a_redistribution(runs, bundles):
 def test_narrow_rows(rows, bytes_a_value, worst, runs, bundles, tmp_path):
     write_bundle(runs["dense"], tmp_path / "bundle", rows)
     narrow = Bundle.load(tmp_path / "bundle")
-    wide_ID = bundles["dense"].ranker.rows.values_ID
+    wide_ID = bundles["dense"].model.ranker.rows.values_ID
     everything = torch.arange(N_ITEMS)
-    assert narrow.ranker.rows.values_ID.element_size() == bytes_a_value
-    error_ID = (narrow.ranker.rows.take(everything) - wide_ID).abs()
+    assert narrow.model.ranker.rows.values_ID.element_size() == bytes_a_value
+    error_ID = (narrow.model.ranker.rows.take(everything) - wide_ID).abs()
     assert (error_ID <= worst * wide_ID.abs().amax(1, keepdim=True)).all()
-    torch.testing.assert_close(torch.cat(list(narrow.ranker.rows.chunks())), narrow.ranker.rows.take(everything))
+    torch.testing.assert_close(
+        torch.cat(list(narrow.model.ranker.rows.chunks())), narrow.model.ranker.rows.take(everything)
+    )
     assert len(Recommender(narrow).recommend([[1, 2]], 5)[0].items) == 5
     assert len(Recommender(narrow).redistribution(3)) == 3
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from intrr_rec.errors import ArtefactError
-from intrr_rec.serving.bundle.bundle import GUIDANCE, ITEM_EMBEDDINGS, MODEL, Bundle
+from intrr_rec.serving.bundle.bundle import Bundle
 from intrr_rec.serving.bundle.export import write_bundle
+from intrr_rec.serving.bundle.trained import GUIDANCE, ITEM_EMBEDDINGS, MODEL
 from intrr_rec.serving.http.backend import Backend
 from tests.serving.process import Answer, Server, read_answer, serving
 
@@ -136,7 +137,7 @@ def test_a_self_test_refuses_scores_that_are_no_numbers(bundles):
     bundle = Bundle.load(bundles["path"].path)
     backend = Backend(bundle)
     backend.test()
-    bundle.ranker.ran.get_buffer("first").fill_(float("nan"))
+    bundle.model.ranker.ran.get_buffer("first").fill_(float("nan"))
     with pytest.raises(ArtefactError, match="self-test"):
         backend.test()
 

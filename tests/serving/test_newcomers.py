@@ -47,17 +47,17 @@ def test_newcomers_are_recommended_by_their_semantic_id(kind, runs, bundles, gro
     assert torch.equal(opened.codes_IL, ids.codes_IL)
     everyone = torch.arange(N_ITEMS)
     place = torch.tensor(opened.items.dense(before.items.own(range(N_ITEMS))))
-    torch.testing.assert_close(opened.ranker.rows.take(place), before.ranker.rows.take(everyone))
+    torch.testing.assert_close(opened.model.ranker.rows.take(place), before.model.ranker.rows.take(everyone))
     recommender = Recommender(opened)
     whole = recommender.recommend([[int(place[3]), newcomers[0]]], N_ITEMS + NEW, N_ITEMS + NEW)[0]
     assert set(newcomers) < set(whole.items)
     if kind == "path":
-        books, codes_NL = opened.codebooks, ids.codes_IL[newcomers].long()
+        books, codes_NL = opened.model.codebooks, ids.codes_IL[newcomers].long()
         spelt = sum(book[codes_NL[:, level]] for level, book in enumerate(books))
-        torch.testing.assert_close(opened.ranker.rows.take(torch.tensor(newcomers)), spelt)
+        torch.testing.assert_close(opened.model.ranker.rows.take(torch.tensor(newcomers)), spelt)
         assert [row.index(1.0) for row in recommender.redistribution(newcomers[2])] == codes_NL[2].tolist()
     else:
-        assert len(opened.ranker.rows.take(torch.tensor(newcomers)).unique(dim=0)) == NEW
+        assert len(opened.model.ranker.rows.take(torch.tensor(newcomers)).unique(dim=0)) == NEW
         assert sum(recommender.redistribution(newcomers[2])[0]) == pytest.approx(1)
 
 

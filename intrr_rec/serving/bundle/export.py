@@ -9,7 +9,7 @@ Shape suffixes: I items, U items of a chunk, D width.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from intrr_rec.data.raw.files import IdKind
 from intrr_rec.distributed.world import World, join_world
 from intrr_rec.errors import ConfigError
 from intrr_rec.io import artefact
-from intrr_rec.io.artefact import COMPLETE, Draft, file_hash
+from intrr_rec.io.artefact import Draft
 from intrr_rec.io.atomic import write_json
 from intrr_rec.models.embeddings.item_embeddings import DTYPES, Rows, Width
 from intrr_rec.models.intrr import IntRR
@@ -34,23 +34,19 @@ from intrr_rec.models.neighbours import NeighbourTable
 from intrr_rec.runs.inputs import Inputs
 from intrr_rec.runs.neighbours import build_neighbours
 from intrr_rec.runs.open_run import open_run
-from intrr_rec.runs.run_files import CHECKPOINTS
+from intrr_rec.runs.run_files import weights_hash
 from intrr_rec.semantic_ids.artefact import CODES, TRIE
 from intrr_rec.serving.bundle.bundle import (
-    GUIDANCE,
-    ITEM_EMBEDDINGS,
     ITEM_TABLE,
     KIND,
-    MODEL,
     NEIGHBOURS,
-    SCALE,
     SETTINGS,
-    VALUES,
     BundleSettings,
 )
 from intrr_rec.serving.bundle.catalogue import Catalogue
 from intrr_rec.serving.bundle.items import item_table
 from intrr_rec.serving.bundle.tensor_file import TensorFile
+from intrr_rec.serving.bundle.trained import GUIDANCE, ITEM_EMBEDDINGS, MODEL, SCALE, VALUES
 
 log = logging.getLogger(__name__)
 
@@ -99,12 +95,11 @@ def write_bundle(run: Path, out: Path, rows: Width = "float32", grown: Grown | N
                 catalogues.append(Catalogue.grown(inputs, grown.dataset, grown.semantic_ids, grown.vectors))
 
         opened = open_run(run, world, check=check)
-        inputs, loaded, model = opened.inputs, opened.checkpoint, cast(IntRR, opened.model)
+        inputs = opened.inputs
         (catalogue,) = catalogues
-        tensors = model_tensors(model)
         draft = drafts[0] if drafts else None
         if draft is not None:
-            write_small_files(draft.path, inputs.recipe, catalogue, tensors, rows, opened.state.get("ranking"))
+            write_small_files(draft.path, inputs.recipe, catalogue, rows, opened.state.get("ranking"))
             draft.counts |= {
                 "items": catalogue.dataset.n_items,
                 "levels": catalogue.semantic_ids.levels,
@@ -113,10 +108,11 @@ def write_bundle(run: Path, out: Path, rows: Width = "float32", grown: Grown | N
             draft.parents |= {
                 "dataset": catalogue.dataset.manifest.content_hash,
                 "semantic_ids": catalogue.semantic_ids.manifest.content_hash,
-                "checkpoint": file_hash(run / CHECKPOINTS / loaded / COMPLETE),
+                "checkpoint": weights_hash(run, opened.checkpoint),
             }
-        write_tables(draft, catalogue, model, rows, world)
-        if inputs.recipe.fits_ranking:
+        if inputs.recipe.model.kind_settings.learns:
+            write_model(draft, catalogue, cast(IntRR, opened.model), rows, world)
+        if inputs.recipe.uses_neighbours:
             config = inputs.recipe.model.neighbours
             table = build_neighbours(catalogue.dataset, catalogue.neighbour_IV, config, world)
             if draft is not None:
@@ -135,11 +131,11 @@ def require_exportable(recipe: Recipe) -> None:
     """Refuse a kind of model that has no bundle.
 
     Raises:
-        ConfigError: anything but IntRR.
+        ConfigError: anything but IntRR and `item_knn`.
     """
     if not recipe.model.kind_settings.exportable:
         raise ConfigError(
-            f"export: model.kind {recipe.model.kind} has no bundle, only intrr has; `intrr evaluate` ranks with this run"
+            f"export: model.kind {recipe.model.kind} has no bundle, intrr and item_knn have; `intrr evaluate` ranks with this run"
         )
 
 
@@ -163,11 +159,10 @@ def write_small_files(
     folder: Path,
     recipe: Recipe,
     catalogue: Catalogue,
-    tensors: Mapping[str, Tensor],
     rows: Width,
     ranking: Sequence[float] | None = None,
 ) -> None:
-    """All files but the tables of rows; `tensors` are those of the model, `ranking` the fitted weights."""
+    """All files but those of the model and the neighbours; `ranking` are the fitted weights."""
     ids = catalogue.semantic_ids
     dataset = catalogue.dataset
     settings = BundleSettings(
@@ -182,7 +177,6 @@ def write_small_files(
         ranking=None if ranking is None else tuple(ranking),
     )
     write_json(folder / SETTINGS, settings.model_dump(mode="json"))
-    save_file(dict(tensors), folder / MODEL)
     for name in (CODES, TRIE):
         ids.copy(name, folder / name)
     pq.write_table(item_table(catalogue.dataset, (catalogue.row_I < 0).numpy()), folder / ITEM_TABLE)
@@ -198,8 +192,11 @@ def _kind(ids: pa.Array) -> IdKind:
     return "string" if pa.types.is_string(ids.type) else "integer"
 
 
-def write_tables(draft: Draft | None, catalogue: Catalogue, model: IntRR, rows: Width, world: World) -> None:
-    """Representations and guidance; a rank that has no draft only takes part in the look-ups."""
+def write_model(draft: Draft | None, catalogue: Catalogue, model: IntRR, rows: Width, world: World) -> None:
+    """Modules, representations and guidance; a rank that has no draft only takes part in the look-ups."""
+    tensors = model_tensors(model)
+    if draft is not None:
+        save_file(tensors, draft.path / MODEL)
     shapes = {VALUES: (DTYPES[rows], (len(catalogue.row_I), model.token_width))}
     if rows == "int8":
         shapes[SCALE] = (torch.float32, (len(catalogue.row_I),))  # type: ignore[assignment]

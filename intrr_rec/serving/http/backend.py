@@ -152,7 +152,7 @@ class Backend:
         neighbours = [Neighbour(**each.model_dump(), similarity=s) for each, s in zip(shown, similarity, strict=True)]
         [itself] = self._items([item])
         return ItemDetail(
-            **itself.model_dump(), redistribution=self._recommender.redistribution(item), neighbours=neighbours
+            **itself.model_dump(), redistribution=self._recommender.redistribution(item) or None, neighbours=neighbours
         )
 
     def search(self, query: str, limit: int) -> list[Item]:
@@ -230,14 +230,17 @@ class Backend:
         return [Item(item=own, title=title, sid=sid) for own, title, sid in named]
 
     def _at(self, codes: Sequence[int]) -> str | None:
-        trie = self.bundle.ranker.trie
+        trie = self.bundle.trie
         leaf = trie.node_of_prefix(codes)
         return None if leaf is None else self.bundle.items.own([int(trie.leaf_items[leaf])])[0]
 
     def _nearest(self, item: int) -> tuple[list[float], list[int]]:
-        """Items by the cosine of their representations, the item itself left out: one pass over the catalogue."""
-        rows = self.bundle.ranker.rows
-        assert rows is not None
+        """Items by the cosine of their representations, the item itself left out: one pass over the catalogue; of a model
+        that was not trained, those of its table of neighbours."""
+        if self.bundle.trained is None:
+            assert self.bundle.neighbours is not None
+            return self.bundle.neighbours.nearest(item, NEIGHBOURS)
+        rows = self.bundle.trained.rows
         own_1D = rows.take(torch.tensor([item], device=self.bundle.device))
         similarity_I: Tensor = torch.cat([F.cosine_similarity(own_1D, chunk_ID) for chunk_ID in rows.chunks()])
         similarity_I[item] = -torch.inf

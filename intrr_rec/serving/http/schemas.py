@@ -132,7 +132,9 @@ class RecommendResponse(BaseModel):
 class Neighbour(Item):
     """An item near another."""
 
-    similarity: float = Field(description="cosine of the two representations")
+    similarity: float = Field(
+        description="cosine of the two representations; of item_knn, the weighted sum of the terms of model.neighbours"
+    )
 
 
 class ItemDetail(Item):
