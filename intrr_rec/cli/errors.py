@@ -20,6 +20,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from intrr_rec.cli.memory import require_address_space
 from intrr_rec.cli.options import NEW_FILE, NEW_FOLDER
 from intrr_rec.errors import INTERRUPTED, OutOfMemoryError, Stopped, UserError
 from intrr_rec.io.places import number_of, require_local, require_room, require_writable, trouble
@@ -88,6 +89,7 @@ class Verb(TyperCommand):
             PlaceError: what an option names as NEW_FILE or NEW_FOLDER cannot be written.
         """
         require_paths(self, ctx)
+        require_address_space(self.name or "")
         for param in self.params:
             place = ctx.params.get(param.name)
             if isinstance(place, Path) and param.param_type_name == "option" and param.metavar in _WRITTEN:

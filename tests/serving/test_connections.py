@@ -108,6 +108,28 @@ def test_a_slow_body_is_told_from_a_steady_one(bundles):
         assert of_json(said)[0] == 408 and time.monotonic() - started < 10
 
 
+CHUNKED = b"POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+ONE_CHUNK = b'1c\r\n{"history": [1, 2], "k": 3} \r\n0\r\n\r\n'
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 1000])
+@pytest.mark.parametrize("whole", [posted(b'{"history": [1, 2], "k": 3}'), CHUNKED + ONE_CHUNK])
+def test_a_body_may_come_in_any_pieces(server, whole, piece):
+    """Also the next request of the connection, whose first bytes come with the last of the body."""
+    both = whole * 2
+    cuts = [both[at : at + piece] for at in range(0, len(both), piece)]
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for cut in cuts:
+            connection.sendall(cut)
+            time.sleep(0.001)
+        connection.shutdown(socket.SHUT_WR)
+        said = b""
+        while data := connection.recv(1 << 16):
+            said += data
+    assert said.count(b"HTTP/1.1 200") == 2, said
+
+
 def test_a_half_closed_request_gets_its_answer(server):
     one = posted(b'{"history": [1, 2], "k": 3}')
     assert len(json.loads(tell(server, one, finish=True).partition(b"\r\n\r\n")[2])["items"]) == 3
@@ -232,12 +254,8 @@ FLOODS = [
         (10_000, 1_024, ()),
         (10_000, 16_000, ("serve.max_connections=12000",)),
     )
-    for kind, token in (
-        ("silent", None),
-        ("half a header", TOKEN),
-        ("idle after an answer", None),
-        ("a trickling body", TOKEN),
-    )
+    for kind in ("silent", "half a header", "idle after an answer", "a trickling body")
+    for token in (None, TOKEN)
 ]
 
 

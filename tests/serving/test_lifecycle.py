@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import http.client
 import json
 import os
 import shutil
 import signal
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
@@ -118,6 +120,19 @@ def test_a_bundle_that_is_not_fit_leaves_the_old_one_serving(place):
         shutil.rmtree(place)
         assert server.ask("POST", "/admin/reload").status == 409
         assert server.recommend(history=[1, 2, 3]).body == expected
+
+
+def test_a_bundle_is_freed_without_the_garbage_collector(bundles):
+    """What is alive at the start is left out of its passes, and what replaces it must not come on top of it."""
+    backend = Backend(Bundle.load(bundles["path"].path))
+    parts = [weakref.ref(each) for each in (backend, backend.bundle, backend.bundle.ranker, backend.bundle.ranker.ran)]
+    gc.collect()
+    gc.disable()
+    try:
+        del backend
+        assert [part() for part in parts] == [None] * 4
+    finally:
+        gc.enable()
 
 
 @pytest.mark.slow

@@ -14,6 +14,11 @@ from intrr_rec.serving.http.metrics import Metrics
 from intrr_rec.serving.http.schemas import RecommendRequest, RecommendResponse
 
 log = logging.getLogger(__name__)
+COLLECT_AFTER = (
+    10_000,
+    5,
+    20,
+)  # new objects until a pass over the youngest; passes over one generation until one over the next
 
 
 class Live:
@@ -54,7 +59,9 @@ class Live:
                 raise error if isinstance(error, UserError) else ArtefactError(f"{error!r}; export it again") from error
             changed = fresh.bundle_hash != self.current.bundle_hash
             self.current = fresh
-            await asyncio.get_running_loop().run_in_executor(self.aside, _settle)
+            await asyncio.get_running_loop().run_in_executor(
+                self.aside, gc.collect
+            )  # of what came after the start: soon done
             self._metrics.reloads.labels("done").inc()
             self._metrics.serve(fresh.bundle_hash)
             log.info("serving bundle %s", fresh.bundle_hash[:12])
@@ -62,7 +69,10 @@ class Live:
 
 
 def _settle() -> None:
-    """Take what is alive now out of the garbage collector's later passes: each would stop every request for a quarter second."""
-    gc.unfreeze()
+    """Take what is alive at the start out of the garbage collector's passes: each would stop every request for a second.
+
+    The thresholds leave thousands of connections to passes that take milliseconds, and a whole pass to a million new objects.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*COLLECT_AFTER)
