@@ -39,7 +39,7 @@ from intrr_rec.cli.options import (
 from intrr_rec.cli.order import arrange
 from intrr_rec.cli.serving import export, recommend, serve
 from intrr_rec.errors import ConfigError
-from intrr_rec.io.console import show_to_people
+from intrr_rec.io.console import PlainFormatter, show_to_people
 from intrr_rec.io.places import require_local
 from intrr_rec.io.storage import location
 
@@ -372,7 +372,9 @@ def main() -> None:
 def run_app(verbs: typer.Typer, program: str) -> None:
     """Run the verbs of `verbs` and exit; whatever ends one is one line on stderr and an exit code, see `cli/errors.py`."""
     show_to_people()
-    logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(level=logging.ERROR)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger("intrr_rec").setLevel(os.environ.get("INTRR_LOG", "INFO"))
     # torchrec and torch announce deprecations of their own doing on every start; none of them is the user's to fix.
     for name in ("torch", "torch.fx._symbolic_trace"):

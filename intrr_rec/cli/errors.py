@@ -23,6 +23,7 @@ from typer.core import TyperCommand
 from intrr_rec.cli.memory import require_address_space
 from intrr_rec.cli.options import NEW_FILE, NEW_FOLDER
 from intrr_rec.errors import INTERRUPTED, OutOfMemoryError, Stopped, UserError
+from intrr_rec.io.console import plain
 from intrr_rec.io.places import number_of, require_local, require_room, require_writable, trouble
 
 log = logging.getLogger("intrr_rec")
@@ -102,6 +103,7 @@ def run_verbs(verbs: typer.Typer, program: str) -> int:
 
     A UserError, a place that cannot be written and memory that ran out give 2, a Stopped its own code, Ctrl-C 130.
     """
+    _open_closed_streams()
     _speak_any_encoding()
     for info in verbs.registered_commands:
         info.cls = info.cls if info.cls is not None and issubclass(info.cls, Verb) else Verb
@@ -133,7 +135,8 @@ def run_verbs(verbs: typer.Typer, program: str) -> int:
 
 
 def complain(message: str, code: int) -> int:
-    """Print the line and hand the code back."""
+    """Print the line and hand the code back; what a file put into it moves no cursor and begins no line."""
+    message = plain(message)
     with contextlib.suppress(OSError):  # a full standard error: the exit code speaks
         print(f"intrr: {message}", file=sys.stderr)
     if reply := os.environ.get("TORCHELASTIC_ERROR_FILE"):
@@ -170,6 +173,20 @@ def _output_is_full(error: Exception) -> UserError | None:
 def _close_stdout() -> None:
     """Have the interpreter's last flush go nowhere, instead of failing once more with a message of its own."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _open_closed_streams() -> None:
+    """Have the three standard streams lead nowhere where they are closed: a file would else get their number, and our lines."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def _speak_any_encoding() -> None:

@@ -13,11 +13,13 @@ from collections.abc import Mapping
 from intrr_rec.errors import UserError
 
 # Megabytes of address space with which a verb of miniature data comes to its end or to an error of its own.
-LOADS_TORCH, LOADS_TABLES, LOADS_NUMBERS = 1_700, 1_200, 500
+TRAINS, LOADS_TORCH, LOADS_TABLES, LOADS_LITTLE = 3_000, 2_000, 1_200, 500
 NEEDS: Mapping[str, int] = {
-    **dict.fromkeys(("embed", "index", "train", "plan", "evaluate", "export", "recommend", "serve"), LOADS_TORCH),
+    **dict.fromkeys(("train", "evaluate", "export", "serve"), TRAINS),
+    **dict.fromkeys(("embed", "index", "plan", "recommend"), LOADS_TORCH),
     **dict.fromkeys(("prepare", "validate", "generate", "concat-vectors", "inspect-ids", "doctor"), LOADS_TABLES),
-    **dict.fromkeys(("pipeline", "runs", "fetch", "report", "compare"), LOADS_NUMBERS),
+    **dict.fromkeys(("runs", "report", "compare"), LOADS_TABLES),
+    **dict.fromkeys(("pipeline", "fetch"), LOADS_LITTLE),
 }
 POOLS = 3  # of threads, by OpenMP, OpenBLAS and the reader of Parquet
 USUAL_STACK = 8 << 20  # bytes, where the limit of a stack is none

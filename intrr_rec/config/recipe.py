@@ -25,10 +25,9 @@ from intrr_rec.config.training import EvaluateConfig, TrainConfig
 from intrr_rec.errors import ConfigError, instead, nearest
 from intrr_rec.io.atomic import write_text
 from intrr_rec.io.shipped import find_settings
+from intrr_rec.io.yaml_text import parse_yaml, read_text
 
 SEAL = "# sha256: "  # begins a file that `save_recipe` wrote
-LARGEST = 1 << 20  # characters of a recipe
-MOST_VALUES = 100_000
 
 # Items up to which evaluation makes every item's token beforehand; above, the tokens of each batch of histories.
 FEW_ITEMS = 1_000_000
@@ -105,8 +104,8 @@ def load_recipe(
         if not equals or not key:
             raise ConfigError(f"command line: '{word}' is not an override; write section.key=value")
         try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError:
+            parsed = parse_yaml(value)
+        except ValueError:
             raise ConfigError(f"command line: value of '{key}' is not valid YAML: {value!r}") from None
         _set(settings, key.split("."), parsed, word)
     return parse(settings, source)
@@ -156,10 +155,10 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path in seen:
         raise ConfigError(f"{path}: its 'base' leads back to itself; remove one of the two")
     try:
-        settings = _parse_yaml(path, path.read_text(encoding="utf-8"))
+        settings = _parse_yaml(path, read_text(path))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); correct the path") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ConfigError(f"{path}: is not valid YAML ({error})") from None
     if not isinstance(settings, dict):
         raise ConfigError(f"{path}: must hold 'section: {{key: value}}' entries")
@@ -182,18 +181,7 @@ def _parse_yaml(path: Path, text: str) -> Any:
             f"{path}: was altered after it was written (its first line does not fit the others); put it back, or remove "
             "that line to use the file as a recipe of your own"
         )
-    if len(text) > LARGEST:
-        raise ConfigError(f"{path}: is larger than {LARGEST >> 20} MB, which no recipe is")
-    settings = yaml.safe_load(text) or {}
-    waiting, seen = [settings], 0
-    while waiting:  # an alias counts each time: a few lines of aliases of aliases stand for billions of values
-        found = waiting.pop()
-        seen += 1
-        if seen > MOST_VALUES:
-            raise ConfigError(f"{path}: holds more than {MOST_VALUES:,} values, which no recipe does")
-        if isinstance(found, (dict, list)):
-            waiting += found.values() if isinstance(found, dict) else found
-    return settings
+    return parse_yaml(text) or {}
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

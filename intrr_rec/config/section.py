@@ -11,9 +11,9 @@ from intrr_rec.errors import ConfigError, instead
 
 
 class Section(BaseModel):
-    """A group of settings: immutable, no unknown keys."""
+    """A group of settings: immutable, no unknown keys, finite numbers."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 S = TypeVar("S", bound=Section)

@@ -51,10 +51,14 @@ def read_ranks(run: Path, split: Split) -> tuple[pa.Array, NDArray[np.int64]]:
     again = f"run `intrr evaluate --run {run}`"
     if not (run / RANKS).is_dir():
         raise ArtefactError(f"{run}: has no {RANKS}/, the rank of each user's target; {again}")
+    parts: Path | list[Path] = run / RANKS
     if (run / RESULTS).is_file():
-        require_whole(run, {n: digest for n, digest in recorded_files(run).items() if n.startswith(f"{RANKS}/")})
+        hashes = {n: digest for n, digest in recorded_files(run).items() if n.startswith(f"{RANKS}/")}
+        require_whole(run, hashes)
+        if hashes:  # no other file that lies there
+            parts = [run / name for name in sorted(hashes)]
     try:
-        table = pq.read_table(run / RANKS, filters=[("split", "=", split)], partitioning=None).sort_by("user_id")
+        table = pq.read_table(parts, filters=[("split", "=", split)], partitioning=None).sort_by("user_id")
         return table["user_id"].combine_chunks(), table["rank"].fill_null(0).to_numpy().astype(np.int64)
     except (OSError, KeyError, pa.ArrowException) as error:
         not_the_input(error)

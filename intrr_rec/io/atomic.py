@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import fcntl
+import glob
 import json
 import os
 import shutil
@@ -29,6 +32,8 @@ def replacing(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(staging, "wb" if binary else "w", encoding=None if binary else "utf-8") as handle:
+                with contextlib.suppress(OSError):  # a file system without locks
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 yield handle
                 handle.flush()
                 os.fsync(handle.fileno())
@@ -39,13 +44,14 @@ def replacing(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file so that a crash leaves the old one or the new one.
+    """Write a text file so that a crash leaves the old one or the new one. What a killed writer of it left is removed.
 
     Raises:
         PlaceError: as `replacing`.
     """
     with replacing(path) as handle:
         handle.write(text)
+    remove_stale(path)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -56,6 +62,29 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     with replacing(path, binary=True) as handle:
         handle.write(content)
+    remove_stale(path)
+
+
+def remove_stale(path: Path) -> None:
+    """Remove what writers of the file `path` left beside it when they were killed: their process is gone, here and elsewhere."""
+    path = written_through(path)
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.tmp-*"):
+        number = stale.name.rpartition("-")[2]
+        if not number.isdigit() or _is_alive(int(number)):
+            continue
+        with contextlib.suppress(OSError), open(stale, "rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which its writer holds, on whatever machine
+            stale.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def write_json(path: Path, value: Any) -> None:

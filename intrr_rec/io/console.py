@@ -2,11 +2,45 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 _shown = False
+
+
+def plain(text: str) -> str:
+    """A text of others for one line of a terminal: signs that would move its cursor or begin a line are replaced."""
+    if text.isprintable():
+        return text
+    return "".join(
+        sign if sign.isprintable() else " " if sign in "\n\t" else "\N{REPLACEMENT CHARACTER}" for sign in text
+    )
+
+
+class PlainConsole(Console):
+    """Prints what a file says as text: no sequence in it reaches the terminal."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As Rich's."""
+        for segment in super().render(renderable, options):
+            text, style, control = segment
+            if control or text.isprintable():
+                yield segment
+            else:
+                yield Segment("\n".join(map(plain, text.split("\n"))), style)
+
+
+class PlainFormatter(logging.Formatter):
+    """Log lines: whatever a file put into a message begins no line of the log; the further lines of a message are set in."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """As the standard library's."""
+        record.message = "\n  ".join(map(plain, record.message.split("\n")))
+        return super().formatMessage(record)
 
 
 def show_to_people() -> None:
@@ -17,7 +51,7 @@ def show_to_people() -> None:
 
 def console(**options: Any) -> Console:
     """Where to print a table or a line for a person; quiet until `show_to_people`."""
-    return Console(quiet=not _shown, **options)
+    return PlainConsole(quiet=not _shown, **options)
 
 
 def shows_bars() -> bool:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from intrr_rec.config import Section
 from intrr_rec.errors import ConfigError, instead
 from intrr_rec.io.places import url_fault
+from intrr_rec.io.yaml_text import parse_yaml, read_text
 
 StageName = Literal["prepare", "index", "train", "evaluate", "export"]
 Option = str | int | float | bool | list[str]
@@ -71,12 +71,13 @@ def load_pipeline(path: Path) -> Pipeline:
         ConfigError: cannot be read, an unknown or missing key, or a value that does not fit.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-        pipeline = Pipeline.model_validate(tree)
+        tree = parse_yaml(read_text(path))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); correct the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ConfigError(f"{path}: is not valid YAML ({error})") from None
+    try:
+        pipeline = Pipeline.model_validate(tree)
     except ValidationError as error:
         raise ConfigError("; ".join(_explain(item, path) for item in error.errors())) from None
     at = path.absolute().parent

@@ -1,11 +1,13 @@
 """What an evaluation leaves in a run folder: tables that all ranks write together, and records, which name the tables' hashes.
 
-All is written beside its place first and published by renaming, `results.json` last. A job that is killed in between leaves
-a `results.json` whose hashes tell that it is not of the other files.
+All is written beside its place first and published by renaming: the old `results.json` goes first, then the other old files, and
+the new `results.json` comes last. A job that is killed in between leaves files of one evaluation, without `results.json`, which a
+reader takes for a run that is not evaluated. `results.json` also holds the hashes of the others.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,7 @@ import pyarrow.parquet as pq
 
 from intrr_rec.errors import ArtefactError
 from intrr_rec.io.artefact import file_hash
-from intrr_rec.io.atomic import remove_tree, swap_into_place, take_name, write_json
+from intrr_rec.io.atomic import remove_tree, sync, write_json
 from intrr_rec.io.places import writing_to
 from intrr_rec.io.records import read_sealed, sealed
 from intrr_rec.runs.run_files import RESULTS
@@ -75,11 +77,7 @@ def publish(
                 if path.is_file()
             }
             write_json(staging / RESULTS, sealed(records()[RESULTS] | {"files": files}))
-            for path in sorted(staging.iterdir(), key=lambda path: path.name == RESULTS):
-                if path.is_dir():
-                    swap_into_place(path, run / path.name)
-                else:
-                    take_name(path, run / path.name)
+            _replace(run, staging)
 
     try:
         world.agree(begin)
@@ -88,6 +86,30 @@ def publish(
     finally:
         if world.is_main:
             remove_tree(staging)
+
+
+def _replace(run: Path, staging: Path) -> None:
+    """Put what lies in `staging` into the run, so that at no moment files of two evaluations lie there."""
+    names = sorted((path.name for path in staging.iterdir()), key=lambda name: name == RESULTS)
+    for path in staging.rglob("*"):
+        sync(path)
+    old = staging / "old"
+    old.mkdir()
+    there = [name for name in reversed(names) if (run / name).exists()]
+    try:
+        for name in there:
+            os.rename(run / name, old / name)
+        sync(run)
+        for name in names:
+            os.rename(staging / name, run / name)
+        sync(run)
+    except BaseException:
+        for name in names:
+            if (old / name).exists():
+                if (run / name).exists():
+                    os.rename(run / name, staging / name)
+                os.rename(old / name, run / name)
+        raise
 
 
 def require_whole(run: Path, files: Mapping[str, str]) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.errors import ConfigError, DataError
 from intrr_rec.io.artefact import require_parent
-from intrr_rec.io.console import console
+from intrr_rec.io.console import console, plain
 from intrr_rec.semantic_ids.artefact import SemanticIds
 
 _TITLE_WIDTH = 90
@@ -175,7 +175,7 @@ def _list(branch: Tree, dataset: Dataset, items: Tensor, show: int) -> None:
 
 def _title(text: str) -> str:
     # A title with escape sequences must not steer the terminal.
-    text = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
+    text = plain(text)
     return escape(text if len(text) <= _TITLE_WIDTH else f"{text[: _TITLE_WIDTH - 1]}…")
 
 

@@ -133,11 +133,11 @@ def test_an_output_that_takes_nothing(stock: Stock, verb: str) -> None:
 ABORTED = re.compile(r"OpenBLAS error|terminate called|thread-local data: ABORT|Fatal Python error|std::bad_alloc")
 
 
-# Not drilled: verbs that load PyTorch, whose libraries abort or wait for ever where a thread cannot start; a pipeline is its jobs.
-LOADS_TORCH = {"embed", "index", "train", "plan", "evaluate", "export", "recommend", "serve", "pipeline"}
+# A pipeline is its jobs; `embed` has no model here, and `serve` does not end: that both refuse is in test_memory.py.
+NOT_HERE = {"pipeline", "embed", "serve"}
 
 
-@pytest.mark.parametrize("verb", [verb for verb in ROWS if verb not in LOADS_TORCH])
+@pytest.mark.parametrize("verb", [verb for verb in ROWS if verb not in NOT_HERE])
 def test_too_little_memory(stock: Stock, tmp_path: Path, verb: str) -> None:
     row = ROWS[verb]
     for megabytes in MEGABYTES:
