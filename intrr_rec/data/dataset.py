@@ -27,6 +27,7 @@ from intrr_rec.data.loading.windows import IntArray
 from intrr_rec.errors import ArtefactError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import MANIFEST, Manifest, Opened
+from intrr_rec.io.mapped import roomy
 from intrr_rec.io.records import as_record
 from intrr_rec.io.storage import Location, location
 
@@ -37,6 +38,7 @@ USERS = "users.parquet"
 STATISTICS = "statistics.json"
 REQUIRED = (f"{SEQUENCES}/*.parquet", ITEMS, USERS, STATISTICS)
 MOMENT = 1 << 53  # seconds, beyond any time of a log
+CHUNK = 1 << 16  # rows or events that are looked at together
 
 SEQUENCE_SCHEMA = pa.schema(
     [("user", pa.int64()), ("items", pa.list_(pa.int64())), ("timestamps", pa.list_(pa.int64()))]
@@ -172,16 +174,28 @@ class Dataset:
         return users, event_U[users]
 
     def popularity(self) -> np.ndarray:
-        """Events of each item in the training part, int64 [I]."""
-        counts_I = np.bincount(self.items_E, minlength=self.n_items)
+        """Events of each item in the training part, int64 [I]; of a large catalogue, in a file of TMPDIR that is mapped."""
+        return self._popularity
+
+    @cached_property
+    def _popularity(self) -> np.ndarray:
         held_out_U = self.held_out("train")
         ends_U = np.cumsum(held_out_U)
         held_out = np.repeat(self.offsets[1:] - ends_U, held_out_U) + np.arange(ends_U[-1])
-        return counts_I - np.bincount(self.items_E[held_out], minlength=self.n_items)
+        counts_I = roomy(np.int64, (self.n_items,))
+        for first in range(0, len(self.items_E), CHUNK):
+            np.add.at(counts_I, self.items_E[first : first + CHUNK], 1)
+        for first in range(0, len(held_out), CHUNK):
+            np.subtract.at(counts_I, self.items_E[held_out[first : first + CHUNK]], 1)
+        return counts_I
 
     def item_ids(self) -> pa.ChunkedArray:
         """The user's own item ids (int64 or string), at the position of their dense id; sorted, but for those added later."""
         return self.table(ITEMS, ["item_id"])["item_id"]
+
+    def own_ids(self, items: Sequence[int] | np.ndarray) -> pa.Array:
+        """The user's own ids of these items (dense ids); the others are not held in memory."""
+        return self.take(ITEMS, ["item_id"], items)["item_id"].combine_chunks()
 
     def user_ids(self) -> pa.ChunkedArray:
         """The user's own user ids (int64 or string), at the position of their dense id; sorted, but for those added later."""
@@ -200,9 +214,28 @@ class Dataset:
             present = None if columns is None else [each for each in columns if each in file.schema_arrow.names]
             return file.read(present)
 
-    def titles(self, items: Sequence[int] | None = None) -> list[str]:
-        """What to call each item, or each of `items` (dense ids): its `title`, else its `text`, else its own id."""
-        table = self.table(ITEMS, ["title", "text", "item_id"])
-        if items is not None:
-            table = table.take(pa.array(items, pa.int64()))
+    def take(self, name: str, columns: Sequence[str], places: Sequence[int] | np.ndarray) -> pa.Table:
+        """Rows of a Parquet file of the dataset, in the order asked for; columns it does not have are left out."""
+        place_R = np.asarray(places, np.int64)
+        order_R = np.argsort(place_R, kind="stable")
+        sorted_R, parts, first = place_R[order_R], [], 0
+        with self.events.folder.open(name) as handle:
+            file = pq.ParquetFile(handle)
+            present = [each for each in columns if each in file.schema_arrow.names]
+            empty = file.schema_arrow.empty_table().select(present)
+            for group in range(file.num_row_groups):
+                end = first + file.metadata.row_group(group).num_rows
+                if np.searchsorted(sorted_R, first) < np.searchsorted(sorted_R, end):  # else nothing of it is asked for
+                    start = first
+                    for batch in file.iter_batches(CHUNK, row_groups=[group], columns=present):
+                        low, high = np.searchsorted(sorted_R, [start, start + len(batch)])
+                        parts.append(pa.Table.from_batches([batch]).take(pa.array(sorted_R[low:high] - start)))
+                        start += len(batch)
+                first = end
+        found = pa.concat_tables(parts) if parts else empty
+        return found.take(pa.array(np.argsort(order_R, kind="stable")))
+
+    def titles(self, items: Sequence[int]) -> list[str]:
+        """What to call each of `items` (dense ids): its `title`, else its `text`, else its own id."""
+        table = self.take(ITEMS, ["title", "text", "item_id"], items)
         return [str(next(v for v in row if v is not None)) for row in zip(*(c.to_pylist() for c in table), strict=True)]

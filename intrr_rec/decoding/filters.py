@@ -50,13 +50,26 @@ class Allowed:
 
     def items(self, users: int) -> Tensor:
         """Whether each of the users may get each item, `[B, I]`."""
-        place_I = self.leaves.place_I
-        allowed_BI = torch.ones(users, len(place_I) + 1, dtype=torch.bool, device=place_I.device)
+        every_I = torch.arange(len(self.leaves.place_I), device=self.leaves.place_I.device)
+        return self.at(every_I).expand(users, -1)
+
+    def at(self, item: Tensor) -> Tensor:
+        """Whether the users may get these items: `[R]`, the same for all, or each user's own, `[B, R]`; -1 is none.
+
+        Returns:
+            bool `[B, R]`; `[1, R]` where items and filters are the same for all.
+        """
+        place_BR = self.leaves.place_I[item.clamp(min=0)].long()
+        is_open_BR = item >= 0
         if self.before_I1 is not None:
-            allowed_BI[:, :-1] = self.before_I1.diff() > 0
+            is_open_BR = is_open_BR & (self.before_I1[place_BR + 1] > self.before_I1[place_BR])
+        if item.ndim == 1:
+            place_BR, is_open_BR = place_BR[None], is_open_BR[None]
         if self.denied_BM is not None:
-            allowed_BI.scatter_(1, self.denied_BM, False)
-        return allowed_BI[:, place_I.long()]
+            place_BR = place_BR.expand(len(self.denied_BM), -1).contiguous()
+            found_BR = torch.searchsorted(self.denied_BM, place_BR).clamp(max=self.denied_BM.shape[1] - 1)
+            is_open_BR = is_open_BR & (self.denied_BM.gather(1, found_BR) != place_BR)
+        return is_open_BR
 
 
 @dataclass(frozen=True)

@@ -2,31 +2,53 @@
 
 All three follow from integer counts, so they are the same however users are spread over ranks.
 
-Shape suffixes: B users, W places, I items.
+Shape suffixes: B users, W places, I items, X items that are recommended to anyone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from intrr_rec.semantic_ids.quality.metrics import gini
 
 CUTOFF = 10
+CHUNK = 1 << 18  # items whose counts are summed over the ranks together
 
 
-def exposure(items_BW: Tensor, n_items: int) -> Tensor:
-    """How often each item is among the first `CUTOFF` places, int64 `[I]`; empty places (-1) count nothing."""
+def exposure(
+    items_BW: Tensor, n_items: int, add: Callable[[Tensor], Tensor] = lambda count_R: count_R
+) -> tuple[Tensor, Tensor]:
+    """Which items are among the first `CUTOFF` places, and how often, `item_X` and `count_X`, int64; empty places (-1) count nothing.
+
+    Args:
+        items_BW: of this rank's users.
+        n_items: I.
+        add: sums a tensor over the ranks; it is called equally often on each.
+    """
     shown = items_BW[:, :CUTOFF]
-    return torch.bincount(shown[shown >= 0], minlength=n_items)
+    own_X = shown[shown >= 0].sort().values
+    items, counts = [], []
+    for first in range(0, n_items, CHUNK):
+        end = min(first + CHUNK, n_items)
+        low, high = torch.searchsorted(own_X, torch.tensor([first, end])).tolist()
+        count_R = add(torch.bincount(own_X[low:high] - first, minlength=end - first))
+        place_X = count_R.nonzero().squeeze(1)
+        items.append(place_X + first)
+        counts.append(count_R[place_X])
+    return torch.cat(items), torch.cat(counts)
 
 
-def beyond_accuracy(exposure_I: Tensor, popularity_I: Tensor) -> dict[str, float]:
+def beyond_accuracy(item_X: Tensor, count_X: Tensor, popularity_I: NDArray[np.int64]) -> dict[str, float]:
     """Figures of the ten best items of all users.
 
     Args:
-        exposure_I: how often each item was recommended, over all ranks.
-        popularity_I: its events in the training part.
+        item_X, count_X: `exposure`, over all ranks.
+        popularity_I: events of each item in the training part.
 
     Returns:
         `coverage@10`: share of the catalogue that is recommended to anyone.
@@ -35,9 +57,10 @@ def beyond_accuracy(exposure_I: Tensor, popularity_I: Tensor) -> dict[str, float
         (Castells, Hurley & Vargas 2015, Novelty and Diversity in Recommender Systems).
         `gini@10`: Gini coefficient of exposure over the whole catalogue; 0 is an equal share for every item.
     """
-    p_I = (popularity_I.double() + 1) / (popularity_I.sum() + len(popularity_I))
+    n_items = len(popularity_I)
+    p_X = (torch.from_numpy(popularity_I[item_X.numpy()]).double() + 1) / (int(popularity_I.sum()) + n_items)
     return {
-        f"coverage@{CUTOFF}": float((exposure_I > 0).double().mean()),
-        f"novelty@{CUTOFF}": float((exposure_I * -p_I.log2()).sum() / exposure_I.sum()),
-        f"gini@{CUTOFF}": gini(exposure_I),
+        f"coverage@{CUTOFF}": len(item_X) / n_items,
+        f"novelty@{CUTOFF}": float((count_X * -p_X.log2()).sum() / count_X.sum()),
+        f"gini@{CUTOFF}": gini(count_X, n_items),
     }

@@ -19,6 +19,7 @@ from torch import Tensor
 from intrr_rec.data.loading.batch import Batch
 from intrr_rec.data.loading.loader import Loader
 from intrr_rec.data.loading.windows import IntArray, evaluation_windows
+from intrr_rec.data.popularity import falling_order
 from intrr_rec.decoding.decode import decode, ranking
 from intrr_rec.decoding.filters import Allowed, Leaves
 from intrr_rec.decoding.ranker import FEATURES
@@ -227,7 +228,7 @@ class Evaluator:
 def most_popular(inputs: Inputs, split: Split) -> dict[str, float]:
     """Metrics of recommending everyone the items most frequent in the training part."""
     dataset = inputs.dataset
-    order = np.argsort(-dataset.popularity(), kind="stable")[: max(RECALL_AT)]
+    order = falling_order(dataset.popularity())[: max(RECALL_AT)]
     windows = evaluation_windows(dataset.offsets, inputs.recipe.model.window, dataset.held_out(split))
     target_B = torch.from_numpy(dataset.items_E[windows.start_M + windows.length_M])
     top_BW = torch.from_numpy(order.copy()).expand(len(target_B), -1)

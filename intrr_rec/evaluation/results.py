@@ -14,6 +14,7 @@ import pyarrow as pa
 import torch
 from rich.table import Table
 
+from intrr_rec.data.popularity import falling_order
 from intrr_rec.distributed.world import World, join_world
 from intrr_rec.errors import ConfigError
 from intrr_rec.evaluation.beyond_accuracy import CUTOFF, beyond_accuracy, exposure
@@ -146,8 +147,8 @@ def _slices(inputs: Inputs, test: TargetRanks, world: World) -> dict[str, Any]:
 
 def _beyond_accuracy(inputs: Inputs, ranked: list[Ranked], world: World) -> dict[str, float]:
     shown_BW = torch.cat([part.items_BW[:, :CUTOFF] for part in ranked]).cpu()
-    exposure_I = exposure(shown_BW, inputs.dataset.n_items)
-    return beyond_accuracy(world.sum(exposure_I), torch.from_numpy(inputs.dataset.popularity()))
+    item_X, count_X = exposure(shown_BW, inputs.dataset.n_items, world.sum)
+    return beyond_accuracy(item_X, count_X, inputs.dataset.popularity())
 
 
 def _write_recommendations(target: Path, inputs: Inputs, ranked: list[Ranked], world: World) -> None:
@@ -160,9 +161,7 @@ def _write_recommendations(target: Path, inputs: Inputs, ranked: list[Ranked], w
     table = pa.table(
         {
             "user_id": inputs.dataset.user_ids().take(users),
-            "item_ids": pa.ListArray.from_arrays(
-                offsets, inputs.dataset.item_ids().combine_chunks().take(items[filled].numpy())
-            ),
+            "item_ids": pa.ListArray.from_arrays(offsets, inputs.dataset.own_ids(items[filled].numpy())),
             "scores": pa.ListArray.from_arrays(offsets, scores[filled].numpy()),
         }
     )
@@ -190,7 +189,7 @@ def _redistribution(evaluator: Evaluator) -> list[dict[str, Any]]:
 def _siblings(inputs: Inputs) -> np.ndarray:
     popularity = inputs.dataset.popularity()
     # Where two of the most popular items share these codes, the best pair is among them.
-    often = np.argsort(-popularity, kind="stable")[:OFTEN_SEEN]
+    often = np.array(falling_order(popularity)[:OFTEN_SEEN])
     codes_IL, popularity = inputs.semantic_ids.codes_IL[torch.from_numpy(often)], popularity[often]
     for depth in range(codes_IL.shape[1] - 1, -1, -1):
         group = code_groups(codes_IL[:, :depth])[0].numpy()
@@ -235,7 +234,7 @@ def _examples(inputs: Inputs, ranked: Ranked) -> list[dict[str, Any]]:
 def _described(inputs: Inputs, items: Iterable[int]) -> dict[int, dict[str, Any]]:
     """Items as a person knows them: own id, title, Semantic ID."""
     wanted = sorted(set(items))
-    own_ids = inputs.dataset.item_ids().take(pa.array(wanted, pa.int64())).to_pylist()
+    own_ids = inputs.dataset.own_ids(wanted).to_pylist()
     titles, codes_IL = inputs.dataset.titles(wanted), inputs.semantic_ids.codes_IL[wanted].tolist()
     return {
         item: {"item_id": own_id, "title": title, "sid": codes_L}

@@ -15,6 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 from intrr_rec.io.places import writing_to
 
 BLOCK = 1 << 20  # bytes of zeros written at a time
+IN_MEMORY = 1 << 20  # bytes of an array of `roomy` that are held in memory
 _NOT_THERE = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 OTHER_TMPDIR = "set TMPDIR to a folder with more room"
 
@@ -61,3 +62,13 @@ def reserve(handle: IO[bytes], size: int) -> None:
         for first in range(0, size, BLOCK):
             handle.write(bytes(min(BLOCK, size - first)))
         handle.flush()
+
+
+def roomy(dtype: DTypeLike, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Zeros in memory, or, beyond `IN_MEMORY` bytes, in a file of TMPDIR that is mapped: for what has a row an item.
+
+    Raises:
+        PlaceError: as `mapped_spool`.
+    """
+    small = math.prod(shape) * np.dtype(dtype).itemsize <= IN_MEMORY
+    return np.zeros(shape, dtype) if small else mapped_spool(dtype, shape)

@@ -27,6 +27,7 @@ from intrr_rec.serving.bundle.items import ItemTable
 
 KEPT_MASKS = 16
 FEW_DENIED = 256
+POPULAR_CHUNK = 1 << 16  # items, the most popular first, that filters are asked about together
 
 
 @dataclass(frozen=True)
@@ -332,23 +333,31 @@ class Recommender:
         return self._masks[key]
 
     def _popular(self, histories: Sequence[Sequence[int]], filters: Sequence[Filters], k: int) -> tuple[Tensor, Tensor]:
-        order_I, score_I = self._by_popularity
+        items = self.bundle.items
         allowed = self._allowed(histories, filters)
-        found_BW = order_I[:k].expand(len(histories), -1)
-        if allowed is not None:
-            place_BI = allowed.items(len(histories)).cpu()[:, order_I]
+        if allowed is None:
+            best = torch.from_numpy(np.array(items.by_popularity_I[:k])).long()
+            found_BW = best.expand(len(histories), -1)
+        else:
             found_BW = torch.full((len(histories), k), -1)
-            for user, mask_I in enumerate(place_BI):
-                allowed_first = order_I[mask_I][:k]
-                found_BW[user, : len(allowed_first)] = allowed_first
-        scores_BW = score_I[found_BW.clamp(min=0)].masked_fill(found_BW < 0, -torch.inf)
+            for first in range(0, len(items), POPULAR_CHUNK):  # as far down as the users' places ask
+                open_B = (found_BW < 0).any(1).nonzero().squeeze(1)
+                if not len(open_B):
+                    break
+                order_R = torch.from_numpy(np.array(items.by_popularity_I[first : first + POPULAR_CHUNK])).long()
+                is_open_BR = allowed.of(open_B.to(self.bundle.device)).at(order_R.to(self.bundle.device)).cpu()
+                for user, is_open_R in zip(open_B.tolist(), is_open_BR, strict=True):
+                    filled = int((found_BW[user] >= 0).sum())
+                    more = order_R[is_open_R][: k - filled]
+                    found_BW[user, filled : filled + len(more)] = more
+        share_BW = (items.popularity_I[found_BW.clamp(min=0).numpy()] + 1) / self._events
+        scores_BW = torch.from_numpy(np.log(share_BW)).float().masked_fill(found_BW < 0, -torch.inf)
         return found_BW, scores_BW
 
     @cached_property
-    def _by_popularity(self) -> tuple[Tensor, Tensor]:
-        items = self.bundle.items
-        share_I = (items.popularity_I + 1) / (items.popularity_I + 1).sum()
-        return torch.from_numpy(items.by_popularity_I), torch.from_numpy(np.log(share_I)).float()
+    def _events(self) -> int:
+        """Of all items, one added to each: what popularities are shares of."""
+        return int(self.bundle.items.popularity_I.sum()) + self.bundle.n_items
 
     def _beam(self, k: int, beam: int | None) -> int:
         beam = self.bundle.settings.evaluate.beam if beam is None else beam

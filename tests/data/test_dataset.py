@@ -44,10 +44,10 @@ def test_leave_one_out(tmp_path: Path) -> None:
 
 
 def test_titles_fall_back_to_text_and_then_to_the_id(tmp_path: Path) -> None:
-    assert build(tmp_path).titles() == ["a", "b", "c", "d"]
-    assert build(tmp_path, {"text": ["A", None, "C"]}).titles() == ["A", "b", "C", "d"]
+    assert build(tmp_path).titles(range(4)) == ["a", "b", "c", "d"]
+    assert build(tmp_path, {"text": ["A", None, "C"]}).titles(range(4)) == ["A", "b", "C", "d"]
     content = {"text": ["A", "B", None], "title": ["x", None, None]}
-    assert build(tmp_path, content).titles() == ["x", "B", "c", "d"]
+    assert build(tmp_path, content).titles(range(4)) == ["x", "B", "c", "d"]
 
 
 @pytest.mark.parametrize("name", ["sequences/part-00000.parquet", "items.parquet", "users.parquet", "statistics.json"])

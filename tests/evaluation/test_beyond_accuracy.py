@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,15 +28,16 @@ def test_figures_equal_loops(width):
     popularity_I[:3] = 0
     items_BW = torch.stack([torch.randperm(22, generator=generator)[:width] for _ in range(9)])
     items_BW[0, -2:] = -1
-    found = beyond_accuracy(exposure(items_BW, 25), popularity_I)
+    found = beyond_accuracy(*exposure(items_BW, 25), popularity_I.numpy())
     assert found == pytest.approx(by_loops(items_BW.tolist(), popularity_I.tolist()))
-    parts = sum(exposure(items_BW[rank::2], 25) for rank in range(2))
-    assert beyond_accuracy(parts, popularity_I) == found
+    others = iter(torch.bincount(items_BW[1::2, :10].clamp(min=0).flatten(), minlength=25)[None])
+    parts = exposure(items_BW[::2], 25, lambda count_R: count_R + next(others))
+    assert beyond_accuracy(*parts, popularity_I.numpy()) == found
 
 
 def test_extremes():
-    popularity_I = torch.full((8,), 3)
-    even = beyond_accuracy(torch.full((8,), 5), popularity_I)
+    popularity_I = np.full(8, 3)
+    even = beyond_accuracy(torch.arange(8), torch.full((8,), 5), popularity_I)
     assert even == pytest.approx({"coverage@10": 1.0, "novelty@10": 3.0, "gini@10": 0.0})
-    one = beyond_accuracy(torch.tensor([9, 0, 0, 0, 0, 0, 0, 0]), popularity_I)
+    one = beyond_accuracy(torch.tensor([0]), torch.tensor([9]), popularity_I)
     assert one == pytest.approx({"coverage@10": 1 / 8, "novelty@10": 3.0, "gini@10": 7 / 8})

@@ -115,8 +115,8 @@ def test_events_count_as_the_settings_say_and_others_are_refused(bundles, tmp_pa
     pq.write_table(pa.table(rows), tmp_path / "events.parquet")
     words = ["prepare.event_column=kind", "prepare.event_weights={buy: 1}", "prepare.deduplicate=event"]
     source = EventSource(tmp_path / "events.parquet", event_settings(bundle, words))
-    (found,) = source.shards(10, tmp_path, bundle.items.own_column())
-    assert (found.items_E.to_pylist(), found.times_E.tolist()) == (["1", "2"], [1, 2])
+    (found,) = source.shards(10, tmp_path, bundle)
+    assert (bundle.items.own(found.items_E), found.times_E.tolist()) == (["1", "2"], [1, 2])
     assert source.identity != EventSource(tmp_path / "events.parquet", event_settings(bundle, [])).identity
     assert event_settings(bundle, []).k_core == PrepareConfig().k_core
     for word, says in (
@@ -135,8 +135,8 @@ def of_logs(bundle, **settings):
 
 def histories(bundle, path, words, scratch):
     """User → items and times, as they are read for this bundle."""
-    (found,) = events_for(bundle, path, words).shards(100, scratch, bundle.items.own_column())
-    events = list(zip(found.items_E.to_pylist(), found.times_E.tolist(), strict=True))
+    (found,) = events_for(bundle, path, words).shards(100, scratch, bundle)
+    events = list(zip(bundle.items.own(found.items_E), found.times_E.tolist(), strict=True))
     spans = pairwise(found.offsets.tolist())
     return {user: events[slice(*span)] for user, span in zip(found.user_ids.to_pylist(), spans, strict=True)}
 

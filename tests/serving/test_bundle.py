@@ -161,7 +161,11 @@ def test_category_masks(bundles, tmp_path):
     )
     from intrr_rec.serving.bundle.items import ItemTable
 
-    items = ItemTable(tmp_path / "items.parquet", pq.ParquetFile(tmp_path / "items.parquet"))
+    items = ItemTable(
+        tmp_path / "items.parquet",
+        pq.ParquetFile(tmp_path / "items.parquet"),
+        load_file(bundles["path"].path / "items.safetensors"),
+    )
     assert items.columns == ["kind", "parity"]
     assert items.having("parity", ["1"]).tolist() == [item % 2 == 1 for item in range(len(table))]
     assert items.having("kind", ["even", "small"]).tolist() == [item % 2 == 0 for item in range(len(table))]

@@ -111,11 +111,11 @@ def level_quality(codes_I: Tensor, n_codes: int) -> dict[str, Any]:
     }
 
 
-def gini(counts_K: Tensor) -> float:
+def gini(counts_K: Tensor, n: int | None = None) -> float:
     """Inequality of non-negative counts, 0 (all equal) to 1 - 1/K (one holds all): 2 Σ_k k·x_(k) / (K Σ x) - (K + 1) / K,
-    x_(k) in rising order."""
-    n = len(counts_K)
-    place_K = torch.arange(1, n + 1, dtype=torch.float64)
+    x_(k) in rising order. `n`: K, where counts of zero are left out of `counts_K`."""
+    n = len(counts_K) if n is None else n
+    place_K = torch.arange(n - len(counts_K) + 1, n + 1, dtype=torch.float64)
     share_K = counts_K.double() / counts_K.sum()
     return 2 * float(place_K @ share_K.sort().values) / n - (n + 1) / n
 

@@ -1,7 +1,7 @@
 """Histories of a batch job, streamed: a shard of users at a time, whatever their number.
 
 Two sources: a prepared dataset, whose sequences are in order already, and a table of events, which is read as `intrr prepare` reads
-logs, and which DuckDB sorts by user and time on disk. Items are known by the user's own id, since a bundle may have been made from another dataset.
+logs, and which DuckDB sorts by user and time on disk. Items are known by the user's own id where the bundle was made from another dataset.
 
 Shape suffixes: U users of a shard, E events.
 """
@@ -33,6 +33,7 @@ from intrr_rec.data.raw.paths import files_hash, table_files
 from intrr_rec.errors import ConfigError, DataError
 from intrr_rec.io import artefact
 from intrr_rec.io import shards as jobs
+from intrr_rec.io.mapped import roomy
 from intrr_rec.serving.bundle.bundle import Bundle
 
 READ_ROWS = 131_072
@@ -59,14 +60,14 @@ class Histories:
 
     Attributes:
         user_ids: their own ids.
-        items_E: own ids of the items of all events (string), user after user, the oldest first.
+        items_E: items of all events by their dense ids in the bundle, user after user, the oldest first; -1 for one it does not know.
         offsets: `[U + 1]`.
         times_E: seconds since 1970 of each event; None where there are none.
         request_U: the moment the recommendation is asked for, int64 seconds; None where times are not read.
     """
 
     user_ids: pa.Array
-    items_E: pa.Array
+    items_E: NDArray[np.int64]
     offsets: NDArray[np.int64]
     times_E: NDArray[np.int64] | None
     request_U: NDArray[np.int64] | None
@@ -83,12 +84,12 @@ class Source(Protocol):
     def users(self) -> int | None:
         """How many there are; None where that is not known beforehand."""
 
-    def shards(self, users: int, scratch: Path, known: pa.Array) -> Iterator[Histories]:
+    def shards(self, users: int, scratch: Path, bundle: Bundle) -> Iterator[Histories]:
         """Histories of `users` users at a time, always the same.
 
         Args:
             scratch: may be written to.
-            known: own ids (string) of the items that can be recommended.
+            bundle: knows the items that can be recommended.
 
         Raises:
             DataError: none of the events is of one of them.
@@ -116,11 +117,9 @@ class DatasetSource:
         self.users: int | None = manifest.counts["users"]
         self._parts = sorted(name for name in manifest.files if name.startswith(f"{SEQUENCES}/"))
 
-    def shards(self, users: int, scratch: Path, known: pa.Array) -> Iterator[Histories]:
+    def shards(self, users: int, scratch: Path, bundle: Bundle) -> Iterator[Histories]:
         """See `Source`."""
-        item_ids = self._opened.parquet(ITEMS).read(["item_id"])["item_id"].cast(pa.string()).combine_chunks()
-        if not pc.any(pc.is_in(item_ids, value_set=known)).as_py():
-            raise _none_known(self._path, item_ids[0].as_py(), known)
+        place_I = self._places(bundle)
         user_ids = self._opened.parquet(USERS).read(["user_id"])["user_id"].combine_chunks()
         pending: list[pa.Table] = []
         for part in self._parts:
@@ -128,12 +127,27 @@ class DatasetSource:
                 pending.append(pa.Table.from_batches([batch]))
                 while sum(map(len, pending)) >= users:
                     table = pa.concat_tables(pending)
-                    yield self._histories(table[:users], item_ids, user_ids)
+                    yield self._histories(table[:users], place_I, user_ids)
                     pending = [table[users:]]
         if sum(map(len, pending)):
-            yield self._histories(pa.concat_tables(pending), item_ids, user_ids)
+            yield self._histories(pa.concat_tables(pending), place_I, user_ids)
 
-    def _histories(self, table: pa.Table, item_ids: pa.Array, user_ids: pa.Array) -> Histories:
+    def _places(self, bundle: Bundle) -> NDArray[np.int64] | None:
+        """Dense ids in the bundle of the dataset's items, -1 for one it does not know; None where they are the same."""
+        if bundle.manifest.parents.get("dataset") == self._opened.manifest.content_hash:
+            return None
+        place_I = roomy(np.int64, (self._opened.manifest.counts["items"],))
+        first, is_known, example = 0, False, None
+        for batch in self._opened.parquet(ITEMS).iter_batches(READ_ROWS, columns=["item_id"]):
+            own = batch["item_id"].cast(pa.string())
+            place_I[first : first + len(own)] = found = bundle.items.index.places(own)
+            is_known = is_known or bool((found >= 0).any())
+            first, example = first + len(own), own[0].as_py() if example is None else example
+        if not is_known:
+            raise _none_known(self._path, example, bundle)
+        return place_I
+
+    def _histories(self, table: pa.Table, place_I: NDArray[np.int64] | None, user_ids: pa.Array) -> Histories:
         length_U = pc.list_value_length(table["items"]).to_numpy()
         kept_U = np.maximum(length_U - self.held_out, 0)
         place_E = np.arange(length_U.sum()) - np.repeat(np.cumsum(length_U) - length_U, length_U)
@@ -144,9 +158,10 @@ class DatasetSource:
             times_E = all_E[is_kept_E]
             asked_U = np.minimum(kept_U, length_U - 1)  # at the first event left out, or right after the last
             request_U = all_E[np.cumsum(length_U) - length_U + asked_U]
+        items_E = pc.list_flatten(table["items"]).to_numpy()[is_kept_E]
         return Histories(
             user_ids.take(table["user"].combine_chunks()),
-            item_ids.take(pa.array(pc.list_flatten(table["items"]).to_numpy()[is_kept_E])),
+            items_E if place_I is None else place_I[items_E],
             np.concatenate([[0], np.cumsum(kept_U)]),
             times_E,
             request_U,
@@ -187,7 +202,7 @@ class EventSource:
         with closing(duckdb.connect()) as con:
             open_logs(con, [path], config)
 
-    def shards(self, users: int, scratch: Path, known: pa.Array) -> Iterator[Histories]:
+    def shards(self, users: int, scratch: Path, bundle: Bundle) -> Iterator[Histories]:
         """See `Source`."""
         table: pa.Table | None = None
         with TemporaryDirectory(dir=scratch, prefix=".events-") as own, closing(connect(Path(own), MEMORY_GB)) as con:
@@ -201,7 +216,7 @@ class EventSource:
                 kinds[user] = "string"
             create_events(con, kinds, self.config)
             self._require_unit(load_events(con, logs, kinds, self.config, first=0))
-            self._require_known(con, known)
+            self._require_known(con, bundle)
             with closing(DuckDBEngine(con)) as engine:
                 kept = of_histories(engine, self.config).with_columns(item=nw.col("item_id").cast(nw.String))
                 ordered = (
@@ -212,10 +227,10 @@ class EventSource:
                     table = read if table is None else pa.concat_tables([table, read])
                     first_U = np.flatnonzero(_is_start(table["user_id"]))
                     while len(first_U) > users:  # the last user may go on in the next batch
-                        yield self._histories(table[: first_U[users]])
+                        yield self._histories(table[: first_U[users]], bundle)
                         table, first_U = table[first_U[users] :], first_U[users:] - first_U[users]
                 if table is not None:
-                    yield self._histories(table)
+                    yield self._histories(table, bundle)
 
     def _require_unit(self, unit: TimeUnit | None) -> None:
         if unit is not None and self._unit is not None and unit != self._unit:
@@ -224,23 +239,23 @@ class EventSource:
                 f"count {UNIT_NAMES[self._unit]}; if that is right, prepare.time_unit={unit} says so"
             )
 
-    def _require_known(self, con: duckdb.DuckDBPyConnection, known: pa.Array) -> None:
-        con.register("known", pa.table({"id": known}))
-        found, example = con.execute(
-            "SELECT count(*) FILTER (id IS NOT NULL), min(item_id) FROM (SELECT CAST(item_id AS VARCHAR) AS item_id FROM events) "
-            "LEFT JOIN known ON id = item_id"
-        ).fetchall()[0]
-        con.unregister("known")
-        if not found:
-            raise _none_known(self.path, example, known)
+    def _require_known(self, con: duckdb.DuckDBPyConnection, bundle: Bundle) -> None:
+        con.execute("SELECT DISTINCT CAST(item_id AS VARCHAR) FROM events")
+        example = None
+        while rows := con.fetchmany(READ_ROWS):
+            ids = pa.array([own for (own,) in rows], pa.string())
+            if (bundle.items.index.places(ids) >= 0).any():
+                return
+            example = min([own for (own,) in rows] if example is None else [example, *(own for (own,) in rows)])
+        raise _none_known(self.path, example, bundle)
 
-    def _histories(self, table: pa.Table) -> Histories:
+    def _histories(self, table: pa.Table, bundle: Bundle) -> Histories:
         first_U = np.flatnonzero(_is_start(table["user_id"]))
         offsets = np.append(first_U, len(table))
         times_E = None if self.config.time_column is None else table["time"].to_numpy()
         return Histories(
             table["user_id"].combine_chunks().take(pa.array(first_U)),
-            table["item"].combine_chunks(),
+            bundle.items.index.places(table["item"].combine_chunks()),
             offsets,
             times_E,
             None if times_E is None else times_E[offsets[1:] - 1],
@@ -274,10 +289,10 @@ def event_settings(bundle: Bundle, overrides: Sequence[str]) -> PrepareConfig:
     return config
 
 
-def _none_known(path: Path, example: object, known: pa.Array) -> DataError:
+def _none_known(path: Path, example: object, bundle: Bundle) -> DataError:
     return DataError(
         f"{path}: holds no event of an item that the bundle knows: its item ids are such as {str(example)!r}, those of the bundle such "
-        f"as {known[0].as_py()!r}; write both the same way, or export a bundle of this catalogue"
+        f"as {bundle.items.own([0])[0]!r}; write both the same way, or export a bundle of this catalogue"
     )
 
 

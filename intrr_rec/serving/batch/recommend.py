@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
 from intrr_rec.distributed.malloc import keep_freed_memory
@@ -121,9 +120,9 @@ def _make_shards(
     staging: Path, recommender: Recommender, source: Source, options: Options, rank: int, size: int
 ) -> Made:
     """Make this rank's shards that are not there yet."""
-    made, known = Made(), recommender.bundle.items.own_column()
+    made, bundle = Made(), recommender.bundle
     with jobs.progress("recommend", "users", source.users) as advance:
-        for number, histories in enumerate(source.shards(options.shard_users, staging, known)):
+        for number, histories in enumerate(source.shards(options.shard_users, staging, bundle)):
             users, shard = len(histories.user_ids), staging / jobs.shard_name(number)
             made.users += users
             is_new = number % size == rank and jobs.shard_rows(shard) is None
@@ -138,9 +137,8 @@ def _make_shards(
 def _shard(recommender: Recommender, histories: Histories, options: Options) -> tuple[pa.Table, int]:
     """The recommendations of a shard's users, and how many of their events are of unknown items."""
     bundle = recommender.bundle
-    found = pc.index_in(histories.items_E, value_set=bundle.items.own_column())
-    is_known_E = found.is_valid().to_numpy(zero_copy_only=False)
-    known_E = found.drop_null().to_numpy()
+    is_known_E = histories.items_E >= 0
+    known_E = histories.items_E[is_known_E]
     before_E1 = np.concatenate([[0], np.cumsum(is_known_E)])
     offsets = before_E1[histories.offsets]
     times_E = None if histories.times_E is None else histories.times_E[is_known_E]
@@ -160,7 +158,7 @@ def _shard(recommender: Recommender, histories: Histories, options: Options) -> 
     is_filled_UK = items_UK >= 0
     user_R, place_R = is_filled_UK.nonzero(as_tuple=True)
     item_R = items_UK[is_filled_UK]
-    own_R = bundle.items.own_column().take(pa.array(item_R.numpy()))
+    own_R = bundle.items.own_column(item_R.numpy())
     codes_RL = bundle.codes_IL[item_R].to(torch.int32)
     table = pa.table(
         {

@@ -6,7 +6,8 @@ item_embeddings.safetensors   E_i of every item: float32, bfloat16, or int8 with
 guidance.safetensors          what guides each item's redistribution, as wide; read a row at a time, on demand
 codes.safetensors             Semantic IDs as narrow as they fit: the file of the Semantic IDs' artefact
 trie.safetensors              the trie over them: likewise
-items.parquet                 own ids, titles, popularity, columns to filter by
+items.safetensors             own ids, titles, popularity, as flat arrays
+items.parquet                 columns to filter by
 neighbours.safetensors        each item's neighbours and their terms, where they are part of the ranking
 
 What has a row an item is mapped where it is large, so that the processes of a host share one copy.
@@ -48,9 +49,9 @@ from intrr_rec.serving.bundle.trained import Trained, finite
 KIND = "bundle"
 # Of what lies in the files: an older bundle is refused, not misread.
 SCHEMA = 6
-SETTINGS, ITEM_TABLE = "settings.json", "items.parquet"
+SETTINGS, ITEM_TABLE, ITEM_ARRAYS = "settings.json", "items.parquet", "items.safetensors"
 NEIGHBOURS = "neighbours.safetensors"
-REQUIRED = (SETTINGS, CODES, TRIE, ITEM_TABLE)  # beside what the kind of model needs
+REQUIRED = (SETTINGS, CODES, TRIE, ITEM_TABLE, ITEM_ARRAYS)  # beside what the kind of model needs
 
 
 class BundleSettings(BaseModel):
@@ -126,7 +127,7 @@ class Bundle:
             device,
             trie,
             codes_IL,
-            ItemTable(path / ITEM_TABLE, opened.parquet(ITEM_TABLE)),
+            ItemTable(path / ITEM_TABLE, opened.parquet(ITEM_TABLE), opened.mapped(ITEM_ARRAYS)),
             neighbours,
             Trained.of(path, opened, settings, trie, neighbours, device) if learns else None,
         )

@@ -34,7 +34,7 @@ class Catalogue:
     """Items of a bundle, by their dense id in it.
 
     Attributes:
-        row_I: dense id of each in the run's tables; -1 where the run never saw it.
+        row_I: dense id of each in the run's tables; -1 where the run never saw it. None: each is its own.
         neighbour_IV: item vectors by which neighbours are told, where there are some and the ranking asks for neighbours.
         content_IV: item vectors, where the model reads them.
         features: reads the features of its items as rows of the run's table; None where the model reads none.
@@ -43,16 +43,15 @@ class Catalogue:
     dataset: Dataset
     semantic_ids: SemanticIds
     content_IV: NDArray[np.float32] | None
-    row_I: Tensor
+    row_I: Tensor | None
     neighbour_IV: NDArray[np.float32] | None = None
     features: FeatureReader | None = None
 
     @classmethod
     def of_run(cls, inputs: Inputs) -> Catalogue:
         """The catalogue a run was trained on."""
-        rows_I = torch.arange(inputs.dataset.n_items)
         return cls(
-            inputs.dataset, inputs.semantic_ids, inputs.content_IV, rows_I, inputs.neighbour_IV, inputs.feature_reader
+            inputs.dataset, inputs.semantic_ids, inputs.content_IV, None, inputs.neighbour_IV, inputs.feature_reader
         )
 
     @classmethod
@@ -73,12 +72,12 @@ class Catalogue:
     @property
     def newcomers(self) -> int:
         """Items the run never saw."""
-        return int((self.row_I < 0).sum())
+        return 0 if self.row_I is None else int((self.row_I < 0).sum())
 
     @torch.no_grad()
     def chunks(self, model: IntRR, world: World) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
         """First row, and E_i and guidance `[U, D]`, of each chunk; every rank makes its share of each."""
-        n_items, codebooks = len(self.row_I), model.codebooks()
+        n_items, codebooks = self.dataset.n_items, model.codebooks()
         for first_row in range(0, n_items, CHUNK * world.size):
             left = n_items - first_row
             share = min(CHUNK, -(-left // world.size))
@@ -90,7 +89,7 @@ class Catalogue:
     def _make(
         self, items_U: Tensor, model: IntRR, codebooks: tuple[Tensor, ...], device: torch.device
     ) -> tuple[Tensor, Tensor]:
-        row_U = self.row_I[items_U].to(device)
+        row_U = (items_U if self.row_I is None else self.row_I[items_U]).to(device)
         is_new_U = row_U < 0
         row_U = row_U.clamp(min=0)
         content_UV = None if self.content_IV is None else torch.from_numpy(self.content_IV[items_U]).to(device)

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from intrr_rec.config import PrepareConfig, Recipe
+from intrr_rec.data.dataset import USERS
 from intrr_rec.data.raw.files import IdKind
 from intrr_rec.distributed.world import World, join_world
 from intrr_rec.errors import ConfigError
@@ -37,6 +37,7 @@ from intrr_rec.runs.open_run import open_run
 from intrr_rec.runs.run_files import weights_hash
 from intrr_rec.semantic_ids.artefact import CODES, TRIE
 from intrr_rec.serving.bundle.bundle import (
+    ITEM_ARRAYS,
     ITEM_TABLE,
     KIND,
     NEIGHBOURS,
@@ -44,7 +45,7 @@ from intrr_rec.serving.bundle.bundle import (
     BundleSettings,
 )
 from intrr_rec.serving.bundle.catalogue import Catalogue
-from intrr_rec.serving.bundle.items import item_table
+from intrr_rec.serving.bundle.items import write_items
 from intrr_rec.serving.bundle.tensor_file import TensorFile
 from intrr_rec.serving.bundle.trained import GUIDANCE, ITEM_EMBEDDINGS, MODEL, SCALE, VALUES
 
@@ -121,7 +122,7 @@ def write_bundle(run: Path, out: Path, rows: Width = "float32", grown: Grown | N
         log.info(
             "wrote the bundle %s: %d items, %d of them newcomers; rows in %s",
             out,
-            len(catalogue.row_I),
+            catalogue.dataset.n_items,
             catalogue.newcomers,
             rows,
         )
@@ -172,14 +173,15 @@ def write_small_files(
         rows=rows,
         prepare=PrepareConfig.model_validate(dataset.manifest.config),
         time_unit=dataset.time_unit,
-        item_ids=_kind(dataset.item_ids()),
-        user_ids=_kind(dataset.user_ids()),
+        item_ids=_kind(dataset.own_ids([0])),
+        user_ids=_kind(dataset.take(USERS, ["user_id"], [0])["user_id"]),
         ranking=None if ranking is None else tuple(ranking),
     )
     write_json(folder / SETTINGS, settings.model_dump(mode="json"))
     for name in (CODES, TRIE):
         ids.copy(name, folder / name)
-    pq.write_table(item_table(catalogue.dataset, (catalogue.row_I < 0).numpy()), folder / ITEM_TABLE)
+    is_new_I = None if catalogue.row_I is None else (catalogue.row_I < 0).numpy()
+    write_items(catalogue.dataset, is_new_I, folder / ITEM_TABLE, folder / ITEM_ARRAYS)
 
 
 def write_neighbours(folder: Path, table: NeighbourTable) -> None:
@@ -197,9 +199,9 @@ def write_model(draft: Draft | None, catalogue: Catalogue, model: IntRR, rows: W
     tensors = model_tensors(model)
     if draft is not None:
         save_file(tensors, draft.path / MODEL)
-    shapes = {VALUES: (DTYPES[rows], (len(catalogue.row_I), model.token_width))}
+    shapes = {VALUES: (DTYPES[rows], (catalogue.dataset.n_items, model.token_width))}
     if rows == "int8":
-        shapes[SCALE] = (torch.float32, (len(catalogue.row_I),))  # type: ignore[assignment]
+        shapes[SCALE] = (torch.float32, (catalogue.dataset.n_items,))  # type: ignore[assignment]
     with ExitStack() as stack:
         files = []
         if draft is not None:

@@ -1,14 +1,16 @@
 """The items of a bundle as people know them: own ids, titles, popularity, and the columns of the item table.
 
-File: `items.parquet`, a row an item in the order of dense ids: `item_id` (string), `title`, `popularity` (events in the
-training part), `first_seen` (its first event, seconds since 1970; null where nobody had it or the logs have no times), `newcomer` (the model
-never saw it), then the free columns of the item table. Shape suffix: I items.
+`items.safetensors` holds what every answer needs as flat arrays that are mapped: own ids and titles (`item_index.py`), `popularity`
+(events in the training part), `by_popularity` (dense ids, the most popular first), `newcomer` (the model never saw it); and, to
+find ids, `number` where they are whole numbers in rising order, or `by_id` (dense ids in the order of own ids) where that is
+neither so nor the order of dense ids. `items.parquet` holds what filters ask for, a
+row an item in the order of dense ids: `item_id` (string), `title`, `first_seen` (its first event, seconds since 1970; null where
+nobody had it or the logs have no times), then the free columns of the item table. Shape suffix: I items.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -16,59 +18,61 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from intrr_rec.data.dataset import ITEMS, Dataset
+from intrr_rec.data.popularity import falling_order
 from intrr_rec.errors import ArtefactError, ConfigError, instead
 from intrr_rec.io.places import not_the_input
 from intrr_rec.serving.bundle.item_columns import having, is_filterable
+from intrr_rec.serving.bundle.item_index import BYTES, OFFSETS, ItemIndex, texts
+from intrr_rec.serving.bundle.tensor_file import TensorFile
 
-OWN = ("item_id", "title", "popularity", "first_seen", "newcomer")
-_TYPES = {
-    "item_id": pa.string(),
-    "title": pa.string(),
-    "popularity": pa.int64(),
-    "first_seen": pa.int64(),
-    "newcomer": pa.bool_(),
-}
+OWN = ("item_id", "title", "first_seen")
+RESERVED = (*OWN, "popularity", "newcomer")  # of the item table these are not carried over
+_TYPES = {"item_id": pa.string(), "title": pa.string(), "first_seen": pa.int64()}
+CHUNK = 1 << 16  # items that are written together
 
 
 class ItemTable:
-    """Reads the file; columns that no one asks for stay on disk.
+    """What is known of the items; columns that no one asks for stay on disk.
 
-    The file stays open, so one that takes its place later is not mixed with it.
+    The files stay open, so ones that take their place later are not mixed with them.
 
     Args:
-        path: of the file, for error messages.
-        file: the file, open.
+        path: of `items.parquet`, for error messages.
+        file: that file, open.
+        flat: the arrays of `items.safetensors`.
 
     Raises:
-        ArtefactError: a column is missing or of another type, or has gaps.
+        ArtefactError: a column or an array is missing or of another type or length.
     """
 
-    def __init__(self, path: Path, file: pq.ParquetFile) -> None:
+    def __init__(self, path: Path, file: pq.ParquetFile, flat: Mapping[str, Tensor]) -> None:
         self.path = path
         self._file = file
         self.schema = self._file.schema_arrow
         for name, expected in _TYPES.items():
             if name not in self.schema.names or self.schema.field(name).type != expected:
                 raise ArtefactError(f"{path}: has no column '{name}' of type {expected}; export the bundle again")
-        table = self._file.read(columns=["item_id", "title", "popularity", "newcomer"])
-        if gaps := [name for name in table.column_names if table[name].null_count]:
-            raise ArtefactError(f"{path}: column '{gaps[0]}' has gaps; export the bundle again")
-        self._ids = table["item_id"].combine_chunks()
-        self._titles = table["title"].combine_chunks()
-        self.popularity_I: NDArray[np.int64] = table["popularity"].to_numpy()
-        self.newcomer_I: NDArray[np.bool_] = table["newcomer"].to_numpy()
-        self._order_I = pc.sort_indices(self._ids).to_numpy()
+        order_I = flat["by_id"].numpy() if "by_id" in flat else None
+        number_I = flat["number"].numpy() if "number" in flat else None
+        self.index = ItemIndex(texts(flat, "id"), order_I, number_I)
+        self._titles = texts(flat, "title")
+        self.popularity_I: NDArray[np.int64] = flat["popularity"].numpy()
+        self.by_popularity_I: NDArray[np.int64] = flat["by_popularity"].numpy()
+        self.newcomer_I: NDArray[np.bool_] = flat["newcomer"].numpy().view(np.bool_)
+        found = [file.metadata.num_rows, len(self._titles), *map(len, (self.popularity_I, self.by_popularity_I))]
+        found += [len(each) for each in (self.newcomer_I, order_I, number_I) if each is not None]
+        if set(found) != {len(self)}:
+            raise ArtefactError(
+                f"{path}: its columns and the arrays beside it differ in length; export the bundle again"
+            )
 
     def __len__(self) -> int:
-        return len(self._ids)
-
-    @cached_property
-    def by_popularity_I(self) -> NDArray[np.int64]:
-        """Dense ids, the most popular first; of equals, the lower id."""
-        return np.argsort(-self.popularity_I, kind="stable")
+        return len(self.index.ids)
 
     @property
     def columns(self) -> list[str]:
@@ -77,22 +81,23 @@ class ItemTable:
 
     def dense(self, own_ids: Iterable[str]) -> list[int | None]:
         """Dense id of each item; None for an item the bundle does not know."""
-        return [self._find(own) for own in own_ids]
+        wanted = pa.array(own_ids, pa.large_string())
+        return [item if item >= 0 else None for item in self.index.places(wanted).tolist()] if len(wanted) else []
 
     def own(self, items: Iterable[int]) -> list[str]:
         """The user's own id of each dense id."""
-        return [self._ids[item].as_py() for item in items]
+        return self.own_column(items).to_pylist()
+
+    def own_column(self, items: Iterable[int]) -> pa.Array:
+        """`own` as a column of strings."""
+        return self.index.ids.take(pa.array(items, pa.int64())).cast(pa.string())
 
     def titles(self, items: Iterable[int]) -> list[str]:
         """What to call each item (dense ids)."""
-        return [self._titles[item].as_py() for item in items]
+        return self._titles.take(pa.array(items, pa.int64())).to_pylist()
 
-    def own_column(self) -> pa.Array:
-        """The user's own ids, at the position of the dense ones."""
-        return self._ids
-
-    def title_column(self) -> pa.Array:
-        """What to call each item, at the position of its dense id."""
+    def title_column(self) -> pa.LargeStringArray:
+        """What to call each item, at the position of its dense id, mapped."""
         return self._titles
 
     def having(self, column: str, values: Iterable[str]) -> NDArray[np.bool_]:
@@ -128,23 +133,74 @@ class ItemTable:
             not_the_input(error)
             raise ArtefactError(f"{self.path}: was cut short while it was in use; export the bundle again") from None
 
-    def _find(self, own: str) -> int | None:
-        place = bisect_left(self._order_I, own, key=lambda item: self._ids[int(item)].as_py())
-        if place == len(self) or self._ids[int(self._order_I[place])].as_py() != own:
-            return None
-        return int(self._order_I[place])
 
+def write_items(dataset: Dataset, is_new_I: NDArray[np.bool_] | None, table: Path, flat: Path) -> None:
+    """Write a dataset's items, those the model never saw marked, some at a time: `items.parquet` and `items.safetensors`.
 
-def item_table(dataset: Dataset, is_new_I: NDArray[np.bool_]) -> pa.Table:
-    """The table of a dataset's items, those the model never saw marked."""
-    table = dataset.table(ITEMS)
-    named = [table[name].cast(pa.string()) for name in ("title", "text", "item_id") if name in table.column_names]
-    columns = {
-        "item_id": table["item_id"].cast(pa.string()),
-        "title": pc.coalesce(*named),
-        "popularity": pa.array(dataset.popularity()),
-        "first_seen": table["first_seen"],
-        "newcomer": pa.array(is_new_I),
+    Args:
+        is_new_I: None where the model saw all.
+    """
+    n_items, sizes, is_sorted, last = dataset.n_items, {"id": 0, "title": 0}, True, None
+    for part, ids in _parts(dataset):
+        rises = pc.all(pc.less(ids[:-1], ids[1:])).as_py() is not False  # None: there is but one
+        is_sorted = is_sorted and rises and (last is None or last < ids[0].as_py())
+        last = ids[-1].as_py()
+        for name, column in (("id", part["item_id"]), ("title", part["title"])):
+            sizes[name] += pc.sum(pc.binary_length(column)).as_py()
+    popularity_I = dataset.popularity()
+    arrays: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
+        f"{name}.{OFFSETS}": (torch.int64, (n_items + 1,)) for name in sizes
     }
-    free = [name for name in table.column_names if name not in (*OWN, "text", "item")]
-    return pa.table(columns | {name: table[name] for name in free})
+    arrays |= {f"{name}.{BYTES}": (torch.uint8, (size,)) for name, size in sizes.items()}
+    arrays |= dict.fromkeys(("popularity", "by_popularity"), (torch.int64, (n_items,)))
+    arrays["newcomer"] = (torch.uint8, (n_items,))
+    way = "number" if is_sorted and isinstance(last, int) else None if is_sorted else "by_id"
+    if way is not None:
+        arrays[way] = (torch.int64, (n_items,))
+    writer = None
+    with TensorFile(flat, arrays) as file:
+        first, begun = 0, dict.fromkeys(sizes, 0)
+        for part, ids in _parts(dataset):
+            writer = writer or pq.ParquetWriter(table, part.schema)
+            writer.write_table(part)
+            for name, column in (("id", part["item_id"]), ("title", part["title"])):
+                text = pa.concat_arrays(column.cast(pa.large_string()).chunks)
+                _, offsets, data = text.buffers()
+                own = np.frombuffer(offsets, np.int64)[text.offset : text.offset + len(text) + 1]
+                written = np.frombuffer(data or b"", np.uint8)[own[0] : own[-1]]
+                file.write(f"{name}.{OFFSETS}", first, torch.from_numpy(own - own[0] + begun[name]))
+                file.write(f"{name}.{BYTES}", begun[name], torch.from_numpy(written.copy()))
+                begun[name] += len(written)
+            if way == "number":
+                file.write(way, first, torch.from_numpy(ids.to_numpy().copy()))
+            first += len(part)
+        order_I = falling_order(popularity_I)
+        for first in range(0, n_items, CHUNK):
+            part = slice(first, min(first + CHUNK, n_items))
+            file.write("popularity", first, torch.from_numpy(np.array(popularity_I[part])))
+            file.write("by_popularity", first, torch.from_numpy(np.array(order_I[part])))
+            is_new = np.zeros(part.stop - first, np.uint8) if is_new_I is None else is_new_I[part].astype(np.uint8)
+            file.write("newcomer", first, torch.from_numpy(is_new))
+        if way == "by_id":
+            ids = dataset.item_ids().cast(pa.string())
+            file.write(way, 0, torch.from_numpy(pc.sort_indices(ids).to_numpy().astype(np.int64)))
+    if writer is not None:
+        writer.close()
+
+
+def _parts(dataset: Dataset) -> Iterator[tuple[pa.Table, pa.ChunkedArray]]:
+    """The rows of `items.parquet`, and their own ids as the dataset has them, some at a time."""
+    with dataset.events.folder.open(ITEMS) as handle:
+        file = pq.ParquetFile(handle)
+        for batch in file.iter_batches(CHUNK):
+            table = pa.Table.from_batches([batch])
+            named = [
+                table[name].cast(pa.string()) for name in ("title", "text", "item_id") if name in table.column_names
+            ]
+            columns = {
+                "item_id": table["item_id"].cast(pa.string()),
+                "title": pc.coalesce(*named),
+                "first_seen": table["first_seen"],
+            }
+            free = [name for name in table.column_names if name not in (*RESERVED, "text", "item")]
+            yield pa.table(columns | {name: table[name] for name in free}), table["item_id"]

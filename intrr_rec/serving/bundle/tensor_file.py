@@ -17,7 +17,14 @@ from intrr_rec.errors import ArtefactError
 from intrr_rec.io.records import as_record, parse_json
 
 LARGEST_HEADER = 1 << 20
-_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.int8: "I8"}
+_NAMES = {
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.int32: "I32",
+    torch.int64: "I64",
+}
 _DTYPES = {word: dtype for dtype, word in _NAMES.items()}
 _FIX = "export the bundle again"
 _Size = Annotated[int, Field(ge=0, le=1 << 53)]
@@ -112,7 +119,7 @@ class RowFile:
 class _Entry(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    dtype: Literal["F32", "BF16", "I8"]
+    dtype: Literal["F32", "BF16", "I8", "U8", "I32", "I64"]
     shape: Annotated[tuple[_Size, ...], Field(min_length=1, max_length=8, strict=False)]
     data_offsets: Annotated[tuple[_Size, _Size], Field(strict=False)]
 

@@ -34,6 +34,8 @@ from intrr_rec.serving.recommender import Filters, Recommender
 
 NEIGHBOURS = 8
 PROBE_ITEMS = 5
+KEPT_TITLES = 1 << 24  # bytes of titles up to which they are also kept in lower case
+CHUNK = 1 << 18  # titles that are searched together
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,8 @@ class Backend:
         self.bundle = bundle
         self.bundle_hash = bundle.manifest.content_hash
         self._recommender = Recommender(bundle)
-        self._lower_titles = pc.utf8_lower(bundle.items.title_column())
-        self._rank_I = np.empty(len(bundle.items), np.int64)
-        self._rank_I[bundle.items.by_popularity_I] = np.arange(len(bundle.items))
+        titles = bundle.items.title_column()
+        self._lower_titles = pc.utf8_lower(titles) if titles.nbytes <= KEPT_TITLES else None
 
     @classmethod
     def load(cls, path: Path, device: torch.device) -> Backend:
@@ -160,11 +161,17 @@ class Backend:
         words = query.lower().split()
         if not words:
             return []
-        found_I = np.ones(len(self.bundle.items), np.bool_)
-        for word in words:
-            found_I &= pc.match_substring(self._lower_titles, word).to_numpy(zero_copy_only=False)
-        matching = np.flatnonzero(found_I)
-        found = matching[np.argsort(self._rank_I[matching])][:limit].tolist()
+        parts = []
+        for first in range(0, len(self.bundle.items), CHUNK):
+            titles = self.bundle.items.title_column()[first : first + CHUNK]
+            lower = pc.utf8_lower(titles) if self._lower_titles is None else self._lower_titles[first : first + CHUNK]
+            is_found = np.ones(len(titles), np.bool_)
+            for word in words:
+                is_found &= pc.match_substring(lower, word).to_numpy(zero_copy_only=False)
+            parts.append(first + np.flatnonzero(is_found))
+        matching = np.concatenate(parts)
+        popularity = self.bundle.items.popularity_I[matching]
+        found = matching[np.argsort(-popularity, kind="stable")][:limit].tolist()
         [same] = self.bundle.items.dense([query.strip()])
         if same is not None:
             found = [same, *(item for item in found if item != same)][:limit]
@@ -242,7 +249,15 @@ class Backend:
             return self.bundle.neighbours.nearest(item, NEIGHBOURS)
         rows = self.bundle.trained.rows
         own_1D = rows.take(torch.tensor([item], device=self.bundle.device))
-        similarity_I: Tensor = torch.cat([F.cosine_similarity(own_1D, chunk_ID) for chunk_ID in rows.chunks()])
-        similarity_I[item] = -torch.inf
-        best, nearest = similarity_I.topk(min(NEIGHBOURS, len(similarity_I) - 1))
-        return best.tolist(), nearest.tolist()
+        best_W, nearest_W = own_1D.new_empty(0), torch.empty(0, dtype=torch.int64, device=own_1D.device)
+        first, places = 0, min(NEIGHBOURS, len(rows) - 1)
+        for chunk_RD in rows.chunks():
+            similarity_R: Tensor = F.cosine_similarity(own_1D, chunk_RD)
+            if first <= item < first + len(chunk_RD):
+                similarity_R[item - first] = -torch.inf
+            found_W, place_W = similarity_R.topk(min(places, len(similarity_R)))
+            joined = torch.cat([best_W, found_W])
+            best_W, order_W = joined.topk(min(places, len(joined)))
+            nearest_W = torch.cat([nearest_W, place_W + first])[order_W]
+            first += len(chunk_RD)
+        return best_W.tolist(), nearest_W.tolist()

@@ -11,7 +11,8 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +26,8 @@ from intrr_rec.data.prepare.prepare import prepare_dataset
 from intrr_rec.data.validate.validate import examine
 from intrr_rec.errors import DataError
 from intrr_rec.serving.batch.histories import EventSource
+from intrr_rec.serving.bundle.bundle import Bundle
+from intrr_rec.serving.bundle.item_index import ItemIndex
 
 Rows = list[tuple[Any, ...]]
 COLUMNS = ("user_id", "sku", "timestamp")
@@ -213,9 +216,10 @@ def by_items(path: Path, out: Path, settings: dict[str, Any]) -> None:
 
 def by_recommend(path: Path, out: Path, settings: dict[str, Any]) -> None:
     source = EventSource(path, PrepareConfig(item_column="sku", k_core=1, **settings))
-    (found,) = source.shards(100, out, pa.array([str(item) for item in range(8)]))
+    index = ItemIndex(pa.array([str(item) for item in range(8)], pa.large_string()), None)
+    (found,) = source.shards(100, out, cast(Bundle, SimpleNamespace(items=SimpleNamespace(index=index))))
     assert found.times_E is not None
-    events = list(zip(found.items_E.to_pylist(), found.times_E.tolist(), strict=True))
+    events = list(zip(map(str, found.items_E.tolist()), found.times_E.tolist(), strict=True))
     spans = zip(found.user_ids.to_pylist(), found.offsets, found.offsets[1:], strict=False)
     assert {str(user): events[start:end] for user, start, end in spans} == RIGHT
     assert not list(out.iterdir())
