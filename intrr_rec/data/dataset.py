@@ -9,7 +9,7 @@ Shape suffixes: E events, U users, I items.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -192,6 +192,12 @@ class Dataset:
     def item_ids(self) -> pa.ChunkedArray:
         """The user's own item ids (int64 or string), at the position of their dense id; sorted, but for those added later."""
         return self.table(ITEMS, ["item_id"])["item_id"]
+
+    def own_id_parts(self) -> Iterator[pa.Array]:
+        """`item_ids`, some at a time."""
+        with self.events.folder.open(ITEMS) as handle:
+            for batch in pq.ParquetFile(handle).iter_batches(CHUNK, columns=["item_id"]):
+                yield batch["item_id"]
 
     def own_ids(self, items: Sequence[int] | np.ndarray) -> pa.Array:
         """The user's own ids of these items (dense ids); the others are not held in memory."""

@@ -80,8 +80,9 @@ def _dense(
     settings: EvaluateConfig,
     allowed: Allowed | None,
 ) -> tuple[Tensor, Tensor]:
-    state_BD, allowed_BI = scored_states(model, batch, catalogue_ID), _mask(batch, allowed)
-    item_BW, score_BW = model.dense.best(state_BD, Rows(catalogue_ID), settings.beam, batch, allowed_BI)
+    state_BD = scored_states(model, batch, catalogue_ID)
+    open_of = None if allowed is None else allowed.between
+    item_BW, score_BW = model.dense.best(state_BD, Rows(catalogue_ID), settings.beam, batch, open_of)
     return item_BW.masked_fill(score_BW == -torch.inf, -1), score_BW
 
 

@@ -25,11 +25,13 @@ class Allowed:
         before_I1: how many leaves that all users may get lie before each place; None where they may get every item.
         denied_BM: places of the leaves that one user may not get beyond that, rising, without repetition, padded with I;
             None where there are none.
+        denied_item_BM: dense ids that one user may not get, -1 is padding.
     """
 
     leaves: Leaves
     before_I1: Tensor | None
     denied_BM: Tensor | None
+    denied_item_BM: Tensor | None = None
 
     def lives(self, depth: int, node_BWC: Tensor) -> Tensor:
         """Whether an allowed item lies below each node of this depth, for the user of its row."""
@@ -46,12 +48,25 @@ class Allowed:
 
     def of(self, user_B: Tensor) -> Allowed:
         """The filters of some of the users, given by their rows."""
-        return self if self.denied_BM is None else replace(self, denied_BM=self.denied_BM[user_B])
+        if self.denied_BM is None or self.denied_item_BM is None:
+            return self
+        return replace(self, denied_BM=self.denied_BM[user_B], denied_item_BM=self.denied_item_BM[user_B])
 
     def items(self, users: int) -> Tensor:
         """Whether each of the users may get each item, `[B, I]`."""
-        every_I = torch.arange(len(self.leaves.place_I), device=self.leaves.place_I.device)
-        return self.at(every_I).expand(users, -1)
+        return self.between(0, len(self.leaves.place_I)).expand(users, -1)
+
+    def between(self, first: int, end: int) -> Tensor:
+        """Whether the users may get items `first … end - 1`, `[B, R]`; `[1, R]` where it is the same for all."""
+        place_R = self.leaves.place_I[first:end].long()
+        is_open_BR = torch.ones(1, end - first, dtype=torch.bool, device=place_R.device)
+        if self.before_I1 is not None:
+            is_open_BR = (self.before_I1[place_R + 1] > self.before_I1[place_R])[None]
+        if self.denied_item_BM is not None:
+            is_open_BR = is_open_BR.repeat(len(self.denied_item_BM), 1)
+            user_H, slot_H = ((self.denied_item_BM >= first) & (self.denied_item_BM < end)).nonzero(as_tuple=True)
+            is_open_BR[user_H, self.denied_item_BM[user_H, slot_H] - first] = False
+        return is_open_BR
 
     def at(self, item: Tensor) -> Tensor:
         """Whether the users may get these items: `[R]`, the same for all, or each user's own, `[B, R]`; -1 is none.
@@ -121,4 +136,5 @@ class Leaves:
         place_BM = place_BM.sort(dim=1).values
         repeated_BM = torch.zeros_like(place_BM, dtype=torch.bool)
         repeated_BM[:, 1:] = place_BM[:, 1:] == place_BM[:, :-1]
-        return Allowed(self, before_I1, place_BM.masked_fill(repeated_BM, end).sort(dim=1).values)
+        place_BM = place_BM.masked_fill(repeated_BM, end).sort(dim=1).values
+        return Allowed(self, before_I1, place_BM, denied_BM)

@@ -8,6 +8,7 @@ Shape suffixes: B users, N slots of a block, W candidates, R = 8 features.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -56,17 +57,17 @@ class SeenItems:
         is_in_BWA &= (count_BW > 0)[..., None]
         return torch.cat([count_BW.clamp(min=1).float().log()[..., None], is_in_BWA.float()], dim=-1)
 
-    def newest(self, places: int, allowed_BI: Tensor | None = None) -> Tensor:
+    def newest(self, places: int, allowed: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """The distinct items of each history, the newest first: `[B, W]` dense ids, -1 where there are no more.
 
         Args:
             places: W, at most.
-            allowed_BI: what a user may get; None is everything.
+            allowed: which of these items `[B, N]` the users may get; None is everything.
         """
         is_last_BN = self.item_BN != self.BEYOND
         is_last_BN[:, :-1] &= self.item_BN[:, 1:] != self.item_BN[:, :-1]
-        if allowed_BI is not None:
-            is_last_BN &= allowed_BI.gather(1, self.item_BN.clamp(max=allowed_BI.shape[1] - 1))
+        if allowed is not None:
+            is_last_BN &= allowed(self.item_BN.masked_fill(self.item_BN == self.BEYOND, 0))
         age_BN = self.age_BN.masked_fill(~is_last_BN, self.BEYOND)
         age_BW, place_BW = age_BN.topk(min(places, age_BN.shape[1]), dim=1, largest=False)
         return self.item_BN.gather(1, place_BW).masked_fill(age_BW == self.BEYOND, -1)

@@ -214,10 +214,9 @@ class Evaluator:
         n_items = self.inputs.dataset.n_items
         share = -(-n_items // self.world.size)
         own = torch.arange(self.world.rank * share, (self.world.rank + 1) * share).clamp(max=n_items - 1)
-        content_IV = self.inputs.content_IV
         parts = []
         for ids_U in own.split(CATALOGUE_CHUNK):
-            content_UV = None if content_IV is None else torch.from_numpy(content_IV[ids_U]).to(self.world.device)
+            content_UV = self.inputs.content(ids_U, self.world.device)
             reader = self.inputs.feature_reader
             features = None if reader is None else reader.items(ids_U.numpy())
             with_features = () if features is None else (features.to(self.world.device),)

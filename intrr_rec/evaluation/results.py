@@ -175,8 +175,7 @@ def _redistribution(evaluator: Evaluator) -> list[dict[str, Any]]:
         return []
     inputs, model, device = evaluator.inputs, cast(IntRR, evaluator.model), evaluator.world.device
     pair = _siblings(inputs)
-    content_IV = inputs.content_IV
-    content_UV = None if content_IV is None else torch.from_numpy(content_IV[pair]).to(device)
+    content_UV = inputs.content(pair, device)
     model.eval()
     log_p = model.items(torch.from_numpy(pair).to(device), content_UV, model.codebooks()).log_p
     described = _described(inputs, pair.tolist())

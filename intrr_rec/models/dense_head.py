@@ -10,9 +10,10 @@ a chunk, B users, W beams, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from intrr_rec.config import DenseConfig
 from intrr_rec.data.loading.batch import Batch
+from intrr_rec.io.mapped import roomy
 from intrr_rec.models.embeddings.item_embeddings import Rows
 
 WHOLE = 1 << 30  # bytes of scores and masks up to which a step's loss is computed in one piece
@@ -31,8 +33,13 @@ _INVERSE_LENGTHS = WeakTensorKeyDictionary()
 def inverse_lengths(rows: Rows) -> Tensor:
     """One over the length of every row, computed once for as long as the table lives; it must not change in place."""
     if rows.values_ID not in _INVERSE_LENGTHS:
-        lengths = [rows_D.detach().norm(dim=-1) for rows_D in rows.chunks()]
-        _INVERSE_LENGTHS[rows.values_ID] = 1 / torch.cat(lengths).clamp(min=1e-12)
+        device, first = rows.values_ID.device, 0
+        inverse_I = torch.from_numpy(roomy(np.float32, (len(rows),))) if device.type == "cpu" else None
+        inverse_I = torch.empty(len(rows), device=device) if inverse_I is None else inverse_I
+        for rows_RD in rows.chunks():
+            inverse_I[first : first + len(rows_RD)] = 1 / rows_RD.detach().norm(dim=-1).clamp(min=1e-12)
+            first += len(rows_RD)
+        _INVERSE_LENGTHS[rows.values_ID] = inverse_I
     return _INVERSE_LENGTHS[rows.values_ID]
 
 
@@ -169,29 +176,57 @@ class DenseHead(nn.Module):
         return cosine_BW1.squeeze(-1) / self.temperature + repeat_BW * self._bias()
 
     def best(
-        self, state_BD: Tensor, rows: Rows, places: int, batch: Batch, allowed_BI: Tensor | None = None
+        self,
+        state_BD: Tensor,
+        rows: Rows,
+        places: int,
+        batch: Batch,
+        allowed: Callable[[int, int], Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The `places` items of the whole catalogue with the best scores, `items_BW` and `scores_BW`, best first.
+
+        The catalogue is scored a chunk of rows at a time; nothing has a place for each user and item.
 
         Args:
             state_BD: at the scored slots.
             rows: item representations.
             places: W.
             batch: histories.
-            allowed_BI: what a user may get; None is everything. Anything else has score -inf.
+            allowed: which of the items from a first one to an end each user may get, `[B, R]` or `[1, R]`; None is everything.
+                Anything else has score -inf.
         """
         unit_BD = F.normalize(state_BD, dim=-1) / self.temperature
-        parts = [unit_BD @ rows_D.T for rows_D in rows.chunks()]
-        score_BI = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).mul_(inverse_lengths(rows))
         seen_BN, is_seen_BN = batch.seen_items()
         # Slots of others' histories repeat an item of the own one, so that what is written to a place twice is the same.
         some_B1 = seen_BN.gather(1, is_seen_BN.int().argmax(1, keepdim=True))
         seen_BN = torch.where(is_seen_BN, seen_BN, some_B1)
-        score_BI.scatter_(1, seen_BN, score_BI.gather(1, seen_BN) + self._bias())
-        if allowed_BI is not None:
-            score_BI.masked_fill_(~allowed_BI, -torch.inf)
-        score_BW, item_BW = score_BI.topk(min(places, len(rows)), dim=-1)
-        return item_BW, score_BW
+        inverse_I, places, first = inverse_lengths(rows), min(places, len(rows)), 0
+        best_BW: Tensor | None = None
+        item_BW = seen_BN.new_empty(len(state_BD), 0)
+        for rows_RD in rows.chunks():
+            end = first + len(rows_RD)
+            score_BR = (unit_BD @ rows_RD.T).mul_(inverse_I[first:end])
+            if len(rows_RD) == len(rows):
+                score_BR.scatter_(1, seen_BN, score_BR.gather(1, seen_BN) + self._bias())
+            else:
+                user_H, slot_H = ((seen_BN >= first) & (seen_BN < end)).nonzero(as_tuple=True)
+                place_H = seen_BN[user_H, slot_H] - first
+                score_BR[user_H, place_H] = score_BR[user_H, place_H] + self._bias()
+            if allowed is not None:
+                score_BR.masked_fill_(~allowed(first, end), -torch.inf)
+            found_BW, place_BW = score_BR.topk(min(places, end - first), dim=-1)
+            if best_BW is not None:
+                found_BW = torch.cat([best_BW, found_BW], dim=1)
+            item_BW = torch.cat([item_BW, place_BW + first], dim=1)
+            if found_BW.shape[1] > places:
+                found_BW, order_BW = found_BW.topk(places, dim=-1)
+                item_BW = item_BW.gather(1, order_BW)
+            best_BW, first = found_BW, end
+        assert best_BW is not None
+        if len(rows_RD) < len(rows):  # the last chunk may have filled the last places without a sort
+            best_BW, order_BW = best_BW.sort(dim=-1, descending=True)
+            item_BW = item_BW.gather(1, order_BW)
+        return item_BW, best_BW
 
     def _bias(self) -> Tensor | float:
         return 0.0 if self.repeat_bias is None else self.repeat_bias * self.gain

@@ -10,7 +10,9 @@ Shape suffixes: I items, M neighbours kept, F = 3 terms, B users, H last items, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -98,17 +100,19 @@ class Around:
         term_BWF = self.term_BNF.gather(1, place_BW[..., None].expand(-1, -1, len(TERMS)))
         return term_BWF * is_neighbour_BW[..., None]
 
-    def best(self, weight_F: Tensor, places: int, allowed_BI: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def best(
+        self, weight_F: Tensor, places: int, allowed: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The neighbours with the highest weighted sums, `item_BW` (-1 where there are no more) and `score_BW`.
 
         Args:
             weight_F: of the terms.
             places: W.
-            allowed_BI: what a user may get; None is everything.
+            allowed: which of these items `[B, N]` the users may get; None is everything.
         """
         open_BN = self.item_BN < self.n_items
-        if allowed_BI is not None:
-            open_BN = open_BN & allowed_BI.gather(1, self.item_BN.clamp(max=self.n_items - 1))
+        if allowed is not None:
+            open_BN = open_BN & allowed(self.item_BN.clamp(max=self.n_items - 1))
         score_BN = (self.term_BNF @ weight_F).masked_fill(~open_BN, -torch.inf)
         score_BW, place_BW = score_BN.topk(min(places, score_BN.shape[1]), dim=1)
         return self.item_BN.gather(1, place_BW).masked_fill(score_BW == -torch.inf, -1), score_BW
@@ -130,7 +134,8 @@ def rank_neighbours(
     """
     n_items = len(table.item_IM)
     places = min(places, n_items)
-    found_BW, score_BW = table.around(batch).best(table.weights(), places, allowed_BI)
+    open_of = None if allowed_BI is None else partial(allowed_BI.gather, 1)
+    found_BW, score_BW = table.around(batch).best(table.weights(), places, open_of)
     missing = places - found_BW.shape[1]
     found_BW = F.pad(found_BW, (0, missing), value=-1)
     score_BW = F.pad(score_BW, (0, missing), value=-torch.inf)

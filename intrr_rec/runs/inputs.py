@@ -7,16 +7,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from intrr_rec.config import Recipe
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.data.features.columns import find
 from intrr_rec.data.features.space import Space
-from intrr_rec.data.loading.batch import Collator
+from intrr_rec.data.loading.batch import Collator, look_up_content
 from intrr_rec.data.loading.features import FeatureReader
 from intrr_rec.data.loading.negatives import CandidateSampler
 from intrr_rec.data.loading.streaming import StreamedWindows
@@ -33,7 +35,7 @@ from intrr_rec.models.registry import make_model, model_class
 from intrr_rec.runs.run_record import RunHashes, input_place, read_recipe, read_run_record
 from intrr_rec.semantic_ids.artefact import SemanticIds
 from intrr_rec.vectors.table import KIND as VECTORS
-from intrr_rec.vectors.table import read_vectors, vectors_hash
+from intrr_rec.vectors.table import map_vectors, vectors_hash
 
 FEW_REPEATS = 1 / 200  # share of training events below which people do not come back to what they had
 
@@ -43,15 +45,20 @@ class Inputs:
     """Everything a run reads, aligned by dense item id.
 
     Attributes:
-        content_IV: what `model.content` reads; None where that is off.
+        content_IV: what `model.content` reads, float16 or float32, mapped where it is large; None where that is off.
         neighbour_IV: item vectors by which neighbours are told; None where none were given, or no neighbours are looked up.
     """
 
     recipe: Recipe
     dataset: Dataset
     semantic_ids: SemanticIds
-    content_IV: NDArray[np.float32] | None
-    neighbour_IV: NDArray[np.float32] | None = None
+    content_IV: NDArray[np.floating[Any]] | None
+    neighbour_IV: NDArray[np.floating[Any]] | None = None
+
+    def content(self, items_U: Tensor | IntArray, device: torch.device) -> Tensor | None:
+        """The vectors of some items, float32 `[U, V]`, where the model reads them."""
+        found_UV = look_up_content(self.content_IV, items_U)
+        return None if found_UV is None else found_UV.to(device)
 
     def hashes(self) -> RunHashes:
         """Content hashes of dataset and Semantic IDs."""
@@ -194,7 +201,7 @@ def open_inputs(recipe: Recipe, dataset: Location, semantic_ids: Path, vectors: 
     if vectors is not None and (recipe.model.content or recipe.uses_neighbours):
         if (built_from := ids.manifest.parents.get("vectors")) != vectors_hash(vectors):
             raise ArtefactError(f"{vectors}: is not what {semantic_ids} was indexed from ({str(built_from)[:12]})")
-        found = read_vectors(vectors, data)
+        found = map_vectors(vectors, data)
     inputs = Inputs(
         recipe, data, ids, found if recipe.model.content else None, found if recipe.uses_neighbours else None
     )

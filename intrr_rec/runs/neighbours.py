@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from intrr_rec.config import NeighboursConfig
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.data.loading.windows import IntArray
+from intrr_rec.data.popularity import falling_order
 from intrr_rec.data.transitions import count_transitions, transition_matrix
 from intrr_rec.distributed.world import World
 from intrr_rec.models.base import Recommender
@@ -38,7 +39,7 @@ def untrained(inputs: Inputs, world: World) -> tuple[Recommender, dict[str, Any]
 
 def build_neighbours(
     dataset: Dataset,
-    vectors_IV: NDArray[np.float32] | None,
+    vectors_IV: NDArray[np.floating[Any]] | None,
     config: NeighboursConfig,
     world: World,
     held_out_U: IntArray | None = None,
@@ -60,7 +61,7 @@ def build_neighbours(
     transitions = Transitions(*(torch.from_numpy(part) for part in matrix)).to(device)
     unit_IV = None
     if vectors_IV is not None and config.content:
-        unit_IV = unit_vectors(torch.from_numpy(vectors_IV).to(device), whiten=config.whiten)
+        unit_IV = unit_vectors(torch.from_numpy(vectors_IV).to(device).float(), whiten=config.whiten)
     share = -(-n_items // world.size)
     first = min(world.rank * share, n_items - share)  # the last shares overlap where the items do not divide
     item_RM, term_RMF = nearest(transitions, unit_IV, config, first, first + share)
@@ -69,7 +70,7 @@ def build_neighbours(
     item_IM = torch.empty(n_items, item_RM.shape[1], dtype=torch.int32, device=device)
     term_IMF = torch.empty(n_items, *term_RMF.shape[1:], dtype=torch.float16, device=device)
     item_IM[row_I], term_IMF[row_I] = world.gather_rows(item_RM), world.gather_rows(term_RMF)
-    popular_I = torch.from_numpy(np.argsort(-dataset.popularity(), kind="stable").astype(np.int32)).to(device)
+    popular_I = torch.from_numpy(falling_order(dataset.popularity()).astype(np.int32)).to(device)
     if world.is_main:
         log.info("neighbours of %d items: %.1f s", n_items, time.monotonic() - asked)
     return NeighbourTable(config, item_IM, term_IMF, popular_I)

@@ -185,7 +185,7 @@ def _move(
     """Steps of length `rate` down the gradient of -log P of the own Semantic ID (Eq. 8), for the rows that do not spell it yet."""
     ran = model.item_ran or model.ran
     codes_NL = inputs.semantic_ids.codes_IL[items_N].to(world.device).long()
-    content_NV = None if inputs.content_IV is None else torch.from_numpy(inputs.content_IV[items_N]).to(world.device)
+    content_NV = inputs.content(items_N, world.device)
     found = None if inputs.feature_reader is None else inputs.feature_reader.items(items_N.numpy())
     with torch.no_grad():
         features_ND = model.item_features(None if found is None else found.to(world.device))

@@ -10,16 +10,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.data.raw.paths import PARQUET, files_hash, table_files
 from intrr_rec.errors import DataError
 from intrr_rec.io import artefact
+from intrr_rec.io.mapped import roomy
 from intrr_rec.io.places import not_the_input
 
 log = logging.getLogger(__name__)
@@ -57,9 +60,9 @@ class VectorTable:
         n_rows = sum(map(sum, self._rows))
         self.n_items = n_rows if dataset is None else dataset.n_items
         self._dense_R: np.ndarray | None = None
-        if dataset is not None:
+        if dataset is not None and not _in_order(self.files, dataset):
             self._dense_R = _dense_ids(self.path, self.files, dataset.item_ids())
-        elif not n_rows:
+        elif dataset is None and not n_rows:
             raise DataError(f"{path}: holds no vectors; embed the items first")
         ignored = n_rows - self.n_items
         if ignored and dataset is not None:
@@ -124,6 +127,24 @@ def read_vectors(path: Path | str, dataset: Dataset) -> np.ndarray:
     return vectors_ID
 
 
+def map_vectors(path: Path | str, dataset: Dataset) -> NDArray[np.floating[Any]]:
+    """All vectors of a dataset's items to be looked up, [I, D], float16 where they are stored so, else float32.
+
+    Beyond a megabyte they lie in a file of TMPDIR that is mapped: no memory of the process grows with the catalogue.
+
+    Raises:
+        DataError: as `VectorTable`.
+        PlaceError: TMPDIR has no room.
+    """
+    table = VectorTable(path, dataset)
+    with pq.ParquetFile(table.files[0]) as parquet:
+        stored = parquet.schema_arrow.field("embedding").type.value_type
+    vectors_ID = roomy(np.float16 if pa.types.is_float16(stored) else np.float32, (table.n_items, table.width))
+    for ids_P, vectors_PD in table.blocks():
+        vectors_ID[ids_P] = vectors_PD
+    return vectors_ID
+
+
 def vectors_hash(path: Path | str) -> str:
     """Content hash of a vectors file or folder, wherever it lies: the parent hash of what is built from it."""
     return files_hash(_files(path))
@@ -175,6 +196,21 @@ def _ids(file: Path, type_: pa.DataType) -> pa.Array:
         ids = ids.cast(pa.uint64())
         ids = pc.if_else(pc.less_equal(ids, pa.scalar((1 << 63) - 1, pa.uint64())), ids, None)
     return ids.cast(type_).combine_chunks()
+
+
+def _in_order(files: Sequence[Path], dataset: Dataset) -> bool:
+    """Whether row `i` is item `i` throughout, as the verbs write them; some rows at a time."""
+    rest, own = dataset.own_id_parts(), pa.array([], dataset.own_ids([]).type)
+    for file in files:
+        with _readable(file), pq.ParquetFile(file) as parquet:
+            for batch in parquet.iter_batches(_BATCH_ROWS, columns=["item_id"]):
+                ids = batch["item_id"]
+                while len(own) < len(ids) and (more := next(rest, None)) is not None:
+                    own = pa.concat_arrays([own, more])
+                if not own[: len(ids)].equals(ids):
+                    return False
+                own = own[len(ids) :]
+    return not len(own) and next(rest, None) is None
 
 
 def _dense_ids(path: Path, files: Sequence[Path], known: pa.ChunkedArray) -> np.ndarray | None:

@@ -10,8 +10,10 @@ from intrr_rec.data.loading.batch import Collator
 from intrr_rec.data.loading.negatives import CandidateSampler
 from intrr_rec.data.loading.windows import evaluation_windows, training_windows
 from intrr_rec.decoding.decode import decode
+from intrr_rec.decoding.filters import Leaves
 from intrr_rec.errors import ConfigError
 from intrr_rec.models import dense_head
+from intrr_rec.models.embeddings import item_embeddings
 from intrr_rec.models.embeddings.item_embeddings import Rows
 from intrr_rec.models.intrr import IntRR
 from intrr_rec.semantic_ids.trie import PrefixTrie
@@ -167,6 +169,31 @@ def test_the_best_of_the_catalogue_where_histories_share_a_block_and_items(model
             expected[[[3, 7], [9, 7], [3]][user]] += bias(model)
             torch.testing.assert_close(scores_BW[row], expected.sort(descending=True).values)
             assert items_BW[row].tolist() == expected.argsort(descending=True).tolist()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("places", [1, 4, N_ITEMS])
+def test_the_best_by_chunks_are_those_of_the_whole(model, ranking, monkeypatch, places):
+    _, _, batch, trie, catalogue_ID, state_BD = ranking
+    denied_BM = torch.randint(-1, N_ITEMS, (len(state_BD), 3), generator=torch.Generator().manual_seed(0))
+    open_I = torch.arange(N_ITEMS) % 5 > 0
+    leaves = Leaves.of(trie)
+    for allowed in (None, leaves.allow(None, denied_BM), leaves.allow(leaves.before(open_I), denied_BM)):
+        found = []
+        for chunk in (1 << 16, 3):
+            monkeypatch.setattr(item_embeddings, "CHUNK", chunk)
+            found.append(
+                model.dense.best(state_BD, Rows(catalogue_ID.clone()), places, batch, allowed and allowed.between)
+            )
+        torch.testing.assert_close(found[1][1], found[0][1])
+        is_open = found[0][1] > -torch.inf
+        assert torch.equal(found[1][0][is_open], found[0][0][is_open])
+        if allowed is not None:
+            assert torch.equal(allowed.at(found[1][0]), is_open)
+            assert torch.equal(
+                allowed.between(0, N_ITEMS).expand(len(state_BD), -1),
+                allowed.at(torch.arange(N_ITEMS)).expand(len(state_BD), -1),
+            )
 
 
 def test_ranking_by_a_loss_that_was_not_trained_is_refused():

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -210,6 +211,11 @@ def pack(length_M: IntArray, capacity: int) -> tuple[IntArray, IntArray, int]:
     return block_M, offset_M, n_blocks
 
 
+def look_up_content(content_IV: NDArray[np.floating[Any]] | None, items_U: Tensor | IntArray) -> Tensor | None:
+    """The vectors of some items, float32 `[U, V]`; None where there are none."""
+    return None if content_IV is None else torch.from_numpy(content_IV[items_U].astype(np.float32, copy=False))
+
+
 def _positions(length_M: IntArray) -> IntArray:
     """0, 1, … within each of the stretches of these lengths, one after the other."""
     return np.arange(int(length_M.sum())) - np.repeat(np.cumsum(length_M) - length_M, length_M)
@@ -221,7 +227,7 @@ class Collator:
     Args:
         items_E: dense item id of every event, users one after the other.
         window: N, the longest window.
-        content_IV: content vectors by dense item id, or None.
+        content_IV: content vectors by dense item id, float16 or float32, or None.
         align_average: "items" gives each distinct item of the step the same weight in L_aln, "positions" weighs it by
             how often it occurs (IntRR Eq. 8 sums over items).
         candidates: draws negatives for a model with a sampled softmax; None leaves them out.
@@ -236,7 +242,7 @@ class Collator:
         self,
         items_E: IntArray,
         window: int,
-        content_IV: NDArray[np.float32] | None,
+        content_IV: NDArray[np.floating[Any]] | None,
         align_average: str,
         times_E: IntArray | None = None,
         candidates: CandidateSampler | None = None,
@@ -302,7 +308,7 @@ class Collator:
             target_S=torch.from_numpy(target_S),
             target_weight=replicas / max(1, windows.n_targets),
             align_weight_U=torch.from_numpy(self._align_weights(windows, items_U, inverse_T[counted_T], replicas)),
-            content_UV=None if self.content_IV is None else torch.from_numpy(self.content_IV[items_U]),
+            content_UV=look_up_content(self.content_IV, items_U),
             user_S=local.user_M[owner_T[scored_S]],
             candidates=candidates,
             codes_UL=None if self.codes_IL is None else self.codes_IL[torch.from_numpy(items_U)],

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from intrr_rec.data.dataset import Dataset
+from intrr_rec.data.loading.batch import look_up_content
 from intrr_rec.data.loading.features import FeatureReader
 from intrr_rec.distributed.world import World
 from intrr_rec.models.intrr import IntRR
@@ -42,9 +44,9 @@ class Catalogue:
 
     dataset: Dataset
     semantic_ids: SemanticIds
-    content_IV: NDArray[np.float32] | None
+    content_IV: NDArray[np.floating[Any]] | None
     row_I: Tensor | None
-    neighbour_IV: NDArray[np.float32] | None = None
+    neighbour_IV: NDArray[np.floating[Any]] | None = None
     features: FeatureReader | None = None
 
     @classmethod
@@ -92,7 +94,8 @@ class Catalogue:
         row_U = (items_U if self.row_I is None else self.row_I[items_U]).to(device)
         is_new_U = row_U < 0
         row_U = row_U.clamp(min=0)
-        content_UV = None if self.content_IV is None else torch.from_numpy(self.content_IV[items_U]).to(device)
+        content_UV = look_up_content(self.content_IV, items_U)
+        content_UV = None if content_UV is None else content_UV.to(device)
         features = None if self.features is None else self.features.items(items_U.numpy())
         features_UD = model.item_features(None if features is None else features.to(device))
         guidance_UD = model.guidance(row_U, content_UV, is_new_U, features_UD)
