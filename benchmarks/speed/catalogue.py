@@ -92,7 +92,10 @@ def write_catalogue(out: Path, *, items: int, users: int, seed: int) -> None:
     def rows(count: int, *names: str) -> Iterator[pa.RecordBatch]:
         for first in range(0, count, BLOCK):
             ids = pa.array(np.arange(first, min(first + BLOCK, count)))
-            yield pa.record_batch(dict.fromkeys(names, ids))
+            columns = dict.fromkeys(names, ids)
+            if "item_id" in names:
+                columns["first_seen"] = pa.nulls(len(ids), pa.int64())
+            yield pa.record_batch(columns)
 
     with artefact.writing(out, KIND, {"generator": {"items": items, "users": users, "seed": seed}}) as draft:
         total = sum(len(table) for table in events)
@@ -103,7 +106,8 @@ def write_catalogue(out: Path, *, items: int, users: int, seed: int) -> None:
         )
         write_sequences(batches, draft.path / SEQUENCES / "part-00000.parquet", total)
         for file, count, names in ((USERS, users, ("user", "user_id")), (ITEMS, items, ("item", "item_id"))):
-            write_rows(rows(count, *names), pa.schema([(name, pa.int64()) for name in names]), draft.path / file)
+            schema = pa.schema([(name, pa.int64()) for name in (*names, *(() if file == USERS else ("first_seen",)))])
+            write_rows(rows(count, *names), schema, draft.path / file)
         counts = {"users": users, "items": items, "interactions": total}
         write_json(draft.path / STATISTICS, counts)
         draft.counts.update(counts)
