@@ -5,21 +5,24 @@ moves what collides to the nearest code nobody has, the second shares out the co
 prefix at the least total distance (entropic transport, then rounding). What a level cannot hold keeps its code and gets a
 digit, and what the digits cannot hold is refused: no code is ever clamped.
 
-Shape legend: I items, L residual levels, K codes of the last level, R items that are looked at, G prefixes.
+Shape legend: I items, L residual levels, K codes of the last level, R items that are looked at, A those of all parts,
+G prefixes, P items of a block, D vector width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from intrr_rec.errors import ConfigError
+from intrr_rec.io.mapped import roomy
 from intrr_rec.semantic_ids.quantizers.quantizer import Quantizer, VectorSource
 from intrr_rec.semantic_ids.sinkhorn import sinkhorn_prices, squared_distances
-from intrr_rec.semantic_ids.trie import lexsort_rows
+from intrr_rec.semantic_ids.trie import sorted_order
 
 ORDER_RULE = "an item that shares its codes with none gets digit 0; items sharing codes get 1, 2, … in dense item order"
 MOVE_RULES = {
@@ -34,12 +37,12 @@ MOVE_RULES = {
         "plus Sinkhorn price"
     ),
 }
-# Items whose distances to all codes are held at once; each such part reads the vectors once.
-ROWS = 262_144
+ROWS = 262_144  # items whose distances to all codes are held at once
+BLOCK = 16_384  # of them, those whose distances are computed at once
 TEMPERATURE, ITERATIONS = 0.05, 100
 
-CostsOf = Callable[[Tensor], Tensor]
-"""Rising dense ids `[R]` → squared distances `[R, K]` of these items to the codes of the last level."""
+CostsOf = Callable[[Sequence[Tensor]], Iterator[Tensor]]
+"""Rising dense ids `[R]` of parts of the items → squared distances `[R, K]` of each part to the codes of the last level."""
 
 
 def order_rule(strategy: str) -> str:
@@ -54,32 +57,42 @@ def resolve_collisions(
 
     Args:
         n_codes: K of the last level.
-        costs_of: asked for a bounded number of items at a time.
+        costs_of: asked once for all items of prefixes with a collision, in parts of bounded size.
     """
     if strategy == "digit":
         return codes_IL
     move = _next_nearest if strategy == "next_nearest" else _share_out
     codes_IL = codes_IL.clone()
-    for items_R, prefix_R in _colliding_prefixes(codes_IL):
-        codes_IL[items_R, -1] = move(codes_IL[items_R, -1], prefix_R, costs_of(items_R).cpu(), n_codes)
+    parts = list(_colliding_prefixes(codes_IL))
+    for (items_R, prefix_R), cost_RK in zip(parts, costs_of([items_R for items_R, _ in parts]), strict=True):
+        codes_IL[items_R, -1] = move(codes_IL[items_R, -1], prefix_R, cost_RK.cpu(), n_codes)
     return codes_IL
 
 
 def costs_from(quantizer: Quantizer, source: VectorSource, codes_IL: Tensor) -> CostsOf:
-    """`CostsOf` by one pass over a source that holds all items."""
+    """`CostsOf` by one pass over a source that holds all items, whose colliding vectors are sorted by parts on the way."""
 
-    def costs_of(items_R: Tensor) -> Tensor:
-        wanted_I = torch.zeros(len(codes_IL), dtype=torch.bool)
-        wanted_I[items_R] = True
-        place_I = wanted_I.cumsum(0) - 1
+    def costs_of(parts: Sequence[Tensor]) -> Iterator[Tensor]:
+        items_A = torch.cat([torch.empty(0, dtype=torch.int64), *parts])
+        place_I = torch.full((len(codes_IL),), -1)
+        place_I[items_A] = torch.arange(len(items_A))
+        x_AD = torch.from_numpy(roomy(np.float32, (len(items_A), source.width)))
+        for ids_P, x_PD in source.blocks() if len(items_A) else ():
+            place_P = place_I[ids_P]
+            x_AD[place_P[place_P >= 0]] = x_PD[place_P >= 0].cpu().float()
         codebook_KD = quantizer.codebooks[-1]
-        cost_RK = torch.empty(len(items_R), len(codebook_KD))
-        for ids_P, x_PD in source.blocks():
-            ids_P, x_PD = ids_P[wanted_I[ids_P]], x_PD[wanted_I[ids_P]]
-            if len(ids_P):
-                input_PD = quantizer.level_input(x_PD, codes_IL[ids_P, :-1])
-                cost_RK[place_I[ids_P]] = squared_distances(input_PD, codebook_KD.to(input_PD)).to(cost_RK)
-        return cost_RK
+        first = 0
+        for items_R in parts:
+            cost_RK = torch.empty(len(items_R), len(codebook_KD))
+            for start in range(0, len(items_R), BLOCK):
+                items_P = items_R[start : start + BLOCK]
+                x_PD = x_AD[first + start : first + start + len(items_P)].to(codebook_KD)
+                input_PD = quantizer.level_input(x_PD, codes_IL[items_P, :-1])
+                cost_RK[start : start + len(items_P)] = squared_distances(input_PD, codebook_KD.to(input_PD)).to(
+                    cost_RK
+                )
+            first += len(items_R)
+            yield cost_RK
 
     return costs_of
 
@@ -92,7 +105,9 @@ def code_groups(codes_IL: Tensor) -> tuple[Tensor, Tensor]:
     n_items = len(codes_IL)
     if not codes_IL.shape[1]:
         return torch.zeros(n_items, dtype=torch.int64), torch.arange(n_items)
-    order_I = lexsort_rows(codes_IL)
+    order_I = (
+        sorted_order(codes_IL, [int(largest) + 1 for largest in codes_IL.amax(0)]) if n_items else codes_IL[:, 0].long()
+    )
     sorted_IL = codes_IL[order_I]
     is_first_I = torch.ones(n_items, dtype=torch.bool, device=codes_IL.device)
     is_first_I[1:] = (sorted_IL[1:] != sorted_IL[:-1]).any(1)
@@ -133,10 +148,11 @@ def _colliding_prefixes(codes_IL: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     collides_G[prefix_I[rank_I > 0]] = True
     size_G = torch.bincount(prefix_I) * collides_G
     part_G = (size_G.cumsum(0) - 1).clamp(min=0) // ROWS  # a prefix that straddles a bound goes with its end
-    part_I = torch.where(collides_G[prefix_I], part_G[prefix_I], -1)
-    for part in part_I.unique().tolist():
-        if part >= 0:
-            items_R = (part_I == part).nonzero().squeeze(1)
+    items_A = collides_G[prefix_I].nonzero().squeeze(1)
+    part_A = part_G[prefix_I[items_A]]
+    for place_R in part_A.argsort(stable=True).split(torch.bincount(part_A).tolist()):
+        if len(place_R):
+            items_R = items_A[place_R]
             yield items_R, prefix_I[items_R].unique(return_inverse=True)[1]
 
 
@@ -148,8 +164,8 @@ def _next_nearest(codes_R: Tensor, prefix_R: Tensor, cost_RK: Tensor, n_codes: i
     movers = (rank_R > 0).nonzero().squeeze(1)
     # One mover of every prefix at a time: prefixes do not touch one another, and within one the order is kept.
     _, turn = code_groups(prefix_R[movers].unsqueeze(1))
-    for now in range(int(turn.max()) + 1 if len(turn) else 0):
-        rows = movers[turn == now]
+    for place_N in turn.argsort(stable=True).split(torch.bincount(turn).tolist()):
+        rows = movers[place_N]
         rows = rows[~taken_GK[prefix_R[rows]].all(1)]
         choice = cost_RK[rows].masked_fill(taken_GK[prefix_R[rows]], torch.inf).argmin(1)
         codes_R[rows] = choice

@@ -43,7 +43,7 @@ def test_overflow_is_refused_never_clamped():
 
 
 def table(costs_IK):
-    return lambda items_R: costs_IK[items_R]
+    return lambda parts: (costs_IK[items_R] for items_R in parts)
 
 
 def one_by_one(paths, costs, n_codes):
@@ -129,9 +129,9 @@ def test_prefixes_without_a_collision_are_left_alone():
     codes_IL = torch.tensor([[0, 0], [0, 1], [1, 1], [1, 1]])
     asked = []
 
-    def costs_of(items_R):
-        asked.append(items_R.tolist())
-        return torch.ones(len(items_R), 2)
+    def costs_of(parts):
+        asked.extend(items_R.tolist() for items_R in parts)
+        return (torch.ones(len(items_R), 2) for items_R in parts)
 
     for strategy in STRATEGIES:
         assert torch.equal(resolve_collisions(codes_IL, strategy, 2, costs_of)[:2], codes_IL[:2])
@@ -147,7 +147,7 @@ def test_costs_are_distances_to_the_last_level(monkeypatch):
     codes_IL, _ = quantizer.assign(x_ID)
     items_R = torch.tensor([0, 3, 8, 19])
     expected = torch.cdist(x_ID - quantizer.codebooks[0][codes_IL[:, 0]], quantizer.codebooks[1]).square()[items_R]
-    torch.testing.assert_close(costs_from(quantizer, TensorSource(x_ID), codes_IL)(items_R), expected)
+    torch.testing.assert_close(next(costs_from(quantizer, TensorSource(x_ID), codes_IL)([items_R])), expected)
 
 
 def test_rules_tell_the_strategies_apart():
