@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import torch
 
 from benchmarks.speed.catalogue import write_catalogue
 from benchmarks.speed.machine import describe
+from benchmarks.speed.page import row, write_section
 from intrr_rec.config import Recipe, load_recipe
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.io.atomic import write_json
@@ -38,13 +40,13 @@ USERS, LEVELS, CODES, VECTOR, WIDTH, UID_WIDTH = 400, 3, 128, 16, 16, 4
 TABLE = 4 * UID_WIDTH + 4  # bytes an item of the sharded table and its optimizer
 SAVED = 4 * UID_WIDTH + 4  # bytes an item of its copy that a checkpoint is written from
 CHUNK = 1 << 16
+SECTION = "bytes an item"
 WORDS = (
     "model.window=8",
     "model.hstu.layers=1",
     f"model.hstu.width={WIDTH}",
     "model.hstu.heads=2",
     "model.ran.hidden=16",
-    f"model.width={WIDTH}",
     f"model.uid_width={UID_WIDTH}",
     "model.content=true",
     "train.batch_users=128",
@@ -193,6 +195,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--verb", nargs=3, metavar=("VERB", "ITEMS", "FOLDER"), help=argparse.SUPPRESS)
     parser.add_argument("--items", type=int, nargs=2, default=(100_000, 1_000_000))
+    parser.add_argument("--page", type=Path, default=None, help="a page whose section 'bytes an item' gets the figures")
     parser.add_argument("--out", type=Path, default=None, help="JSON of all figures")
     given = parser.parse_args()
     if given.verb:
@@ -204,10 +207,33 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as work:
         found = measure(*given.items, Path(work)) | {"machine": describe(torch.device("cpu"))}
+    found["date"] = f"{date.today():%Y-%m-%d}"
     for verb, each in found["verbs"].items():
         print(f"{verb:10} {each['bytes_an_item']:8.2f} bytes an item, {each['table']:3d} of its table")
     if given.out:
         write_json(given.out, found)
+    if given.page:
+        write_section(given.page, SECTION, _section(found))
+
+
+def _section(found: dict[str, Any]) -> list[str]:
+    machine, (small, large) = found["machine"], found["items"]
+    lines = [
+        f"Written by this command: {found['date']}, {machine['device']}, torch {machine['torch']}, code {machine['code']}.",
+        "",
+        f"```\npython -m benchmarks.speed.bytes_per_item --items {small} {large} --page benchmarks/results/scaling.md\n```",
+        "",
+        f"Anonymous memory at its peak, from {small:,} to {large:,} items, {USERS} users; one rank, path-ranked IntRR with content of "
+        f"{VECTOR} values, a sharded UID table of {UID_WIDTH} columns. *Of its table*: rows, optimizer state, and the copy that a "
+        "checkpoint is written from.",
+        "",
+        "| verb | bytes an item | of its table | beyond | seconds, small | seconds, large |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for verb, each in found["verbs"].items():
+        figures = [f"{each['bytes_an_item']:.2f}", str(each["table"]), f"{each['beyond']:.2f}"]
+        lines.append(row([verb, *figures, *(f"{seconds:.1f}" for seconds in each["seconds"])]))
+    return lines
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""The page of `python -m benchmarks.speed scaling`: made of its JSON alone, never edited."""
+"""The page of `python -m benchmarks.speed scaling`: made of its JSON, never edited; sections of other measurements on it are kept."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,19 @@ def write_scaling_page(figures_file: Path, docs: Path) -> Path:
             f"{figures_file}: is not what `python -m benchmarks.speed scaling --out` writes ({type(error).__name__}: {error}); measure again"
         ) from None
     write_text(docs / f"{NAME}.svg", drawn)
-    write_text(docs / f"{NAME}.md", text)
+    place = docs / f"{NAME}.md"
+    write_text(place, text + _others(place.read_text(encoding="utf-8") if place.is_file() else ""))
     return docs / f"{NAME}.md"
+
+
+def _others(text: str) -> str:
+    """The sections of a page as it was that other measurements wrote, each with its heading."""
+    return "".join(
+        f"\n{heading}\n\n<!-- {name} -->{body}<!-- end of {name} -->\n"
+        for heading, name, body in re.findall(
+            r"(## [^\n]+)\n+<!-- ([^\n]+) -->(.*?)<!-- end of \2 -->", text, re.DOTALL
+        )
+    )
 
 
 def _measured(found: dict[str, Any]) -> list[dict[str, Any]]:
