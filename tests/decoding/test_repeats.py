@@ -1,10 +1,9 @@
 """What a history says of the items it holds, against counting by hand."""
 
 import math
-
-import numpy as np
 from functools import partial
 
+import numpy as np
 import torch
 
 from intrr_rec.data.loading.batch import Batch
@@ -34,7 +33,9 @@ def test_the_newest_distinct_items_come_first_and_filters_hold():
     allowed_BI = torch.ones(len(HISTORIES), N_ITEMS, dtype=torch.bool)
     allowed_BI[:, 3] = False
     for mask_BI in (None, allowed_BI):
-        for user, found in enumerate(seen.newest(4, mask_BI if mask_BI is None else partial(mask_BI.gather, 1)).tolist()):
+        for user, found in enumerate(
+            seen.newest(4, mask_BI if mask_BI is None else partial(mask_BI.gather, 1)).tolist()
+        ):
             expected = [i for i in dict.fromkeys(reversed(HISTORIES[user][-WINDOW:])) if mask_BI is None or i != 3][:4]
             assert found == expected + [-1] * (4 - len(expected))
 
