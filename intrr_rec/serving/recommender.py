@@ -345,8 +345,8 @@ class Recommender:
                 if not len(open_B):
                     break
                 order_R = torch.from_numpy(np.array(items.by_popularity_I[first : first + POPULAR_CHUNK])).long()
-                is_open_BR = allowed.of(open_B.to(self.bundle.device)).at(order_R.to(self.bundle.device)).cpu()
-                for user, is_open_R in zip(open_B.tolist(), is_open_BR, strict=True):
+                is_open_BR = allowed.of(open_B.to(self.bundle.device)).at(order_R.to(self.bundle.device))
+                for user, is_open_R in zip(open_B.tolist(), is_open_BR.expand(len(open_B), -1).cpu(), strict=True):
                     filled = int((found_BW[user] >= 0).sum())
                     more = order_R[is_open_R][: k - filled]
                     found_BW[user, filled : filled + len(more)] = more
