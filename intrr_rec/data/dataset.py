@@ -241,7 +241,7 @@ class Dataset:
         found = pa.concat_tables(parts) if parts else empty
         return found.take(pa.array(np.argsort(order_R, kind="stable")))
 
-    def titles(self, items: Sequence[int]) -> list[str]:
-        """What to call each of `items` (dense ids): its `title`, else its `text`, else its own id."""
-        table = self.take(ITEMS, ["title", "text", "item_id"], items)
+    def titles(self, items: Sequence[int] | None = None) -> list[str]:
+        """What to call each item, or each of `items` (dense ids): its `title`, else its `text`, else its own id."""
+        table = self.take(ITEMS, ["title", "text", "item_id"], range(self.n_items) if items is None else items)
         return [str(next(v for v in row if v is not None)) for row in zip(*(c.to_pylist() for c in table), strict=True)]

@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from intrr_rec.models.registry import make_model
 from intrr_rec.runs.checkpoints import Checkpoints
 from intrr_rec.runs.run_files import BEST, CHECKPOINTS
 from intrr_rec.serving.bundle.catalogue import Catalogue
-from intrr_rec.serving.bundle.export import write_tables
+from intrr_rec.serving.bundle.export import write_model
 from tests import tiny
 
 WIDTH, CODES = 64, (128, 128, 128)
@@ -56,14 +57,14 @@ def main(folder: Path, rows: int) -> None:
         shard_bytes = sum(
             shard.tensor.nbytes for value in parallel.model.uid.state_dict().values() for shard in value.local_shards()
         )
-        catalogue = Catalogue(None, None, None, torch.arange(rows))  # type: ignore[arg-type]
+        catalogue = Catalogue(SimpleNamespace(n_items=rows), None, None, None)  # type: ignore[arg-type]
         world.barrier()
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
         before = kilobytes("VmRSS")
         Checkpoints(folder / "run", parallel, world).load_best()
         loaded = kilobytes("VmHWM")
         draft = artefact.Draft(folder) if world.is_main else None
-        write_tables(draft, catalogue, parallel.model.eval(), "float32", world)
+        write_model(draft, catalogue, parallel.model.eval(), "float32", world)
         grown = {"loading": loaded - before, "in all": kilobytes("VmHWM") - before}
         figures = {"shard": shard_bytes, **{name: 1024 * each for name, each in grown.items()}}
         (folder / f"memory-{world.rank}.json").write_text(json.dumps(figures))
