@@ -18,6 +18,7 @@ from intrr_rec import __version__
 from intrr_rec.cli.closing import close, command
 from intrr_rec.cli.cluster import pipeline, runs
 from intrr_rec.cli.errors import run_verbs
+from intrr_rec.cli.leaving import leave_quietly
 from intrr_rec.cli.options import (
     NEW_FILE,
     NEW_FOLDER,
@@ -372,6 +373,7 @@ def main() -> None:
 def run_app(verbs: typer.Typer, program: str) -> None:
     """Run the verbs of `verbs` and exit; whatever ends one is one line on stderr and an exit code, see `cli/errors.py`."""
     show_to_people()
+    leave_quietly()
     logging.basicConfig(level=logging.ERROR)
     for handler in logging.getLogger().handlers:
         handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(message)s"))

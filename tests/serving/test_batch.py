@@ -72,6 +72,15 @@ def test_a_table_of_events_is_as_good_as_a_dataset(bundles, line, tmp_path):
         assert lists(tmp_path / f"{kind}-events") == lists(tmp_path / f"{kind}-dataset")
 
 
+def test_the_command_ends_without_lines_of_libraries_about_each_other(bundles, tmp_path):
+    events = tmp_path / "events.parquet"
+    pq.write_table(pa.table({"user_id": [1, 1], "item_id": [2, 3], "timestamp": [0, 1]}), events)
+    words = ["recommend", "--bundle", bundles["path"].path, "--events", events, "--out", tmp_path / "out"]
+    done = subprocess.run([sys.executable, "-m", "intrr_rec", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "leak" not in done.stderr + done.stdout
+
+
 def test_unknown_items_are_passed_over_and_users_without_others_get_the_popular(bundles, tmp_path):
     pq.write_table(
         pa.table({"who": ["a", "b", "a", "c"], "what": ["1", "?", "no", "2"]}),
