@@ -206,7 +206,8 @@ def main() -> None:
             print(json.dumps(_measured(verb, Path(folder))))
         return
     with tempfile.TemporaryDirectory() as work:
-        found = measure(*given.items, Path(work)) | {"machine": describe(torch.device("cpu"))}
+        small, large = given.items
+        found = measure(small, large, Path(work)) | {"machine": describe(torch.device("cpu"))}
     found["date"] = f"{date.today():%Y-%m-%d}"
     for verb, each in found["verbs"].items():
         print(f"{verb:10} {each['bytes_an_item']:8.2f} bytes an item, {each['table']:3d} of its table")

@@ -102,17 +102,19 @@ class Ranker:
         pool = [items_BW.masked_fill(log_p_BW == -torch.inf, -1)]
         if settings.pool == "beam_and_dense":
             found_BW, found_score_BW = self.dense.best(
-                state_BD, self.rows, settings.beam, batch, allowed and allowed.between
+                state_BD, self.rows, settings.beam, batch, None if allowed is None else allowed.between
             )
             pool.append(found_BW.masked_fill(found_score_BW == -torch.inf, -1))
         around = seen = None
         if settings.rank_by == "path_dense_and_neighbours":
             assert self.neighbours is not None
             around = self.neighbours.around(batch)
-            pool.append(around.best(self.neighbours.weights(), settings.beam, allowed and allowed.at)[0])
+            pool.append(
+                around.best(self.neighbours.weights(), settings.beam, None if allowed is None else allowed.at)[0]
+            )
             seen = SeenItems.of(batch)
             if not settings.exclude_seen:
-                pool.append(seen.newest(settings.beam, allowed and allowed.at))
+                pool.append(seen.newest(settings.beam, None if allowed is None else allowed.at))
         for place in range(1, len(pool)):  # an item stands where it was found first
             for earlier in pool[:place]:
                 pool[place] = pool[place].masked_fill((pool[place][:, :, None] == earlier[:, None]).any(-1), -1)
