@@ -1,6 +1,6 @@
 """The line as Python functions: what `import intrr_rec as ir` offers (docs/api.md).
 
-Each function takes paths and a `Recipe`, writes one folder, and returns what it made. None prints, exits or changes a
+Each function takes paths or URLs (docs/storage.md) and a `Recipe`, writes one folder, and returns what it made. None prints, exits or changes a
 setting of the process's own; progress goes to the logger `intrr_rec` and to the callback that is given. A mistake of the
 caller raises a `UserError` of one line. Heavy packages are imported by the function that needs them.
 """
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from intrr_rec.config import Recipe
 from intrr_rec.errors import ConfigError
-from intrr_rec.io.storage import location
+from intrr_rec.io.storage import Location, location
+from intrr_rec.io.stores.staging import staged
 
 if TYPE_CHECKING:
     from intrr_rec.io.artefact import Manifest
@@ -52,11 +53,11 @@ def prepare(
 
     logs = [interactions] if isinstance(interactions, str | Path) else interactions
     settings = (recipe or Recipe()).prepare
-    table = None if items is None else Path(items)
-    about = None if users is None else Path(users)
-    return prepare_dataset(
-        list(map(Path, logs)), table, Path(out), settings, EngineChoice(engine), append=append, users=about
-    )
+    with staged() as places:
+        brought = [places.bring(log) for log in logs]
+        table, about = (None if place is None else places.bring(place) for place in (items, users))
+        written = places.artefact(out, with_content=append)
+        return prepare_dataset(brought, table, written, settings, EngineChoice(engine), append=append, users=about)
 
 
 def embed(
@@ -85,7 +86,9 @@ def embed(
     from intrr_rec.vectors.encoder import make_encoder
 
     made = make_encoder(encoder, options or {}) if isinstance(encoder, str) else encoder
-    return embed_dataset(Path(dataset), Path(out), made, EmbedSettings(text_column=text_column, batch=batch))
+    with staged() as places:
+        written = places.artefact(out)
+        return embed_dataset(places.bring(dataset), written, made, EmbedSettings(text_column=text_column, batch=batch))
 
 
 def build_semantic_ids(
@@ -113,13 +116,14 @@ def build_semantic_ids(
         ConfigError, DataError, ArtefactError: as `intrr index`.
     """
     settings = (recipe or Recipe()).index
-    if extend is not None:
-        from intrr_rec.semantic_ids.extend import extend_semantic_ids
-
-        return extend_semantic_ids(Path(extend), Path(dataset), Path(vectors), Path(out), settings)
     from intrr_rec.semantic_ids.build import build_semantic_ids as build
+    from intrr_rec.semantic_ids.extend import extend_semantic_ids
 
-    return build(Path(dataset), Path(vectors), Path(out), settings, on_progress=on_progress)
+    with staged() as places:
+        written, read = places.artefact(out), (places.bring(dataset), places.bring(vectors))
+        if extend is not None:
+            return extend_semantic_ids(places.bring(extend), *read, written, settings)
+        return build(*read, written, settings, on_progress=on_progress)
 
 
 def train(
@@ -153,16 +157,17 @@ def train(
     """
     from intrr_rec.training.trainer import train as run
 
-    return run(
-        recipe or Recipe(),
-        dataset=location(str(dataset)),
-        semantic_ids=Path(semantic_ids),
-        vectors=None if vectors is None else Path(vectors),
-        out=Path(out),
-        init_from=None if init_from is None else Path(init_from),
-        command="intrr_rec.train",
-        on_figures=on_figures,
-    )
+    with staged() as places:
+        return run(
+            recipe or Recipe(),
+            out=places.run(out, write=True),
+            dataset=location(dataset),
+            semantic_ids=places.bring(semantic_ids),
+            vectors=None if vectors is None else places.bring(vectors),
+            init_from=None if init_from is None else places.run(init_from, write=False),
+            command="intrr_rec.train",
+            on_figures=on_figures,
+        )
 
 
 def evaluate(run: Where, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -180,7 +185,8 @@ def evaluate(run: Where, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """
     from intrr_rec.evaluation.results import evaluate_run
 
-    return evaluate_run(Path(run), overrides)
+    with staged() as places:
+        return evaluate_run(places.run(run, write=True), overrides)
 
 
 def export(
@@ -191,7 +197,7 @@ def export(
     dataset: Where | None = None,
     semantic_ids: Where | None = None,
     vectors: Where | None = None,
-) -> Path:
+) -> Location:
     """The best checkpoint of a run → a bundle at `out`, which `Recommender` opens (`intrr export`).
 
     Args:
@@ -209,8 +215,11 @@ def export(
 
     if (semantic_ids is None) != (dataset is None):
         raise ConfigError("export: semantic_ids and dataset go together")
-    grown = None
-    if dataset is not None and semantic_ids is not None:
-        grown = Grown(Path(dataset), Path(semantic_ids), None if vectors is None else Path(vectors))
-    write_bundle(Path(run), Path(out), rows, grown)
-    return Path(out)
+    with staged() as places:
+        written, read = places.artefact(out), places.run(run, write=False)
+        grown = None
+        if dataset is not None and semantic_ids is not None:
+            new_vectors = None if vectors is None else places.bring(vectors)
+            grown = Grown(places.bring(dataset), places.bring(semantic_ids), new_vectors)
+        write_bundle(read, written, rows, grown)
+    return location(out)

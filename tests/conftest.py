@@ -1,5 +1,6 @@
 """What any test may ask for. The example plug-in is importable by its dotted paths, here and in the processes that tests start."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -25,3 +26,33 @@ def learned(request):
     """Bounds on what an optimization reached; for tests marked `learns`."""
     assert request.node.get_closest_marker("learns"), "mark the test `learns`, so that its margin is measured"
     return Learned(request.node.nodeid, request.param)
+
+
+@pytest.fixture(scope="session")
+def endpoint():
+    """An S3-compatible server on this machine; its address."""
+    moto = pytest.importorskip("moto.server", reason="requirements/store.txt is not installed (make test-slow does it)")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+def s3_environment(endpoint):
+    """What a client of that server finds in its environment."""
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL")
+    return dict(zip(names, ("key", "secret", "us-east-1", endpoint), strict=True))
+
+
+@pytest.fixture
+def bucket(endpoint, monkeypatch):
+    """The file system of that server, with a bucket called `bucket`."""
+    import pyarrow.fs as pafs
+
+    for name, value in s3_environment(endpoint).items():
+        monkeypatch.setenv(name, value)
+    files = pafs.S3FileSystem(endpoint_override=endpoint, allow_bucket_creation=True)
+    files.create_dir("bucket")
+    return files

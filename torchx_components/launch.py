@@ -11,7 +11,7 @@ from torchx.components import dist
 from torchx.specs.finder import ComponentValidationException
 
 from intrr_rec.cli import app as verbs
-from intrr_rec.cli.errors import require_paths
+from intrr_rec.cli.urls import require_openable
 from intrr_rec.errors import ConfigError
 
 IMAGE = "intrr_rec:latest"
@@ -32,7 +32,7 @@ class Job:
     """A verb with its words, and where it runs; the fields are those of the components.
 
     Raises:
-        ComponentError: words that the verb does not take, or a URL where it reads or writes local paths.
+        ComponentError: words that the verb does not take, or a URL that no store answers to.
     """
 
     verb: str
@@ -48,7 +48,8 @@ class Job:
         command: Any = typer.main.get_command(verbs)
         command = command.commands[self.verb]
         try:
-            require_paths(command, command.make_context(self.verb, list(self.words)))
+            context = command.make_context(self.verb, list(self.words))
+            require_openable(self.verb, command.params, context.params)
         except typer.TyperException as error:
             raise ComponentError(f"intrr.{self.verb}: {error.format_message()}") from None
         except ConfigError as error:

@@ -41,8 +41,9 @@ from intrr_rec.cli.order import arrange
 from intrr_rec.cli.serving import export, recommend, serve
 from intrr_rec.errors import ConfigError
 from intrr_rec.io.console import PlainFormatter, show_to_people
-from intrr_rec.io.places import require_local
 from intrr_rec.io.storage import location
+from intrr_rec.io.stores.scratch import Renaming, in_words
+from intrr_rec.io.stores.staging import staged
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -311,7 +312,8 @@ def evaluate(
     overrides = [word for word in words if word not in folders]
     if len(folders) + (run is not None) != 1:
         raise ConfigError("evaluate: give one run folder, as RUN or as --run RUN")
-    evaluate_run(run or require_local(folders[0], "RUN"), overrides)
+    with staged() as places:
+        evaluate_run(run or places.run(folders[0], write=True), overrides)
 
 
 for verb in (export, recommend, serve):
@@ -330,11 +332,11 @@ def report(
     if run and not semantic_ids and not dataset:
         from intrr_rec.reporting.report import write_report
 
-        typer.echo(write_report(run))
+        typer.echo(in_words(str(write_report(run))))
     elif semantic_ids and dataset and not run:
         from intrr_rec.reporting.index_report import write_index_report
 
-        typer.echo(write_index_report(semantic_ids, dataset))
+        typer.echo(in_words(str(write_index_report(semantic_ids, dataset))))
     else:
         raise ConfigError("report: give either --run DIR, or --semantic-ids DIR and --dataset DIR")
 
@@ -378,6 +380,8 @@ def run_app(verbs: typer.Typer, program: str) -> None:
     for handler in logging.getLogger().handlers:
         handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger("intrr_rec").setLevel(os.environ.get("INTRR_LOG", "INFO"))
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(Renaming())
     # torchrec and torch announce deprecations of their own doing on every start; none of them is the user's to fix.
     for name in ("torch", "torch.fx._symbolic_trace"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -7,13 +7,15 @@ import shlex
 
 import typer
 
+from intrr_rec.io.stores.scratch import in_words
+
 
 def close(*nexts: str, lies: object = None) -> None:
     """Say on standard error where the result `lies` and which command comes next; the main rank alone says it."""
     if os.environ.get("RANK", "0") != "0":
         return
     where = f"{lies} is written; " if lies is not None else ""
-    typer.echo(f"{where}next: {' | '.join(nexts)}", err=True)
+    typer.echo(in_words(f"{where}next: {' | '.join(nexts)}"), err=True)
 
 
 def command(verb: str, *words: object) -> str:

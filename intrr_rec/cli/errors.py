@@ -22,9 +22,12 @@ from typer.core import TyperCommand
 
 from intrr_rec.cli.memory import require_address_space
 from intrr_rec.cli.options import NEW_FILE, NEW_FOLDER
+from intrr_rec.cli.urls import require_openable, stage
 from intrr_rec.errors import INTERRUPTED, OutOfMemoryError, Stopped, UserError
 from intrr_rec.io.console import plain
-from intrr_rec.io.places import number_of, require_local, require_room, require_writable, trouble
+from intrr_rec.io.places import number_of, require_room, require_writable, trouble, url_of
+from intrr_rec.io.stores.scratch import in_words
+from intrr_rec.io.stores.staging import staged
 
 log = logging.getLogger("intrr_rec")
 # What our texts use beyond ASCII, for terminals and pipes of other encodings.
@@ -63,39 +66,30 @@ LESS_MEMORY = {
 }
 
 
-def require_paths(command: Any, ctx: Any) -> None:
-    """Refuse a URL for any option or argument of a verb that is a local path.
-
-    Raises:
-        ConfigError: names the option and the URL.
-    """
-    for param in command.params:
-        value = ctx.params.get(param.name)
-        for place in value if isinstance(value, (list, tuple)) else [value]:
-            if isinstance(place, Path):
-                require_local(place, next((name for name in param.opts if name.startswith("--")), param.name or ""))
-
-
 _WRITTEN = {NEW_FILE: require_writable, NEW_FOLDER: require_room}
 
 
 class Verb(TyperCommand):
-    """A command that refuses before any work a URL for a local path, and a place that it could not write to after it."""
+    """A command that refuses before any work a place that it could not write to after it, and works on URLs by `io.stores`."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb.
 
         Raises:
-            ConfigError: a URL where a path belongs.
+            ConfigError: a URL that no store answers to, or where only a path can be.
             PlaceError: what an option names as NEW_FILE or NEW_FOLDER cannot be written.
         """
-        require_paths(self, ctx)
-        require_address_space(self.name or "")
+        verb = self.name or ""
+        require_openable(verb, self.params, ctx.params)
+        require_address_space(verb)
         for param in self.params:
             place = ctx.params.get(param.name)
-            if isinstance(place, Path) and param.param_type_name == "option" and param.metavar in _WRITTEN:
+            is_written = param.param_type_name == "option" and param.metavar in _WRITTEN
+            if is_written and isinstance(place, Path) and url_of(place) is None:
                 _WRITTEN[param.metavar](place)
-        return super().invoke(ctx)
+        with staged() as places:
+            stage(verb, self.params, ctx.params, places)
+            return super().invoke(ctx)
 
 
 def run_verbs(verbs: typer.Typer, program: str) -> int:
@@ -138,7 +132,7 @@ def complain(message: str, code: int) -> int:
     """Print the line and hand the code back; what a file put into it moves no cursor and begins no line."""
     message = plain(message)
     with contextlib.suppress(OSError):  # a full standard error: the exit code speaks
-        print(f"intrr: {message}", file=sys.stderr)
+        print(f"intrr: {in_words(message)}", file=sys.stderr)
     if reply := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         # torchrun's report, the last thing in a job's log, then ends with this line, not with advice on tracebacks.
         said = {"message": f"intrr: {message}", "extraInfo": {"timestamp": str(int(time.time()))}}

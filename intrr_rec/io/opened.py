@@ -143,7 +143,9 @@ def verify(path: Location, kind: str, required: Collection[str] = ()) -> Opened:
         raise ArtefactError(f"{path}: no such {kind} artefact; build it first or correct the path")
     if not folder.has(MANIFEST):
         raise ArtefactError(f"{path}: has no {MANIFEST}, so it is not a finished {kind} artefact; build it again")
-    manifest = Manifest.parse(folder.read(MANIFEST, LARGEST), path, kind, required)
+    text = folder.read(MANIFEST, LARGEST)
+    manifest = Manifest.parse(text, path, kind, required)
+    folder = folder.version(text)
     if len(manifest.files) <= MOST_HELD:
         folder.hold_files(manifest.files)
     for name, expected in manifest.files.items():

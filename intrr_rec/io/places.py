@@ -128,22 +128,25 @@ def writing_to(place: Path, fix: str = CHOOSE) -> Iterator[None]:
         raise found from None
 
 
-def url_fault(place: Path | str) -> str | None:
-    """What is wrong with a URL where a path belongs, in words; None for a path."""
+def url_of(place: Path | str) -> str | None:
+    """The URL that a place is, also where a path was made of it (`s3:/bucket`); None for a path."""
     found = _URL.match(str(place))
-    if not found:
+    return f"{found[1]}://{str(place)[found.end() :]}" if found else None
+
+
+def url_fault(place: Path | str) -> str | None:
+    """What is wrong with a URL where only a path can be, in words; None for a path."""
+    url = url_of(place)
+    if url is None:
         return None
-    scheme, rest = found[1], str(place)[found.end() :]
+    scheme = url.partition("://")[0]
     if scheme.lower() == "file":
-        return f"{place}: give the path without {scheme}://"
-    return (
-        f"{scheme}://{rest}: only a local or mounted folder works here, not a URL; give a path and copy it from or to "
-        f"{scheme}:// yourself"
-    )
+        return f"{url}: give the path without {scheme}://"
+    return f"{url}: only a local or mounted folder works here, not a URL; give a path"
 
 
 def require_local(place: Path | str, option: str) -> Path:
-    """The path, unless it is a URL: those are read or written by a few options only.
+    """The path, unless it is a URL: the verbs stage those before they come here (`io.stores.staging`).
 
     Raises:
         ConfigError: a URL; it would become a folder called `s3:`.

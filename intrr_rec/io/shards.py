@@ -1,4 +1,4 @@
-"""Long jobs made of shards: finished ones are kept beside the target until the whole is published, so a killed job goes on.
+"""Long jobs made of shards: finished ones are kept beside the target until the whole is published, so a killed job goes on; beside a URL in its store.
 
 The folder of the finished shards is named after the job, what it reads and its settings: another job's shards are never taken
 for this one's. An interrupted job gives the same bytes as one that was not.
@@ -10,6 +10,7 @@ import glob
 import hashlib
 import json
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,10 +28,14 @@ from intrr_rec.io.console import console, shows_bars
 from intrr_rec.io.launcher import SPEAK_EVERY, patience, stray
 from intrr_rec.io.lock import Lock, Taken, is_held
 from intrr_rec.io.places import writing_to, written_through
+from intrr_rec.io.storage import Folder
+from intrr_rec.io.stores import scratch
+from intrr_rec.io.stores.staging import at_end
 
 log = logging.getLogger(__name__)
 JOB = "job.json"
 WAIT_SECONDS = 0.2  # between two looks for a shard of another rank
+_kept: dict[Path, Folder] = {}  # where the shards of a folder are kept in a store
 Advance = Callable[[int, bool], None]
 
 
@@ -60,7 +65,7 @@ def staging(out: Path, verb: str, job: Mapping[str, Any], rank: int = 0) -> Iter
             lock = Lock(lock_file(folder, rank))
         except Taken:
             raise ArtefactError(f"{out}: another process is at the same job; wait for it or stop it") from None
-        with lock:
+        with lock, _keeping(folder, out, rank):
             if finished := len(list(folder.glob("part-*.parquet"))):
                 log.info("%s: going on after %d finished shards", out, finished)
             elif not rank:
@@ -72,6 +77,29 @@ def staging(out: Path, verb: str, job: Mapping[str, Any], rank: int = 0) -> Iter
             finally:
                 if not rank and (ended or not any(folder.glob("part-*.parquet"))):
                     shutil.rmtree(folder, ignore_errors=not ended)
+
+
+@contextmanager
+def _keeping(folder: Path, out: Path, rank: int) -> Iterator[None]:
+    """Where `out` stands for a URL: bring the finished shards that are kept beside it, and keep each that is made."""
+    url = scratch.named(out)
+    if url is None:
+        yield
+        return
+    sizes = [os.environ.get(name, "1") for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")]
+    if sizes[0] != sizes[1] and "LOCAL_WORLD_SIZE" in os.environ:
+        raise ConfigError(f"{url}: ranks on several nodes share no shards at a URL; use one node, or a mounted folder")
+    store = Folder.at(f"{url.rpartition('/')[0]}/{folder.name}")
+    for name in store.beside("part-"):
+        if not rank and not (folder / name).exists():
+            store.fetch(name, folder / name)
+    _kept[folder] = store
+    try:
+        yield
+    finally:
+        del _kept[folder]
+    if not rank:
+        at_end(lambda: store.remove_folder(""))
 
 
 def lock_file(folder: Path, rank: int) -> Path:
@@ -92,6 +120,8 @@ def write_shard(path: Path, table: pa.Table, **options: Any) -> None:
     """
     with replacing(path, binary=True) as handle:
         pq.write_table(table, handle, **options)
+    if path.parent in _kept:
+        _kept[path.parent].put(path.name, path)
 
 
 def shard_rows(shard: Path) -> int | None:

@@ -9,7 +9,9 @@ from pydantic import Field, ValidationError, field_validator
 
 from intrr_rec.config import Section
 from intrr_rec.errors import ConfigError, instead
-from intrr_rec.io.places import url_fault
+from intrr_rec.io.places import url_of
+from intrr_rec.io.storage import Location, below, location
+from intrr_rec.io.stores.staging import openable
 from intrr_rec.io.yaml_text import parse_yaml, read_text
 
 StageName = Literal["prepare", "index", "train", "evaluate", "export"]
@@ -25,13 +27,16 @@ class Ask(Section):
 
 
 class Pipeline(Section):
-    """A pipeline file. Paths are absolute or relative to it, and lie on storage that every node and this machine share."""
+    """A pipeline file. Paths are absolute or relative to it, and lie on storage that every node and this machine share; or URLs."""
 
-    work: Path = Field(description="folder of all that is made: dataset, semantic_ids, run, bundle, jobs")
-    interactions: tuple[Path, ...] = Field(min_length=1, description="interaction logs")
-    vectors: Path = Field(description="item vectors")
-    items: Path | None = Field(None, description="item table")
-    recipe: Path | None = Field(None, description="settings of every verb")
+    work: Location = Field(description="folder of all that is made: dataset, semantic_ids, run, bundle, jobs")
+    records: Path | None = Field(
+        None, description="local folder of jobs.json and the jobs' output: work, or FILE.jobs where work is a URL"
+    )
+    interactions: tuple[Location, ...] = Field(min_length=1, description="interaction logs")
+    vectors: Location = Field(description="item vectors")
+    items: Location | None = Field(None, description="item table")
+    recipe: Location | None = Field(None, description="settings of every verb")
     settings: tuple[str, ...] = Field((), description="SECTION.KEY=VALUE over the recipe")
     rows: Literal["float32", "bfloat16", "int8"] = Field("float32", description="type of the bundle's rows")
     scheduler: str = Field("local_cwd", description="TorchX scheduler of all jobs")
@@ -44,10 +49,13 @@ class Pipeline(Section):
 
     @field_validator("work", "interactions", "vectors", "items", "recipe", mode="before")
     @classmethod
-    def _local(cls, given: object) -> object:
+    def _openable(cls, given: object) -> object:
         for place in given if isinstance(given, list) else [given]:
-            if isinstance(place, str) and (fault := url_fault(place)):
-                raise ValueError(fault)
+            if isinstance(place, str) and (url := url_of(place)):
+                try:
+                    openable(url)
+                except ConfigError as error:
+                    raise ValueError(str(error)) from None
         return given
 
     @field_validator("env", mode="before")
@@ -59,9 +67,9 @@ class Pipeline(Section):
         """What a stage asks."""
         return self.jobs.get(stage, Ask(max_retries=3) if stage == "train" else Ask())
 
-    def place(self, name: str) -> Path:
+    def place(self, name: str) -> Location:
         """Where something that is made lies."""
-        return self.work / name
+        return below(location(self.work), name)
 
 
 def load_pipeline(path: Path) -> Pipeline:
@@ -81,8 +89,15 @@ def load_pipeline(path: Path) -> Pipeline:
     except ValidationError as error:
         raise ConfigError("; ".join(_explain(item, path) for item in error.errors())) from None
     at = path.absolute().parent
-    named = {key: at / found for key in ("work", "vectors", "items", "recipe") if (found := getattr(pipeline, key))}
-    return pipeline.model_copy(update=named | {"interactions": tuple(at / found for found in pipeline.interactions)})
+
+    def seen(found: Path) -> Location:
+        return url_of(found) or at / found
+
+    keys = ("work", "vectors", "items", "recipe", "records")
+    named: dict[str, Any] = {key: seen(found) for key in keys if (found := getattr(pipeline, key))}
+    if pipeline.records is None:
+        named["records"] = at / f"{path.stem}.jobs" if isinstance(named["work"], str) else named["work"]
+    return pipeline.model_copy(update=named | {"interactions": tuple(map(seen, pipeline.interactions))})
 
 
 def _explain(item: Any, path: Path) -> str:

@@ -56,7 +56,8 @@ class _Session:
     def __init__(self, pipeline: Pipeline, runner: Runner) -> None:
         self.pipeline, self.runner = pipeline, runner
         self.stages = stages_of(pipeline)
-        self.record = pipeline.work / JOBS
+        assert pipeline.records is not None
+        self.records, self.record = pipeline.records, pipeline.records / JOBS
         self.jobs: dict[str, str] = json.loads(self.record.read_text()) if self.record.is_file() else {}
 
     def bring(self, stage: Stage) -> None:
@@ -97,7 +98,7 @@ class _Session:
         console(width=None if sys.stdout.isatty() else 1000, markup=False).print(table)
 
     def _submit(self, stage: Stage, fault: str) -> None:
-        logs = self.pipeline.work / LOGS
+        logs = self.records / LOGS
         logs.mkdir(parents=True, exist_ok=True)
         options: dict[str, Any] = dict(self.pipeline.options)
         if (folder := {"slurm": "job_dir", "local_cwd": "log_dir"}.get(self.pipeline.scheduler)) is not None:
@@ -127,4 +128,4 @@ class _Session:
 
     def _link(self, stage: Stage) -> None:
         before = [self.jobs[other.name] for other in self.stages[: self.stages.index(stage)] if other.name in self.jobs]
-        link(self.pipeline.work, self.jobs[stage.name], stage.name, stage.place, stage.made(), before[-1:])
+        link(self.records, self.jobs[stage.name], stage.name, stage.place, stage.made(), before[-1:])

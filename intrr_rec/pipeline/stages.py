@@ -20,6 +20,8 @@ from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import file_hash
 from intrr_rec.io.records import read_sealed
+from intrr_rec.io.storage import Folder, Location, below
+from intrr_rec.io.stores.staging import staged
 from intrr_rec.pipeline.description import Pipeline, StageName
 from intrr_rec.runs.parts import recorded_files, require_whole
 from intrr_rec.runs.records import FIX
@@ -44,7 +46,7 @@ class Stage:
     """
 
     name: StageName
-    place: Path
+    place: Location
     job: Callable[[], AppDef]
     fault: Callable[[], str | None]
     made: Callable[[], str]
@@ -56,7 +58,9 @@ def stages_of(pipeline: Pipeline) -> list[Stage]:
     Raises:
         ConfigError: the recipe is not one.
     """
-    recipe = load_recipe(pipeline.recipe, pipeline.settings)
+    with staged() as places:
+        config = None if pipeline.recipe is None else places.bring(pipeline.recipe)
+        recipe = load_recipe(config, pipeline.settings)
     dataset, ids, run, bundle = (pipeline.place(name) for name in ("dataset", "semantic_ids", "run", "bundle"))
     recipe_words: dict[str, Any] = {"config": str(pipeline.recipe) if pipeline.recipe else None}
 
@@ -94,9 +98,13 @@ def stages_of(pipeline: Pipeline) -> list[Stage]:
     stages = [
         Stage("prepare", dataset, prepare, lambda: _dataset_fault(pipeline, dataset, recipe), lambda: _hash(dataset)),
         Stage("index", ids, index, lambda: _ids_fault(pipeline, ids, dataset, recipe), lambda: _hash(ids)),
-        Stage("train", run, train, lambda: _run_fault(run, dataset, ids, recipe), lambda: weights_hash(run)),
+        Stage("train", run, train, lambda: _run_fault(run, dataset, ids, recipe), lambda: _weights(run)),
         Stage(
-            "evaluate", run / RESULTS, evaluate, lambda: _results_fault(run, recipe), lambda: file_hash(run / RESULTS)
+            "evaluate",
+            below(run, RESULTS),
+            evaluate,
+            lambda: _results_fault(run, recipe),
+            lambda: Folder.at(run).hash(RESULTS),
         ),
     ]
     if recipe.model.kind_settings.exportable:
@@ -114,17 +122,21 @@ def _place(pipeline: Pipeline, stage: StageName, *, ranks: bool = True) -> dict[
     return where | ({"j": ask.j, "rdzv_port": pipeline.rdzv_port} if ranks else {})
 
 
-def _dataset_fault(pipeline: Pipeline, place: Path, recipe: Recipe) -> str | None:
-    raw = [path for table in (*pipeline.interactions, pipeline.items) if table for path in table_files(table)]
-    return _fault(place, "dataset", recipe.prepare, sorted(file_hash(path) for path in raw))
+def _dataset_fault(pipeline: Pipeline, place: Location, recipe: Recipe) -> str | None:
+    with staged() as places:
+        tables = [places.bring(table) for table in (*pipeline.interactions, pipeline.items) if table]
+        raw = [path for table in tables for path in table_files(table)]
+        return _fault(place, "dataset", recipe.prepare, sorted(file_hash(path) for path in raw))
 
 
-def _ids_fault(pipeline: Pipeline, place: Path, dataset: Path, recipe: Recipe) -> str | None:
-    return _fault(place, "semantic ids", recipe.index, sorted([_hash(dataset), vectors_hash(pipeline.vectors)]))
+def _ids_fault(pipeline: Pipeline, place: Location, dataset: Location, recipe: Recipe) -> str | None:
+    with staged() as places:
+        vectors = vectors_hash(places.bring(pipeline.vectors))
+    return _fault(place, "semantic ids", recipe.index, sorted([_hash(dataset), vectors]))
 
 
-def _fault(place: Path, kind: str, settings: Section, parents: list[str]) -> str | None:
-    if not place.exists():
+def _fault(place: Location, kind: str, settings: Section, parents: list[str]) -> str | None:
+    if not _is_there(place):
         return MISSING
     try:
         manifest = artefact.read(place, kind)
@@ -140,13 +152,18 @@ def _changed(was: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     return next((key for key, value in now.items() if was.get(key) != value), None)
 
 
-def _run_fault(run: Path, dataset: Path, ids: Path, recipe: Recipe) -> str | None:
+def _run_fault(place: Location, dataset: Location, ids: Location, recipe: Recipe) -> str | None:
+    with staged() as places:
+        return _fault_of_run(places.run(place, write=False), dataset, ids, recipe)
+
+
+def _fault_of_run(run: Path, dataset: Location, ids: Location, recipe: Recipe) -> str | None:
     if not (run / INPUTS).is_file():
         return MISSING
     hashes = read_run_record(run).hashes.model_dump()
     if hashes != {"dataset": _hash(dataset), "semantic_ids": _hash(ids)}:
         raise ConfigError(
-            f"{run}: was trained on other artefacts than those in {run.parent}; move it away, or give the pipeline another work"
+            f"{run}: was trained on other artefacts than the dataset and the Semantic IDs beside it; move it away, or give the pipeline another work"
         )
     saved = read_recipe(run)
     if not same_run(run / CONFIG, recipe.model_copy(update={"evaluate": saved.evaluate})):
@@ -154,7 +171,12 @@ def _run_fault(run: Path, dataset: Path, ids: Path, recipe: Recipe) -> str | Non
     return None if (run / RESULTS).is_file() else "not finished"
 
 
-def _results_fault(run: Path, recipe: Recipe) -> str | None:
+def _results_fault(place: Location, recipe: Recipe) -> str | None:
+    with staged() as places:
+        return _fault_of_results(places.run(place, write=False), recipe)
+
+
+def _fault_of_results(run: Path, recipe: Recipe) -> str | None:
     if not (run / RESULTS).is_file():
         return MISSING
     try:
@@ -167,8 +189,8 @@ def _results_fault(run: Path, recipe: Recipe) -> str | None:
     return f"made with another {changed}" if changed else None
 
 
-def _bundle_fault(pipeline: Pipeline, place: Path, run: Path) -> str | None:
-    if not place.exists():
+def _bundle_fault(pipeline: Pipeline, place: Location, run: Location) -> str | None:
+    if not _is_there(place):
         return MISSING
     try:
         manifest = artefact.read(place, "bundle")
@@ -176,8 +198,17 @@ def _bundle_fault(pipeline: Pipeline, place: Path, run: Path) -> str | None:
         return str(error)
     if manifest.config["rows"] != pipeline.rows:
         return "made with other rows"
-    return None if manifest.parents["checkpoint"] == weights_hash(run) else "made from another checkpoint"
+    return None if manifest.parents["checkpoint"] == _weights(run) else "made from another checkpoint"
 
 
-def _hash(place: Path) -> str:
+def _weights(place: Location) -> str:
+    with staged() as places:
+        return weights_hash(places.run(place, write=False))
+
+
+def _is_there(place: Location) -> bool:
+    return Folder.at(place).is_folder()
+
+
+def _hash(place: Location) -> str:
     return artefact.peek(place).content_hash

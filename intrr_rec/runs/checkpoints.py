@@ -1,7 +1,7 @@
 """The checkpoints of a run: the newest few, named by their step, and the best one.
 
-The newest hold model, optimizer and the state of the loop; `best` holds the model that was best at validation. They are
-written beside training where there is memory for a copy of what they hold.
+The newest hold model, optimizer, average of the weights and the state of the loop; `best` is a second name, by hard links, of the
+one that was best at validation. They are written beside training where there is memory for a copy of what they hold.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from intrr_rec.distributed.finite import is_finite
 from intrr_rec.distributed.parallelize import Parallel
 from intrr_rec.distributed.world import World
 from intrr_rec.errors import ArtefactError
-from intrr_rec.runs.run_files import BEST, CHECKPOINTS
+from intrr_rec.io.storage import Folder, Location, below
+from intrr_rec.io.stores.mirror import mirror_of
+from intrr_rec.runs.run_files import BEST, checkpoint_names, checkpoints_of
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -45,7 +47,8 @@ class Checkpoints:
     """
 
     def __init__(self, run: Path, parallel: Parallel, world: World) -> None:
-        self.folder = run / CHECKPOINTS
+        self.run, self.folder = run, checkpoints_of(run)
+        self.mirror = mirror_of(run)
         self.parallel = parallel
         self.world = world
         self._writer = BackgroundWriter(world)
@@ -60,7 +63,7 @@ class Checkpoints:
         `keep` newest of the others. What was begun before is finished first.
 
         Args:
-            best: save the model as the best so far as well, its average where there is one.
+            best: name it the best so far as well.
             wait: return when all is written. Else that goes on beside training, from a copy, and `wait` raises what it meets;
                 where there is no memory for the copy it is waited for all the same.
 
@@ -91,16 +94,19 @@ class Checkpoints:
 
     def _write(self, tensors: Tree, state: dict[str, Any], keep: int, best: bool) -> None:
         world = self._writer.world
-        if best:
-            model = tensors.get("average", tensors["model"])
-            save_checkpoint(self.folder / BEST, {"model": model}, world, state)
-        path = self.folder / f"step-{state['step']:08d}"
-        save_checkpoint(path, tensors, world, state)
+        if self.mirror is not None and world.is_main:
+            self.mirror.push()  # the figures that the state counts on
+        name = f"step-{state['step']:08d}"
+        save_checkpoint(
+            below(self.folder, name), tensors, world, state, also=below(self.folder, BEST) if best else None
+        )
         if world.is_main:
             there = self._newest_first()
-            newest = there.index(path)
+            newest = there.index(name)
             for other in there[:newest] + there[newest + keep :]:
-                remove_checkpoint(other)
+                remove_checkpoint(below(self.folder, other))
+            if self.mirror is not None:
+                remove_unfinished(self.folder)
 
     def load_newest(self) -> dict[str, Any] | None:
         """Load the newest checkpoint that is whole, and return its state; None where the run has none yet.
@@ -112,7 +118,7 @@ class Checkpoints:
             remove_unfinished(self.folder)
         return self.first_whole(lambda path: load_checkpoint(path, self.parallel, self.world, with_optimizer=True))
 
-    def first_whole(self, load: Callable[[Path], T]) -> T | None:
+    def first_whole(self, load: Callable[[Location], T]) -> T | None:
         """What `load` makes of the newest checkpoint that it takes; None where there is none at all.
 
         Raises:
@@ -122,14 +128,14 @@ class Checkpoints:
 
         def loaded(name: str) -> T | None:
             try:
-                return load(self.folder / name)
+                return load(below(self.folder, name))
             except ArtefactError as error:
                 complaints.append(str(error))
                 if self.world.is_main:
                     log.warning("skipped a checkpoint: %s", error)
                 return None
 
-        for name in self.world.broadcast([path.name for path in self._newest_first()]):
+        for name in self.world.broadcast(self._newest_first()):
             if (found := loaded(name)) is not None:
                 return found
         if complaints:
@@ -147,35 +153,35 @@ class Checkpoints:
         Raises:
             ArtefactError: there is none, or it is damaged and so are all others.
         """
+        best_place = below(self.folder, BEST)
         try:
-            state = load_checkpoint(self.folder / BEST, self.parallel, self.world, with_optimizer=False)
-            self._require_finite(self.folder / BEST)
+            state = load_checkpoint(best_place, self.parallel, self.world, with_optimizer=False, averaged=True)
+            self._require_finite(best_place)
             return BEST, state
         except ArtefactError as error:
             best = error
-        found = self.first_whole(self._load_stand_in) if self.world.broadcast((self.folder / BEST).is_dir()) else None
+        found = (
+            self.first_whole(self._load_stand_in) if self.world.broadcast(Folder.at(best_place).is_folder()) else None
+        )
         if found is None:
             raise best
         if self.world.is_main:
             log.warning("%s; %s stands in for it, which need not be as good", best, found[0])
         return found
 
-    def _load_stand_in(self, path: Path) -> tuple[str, dict[str, Any]]:
+    def _load_stand_in(self, path: Location) -> tuple[str, dict[str, Any]]:
         state = load_checkpoint(path, self.parallel, self.world, with_optimizer=False, averaged=True)
         self._require_finite(path)
-        return path.name, state | {"best_epoch": state["epoch"]}
+        return str(path).rpartition("/")[2], state | {"best_epoch": state["epoch"]}
 
-    def _require_finite(self, path: Path) -> None:
+    def _require_finite(self, path: Location) -> None:
         if not is_finite(self.parallel.module, self.world):
             raise ArtefactError(f"{path}: holds weights that are not finite numbers; train again into another --out")
 
     def newest_state(self) -> dict[str, Any]:
         """The state that the newest checkpoint was saved with; that of the best where it is the only one."""
-        newest = next(iter(self._newest_first()), self.folder / BEST)
-        return read_state(newest)
+        return read_state(below(self.folder, next(iter(self._newest_first()), BEST)))
 
-    def _newest_first(self) -> list[Path]:
-        there = [
-            path for path in self.folder.glob("step-*") if STEP.fullmatch(path.name)
-        ]  # a copy by hand is none of ours
-        return sorted(there, key=lambda path: int(path.name[5:]), reverse=True)
+    def _newest_first(self) -> list[str]:
+        there = [name for name in checkpoint_names(self.run) if STEP.fullmatch(name)]  # a copy by hand is none of ours
+        return sorted(there, key=lambda name: int(name[5:]), reverse=True)

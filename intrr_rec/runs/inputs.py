@@ -28,6 +28,7 @@ from intrr_rec.errors import ArtefactError, ConfigError, DataError, UserError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import MANIFEST, require_parent
 from intrr_rec.io.storage import Location, location
+from intrr_rec.io.stores.staging import staged
 from intrr_rec.models.base import Recommender
 from intrr_rec.models.embeddings.tables import Codebooks
 from intrr_rec.models.embeddings.zch import item_keys
@@ -230,7 +231,10 @@ def reopen_inputs(run: Path, overrides: Sequence[str] = ()) -> Inputs:
     recipe = read_recipe(run, overrides)
     dataset, semantic_ids, vectors = (input_place(run, record, role) for role in ("dataset", "semantic_ids", "vectors"))
     assert dataset is not None and semantic_ids is not None
-    inputs = open_inputs(recipe, location(dataset), Path(semantic_ids), None if vectors is None else Path(vectors))
+    with staged() as places:
+        ids_here = places.bring(semantic_ids)
+        vectors_here = None if vectors is None else places.bring(vectors)
+        inputs = open_inputs(recipe, location(dataset), ids_here, vectors_here)
     for role, found in inputs.hashes().model_dump().items():
         if found != getattr(record.hashes, role):
             where = input_place(run, record, role)

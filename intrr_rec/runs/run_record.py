@@ -15,6 +15,7 @@ from intrr_rec.io.atomic import write_json
 from intrr_rec.io.manifest import MANIFEST, Hash, Manifest
 from intrr_rec.io.records import read_record, sealed
 from intrr_rec.io.storage import Location
+from intrr_rec.io.stores.mirror import origin
 from intrr_rec.runs.run_files import CONFIG, INPUTS
 
 SCHEMA = 2
@@ -115,9 +116,12 @@ def read_recipe(run: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def write_run_record(run: Path, paths: dict[str, Location | None], hashes: RunHashes, command: str) -> None:
     """Write the record of a run that begins; of one that goes on only the paths may have changed, and the command stays."""
-    located = {role: str(path.absolute()) if isinstance(path, Path) else path for role, path in paths.items()}
+    origins = {role: origin(path) if isinstance(path, Path) else path for role, path in paths.items()}
+    located = {role: str(path.absolute()) if isinstance(path, Path) else path for role, path in origins.items()}
     beside = {
-        role: os.path.relpath(path.absolute(), run.absolute()) for role, path in paths.items() if isinstance(path, Path)
+        role: os.path.relpath(path.absolute(), run.absolute())
+        for role, path in origins.items()
+        if isinstance(path, Path) and origin(run) == run
     }
     there = read_record(run / INPUTS, RunRecord, FIX)
     job = os.environ.get("TORCHX_JOB_ID")

@@ -33,7 +33,7 @@ from intrr_rec.runs.checkpoints import Checkpoints
 from intrr_rec.runs.folder import MetricsLog, claimed, write_plan
 from intrr_rec.runs.inputs import Inputs, open_inputs
 from intrr_rec.runs.neighbours import untrained
-from intrr_rec.runs.run_files import CHECKPOINTS, CONFIG, INPUTS, NO_CHECKPOINT
+from intrr_rec.runs.run_files import CONFIG, INPUTS, NO_CHECKPOINT, checkpoint_names
 from intrr_rec.runs.run_record import read_recipe, read_run_record, write_run_record
 from intrr_rec.training.finite import FiniteGuard
 from intrr_rec.training.progress import EpochProgress
@@ -80,7 +80,7 @@ def train(
         raise ConfigError(f"--init-from: model.kind {recipe.model.kind} is not trained; leave it out")
     _require_same_recipe(recipe, out)
     _require_same_inputs(inputs, out)
-    fresh = not any((out / CHECKPOINTS).glob("step-*"))
+    fresh = not any(name.startswith("step-") for name in checkpoint_names(out))
     start = Start.open(init_from, inputs) if init_from and fresh else None
     paths = {"dataset": dataset, "semantic_ids": semantic_ids, "vectors": vectors, "init_from": init_from}
     try:
@@ -363,7 +363,7 @@ def _require_same_recipe(recipe: Recipe, out: Path) -> None:
 
 def _require_same_inputs(inputs: Inputs, out: Path) -> None:
     if not (out / INPUTS).exists():
-        if any((out / CHECKPOINTS).glob("*")):
+        if checkpoint_names(out):
             raise ArtefactError(f"{out}: has checkpoints but no {INPUTS}; put it back, or choose another --out")
         return
     then = read_run_record(out)

@@ -26,6 +26,7 @@ from intrr_rec.distributed.parallelize import Parallel
 from intrr_rec.distributed.world import World
 from intrr_rec.distributed.zch import managed_rows
 from intrr_rec.errors import ArtefactError, ConfigError
+from intrr_rec.io.storage import Location
 from intrr_rec.models.intrr import IntRR
 from intrr_rec.models.losses import sid_nll
 from intrr_rec.runs.checkpoints import Checkpoints
@@ -74,7 +75,7 @@ class Start:
             ArtefactError: no usable checkpoint.
         """
 
-        def load(path: Path) -> Path:
+        def load(path: Location) -> Location:
             if managed_rows(parallel.module):  # rows are the items' own wherever these stand now
                 load_checkpoint(path, parallel, world, with_optimizer=True)
             else:

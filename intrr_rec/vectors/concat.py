@@ -16,7 +16,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ from intrr_rec.errors import DataError, nearest
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import Manifest, file_hash
 from intrr_rec.io.mapped import mapped_file
-from intrr_rec.io.places import not_the_input, require_local
+from intrr_rec.io.places import not_the_input, url_of
+from intrr_rec.io.stores.staging import openable, staged
 from intrr_rec.vectors.embed import Storage, vectors_table
 from intrr_rec.vectors.table import KIND, VectorTable, vectors_hash
 
@@ -74,9 +75,10 @@ def parse_parts(words: Sequence[str], weights: Sequence[str] = ()) -> list[Part]
             )
         if name in parts:
             raise DataError(f"--vectors {word}: there is a part '{name}' already; give each its own name")
-        require_local(place, f"--vectors {name}")
         path, colon, column = place.rpartition(":")
-        whole = not colon or Path(place).exists()
+        whole = not colon or "/" in column or Path(place).exists()  # a colon of a URL is none of a column
+        if url := url_of(place if whole else path):
+            openable(url)
         parts[name] = Part(name, Path(place)) if whole else Part(name, Path(path), column)
     for word in weights:
         name, equals, number = word.partition("=")
@@ -106,6 +108,12 @@ def concat_vectors(dataset: Path, out: Path, parts: Sequence[Part], storage: Sto
         ArtefactError: `dataset` is no dataset, or `out` holds something else.
         DataError: a part that cannot be read or lacks an item, or an item that is zero in every part; names the part.
     """
+    with staged() as places:
+        parts = [replace(part, path=places.bring(part.path)) for part in parts]
+        return _concat(dataset, out, parts, storage)
+
+
+def _concat(dataset: Path, out: Path, parts: Sequence[Part], storage: Storage) -> Manifest:
     opened = Dataset.open(dataset)
     settings: dict[str, Any] = {"storage": storage, "normalization": "L2, each part"}
     with artefact.writing(out, KIND, settings) as draft:

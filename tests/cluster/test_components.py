@@ -88,7 +88,7 @@ def test_what_schedulers_are_handed(path):
     assert rendered(examples()[verb], scheduler) == path.read_text()
 
 
-URL = "s3://bucket/x"
+URL = "nosuch://bucket/x"
 PATHS = [
     ("prepare", {"interactions": [URL], "out": "d"}, "--interactions"),
     ("prepare", {"interactions": ["x"], "out": URL}, "--out"),
@@ -107,13 +107,16 @@ def test_each_component_has_a_row():
 
 
 @pytest.mark.parametrize(("verb", "words", "option"), PATHS)
-def test_a_url_for_a_path_is_refused_before_the_job_is_made(verb, words, option):
-    with pytest.raises(ComponentValidationException, match=f"^intrr.{verb}: {option}: {URL}: only a local or mounted"):
+def test_a_url_of_no_store_is_refused_before_the_job_is_made(verb, words, option):
+    with pytest.raises(ComponentValidationException, match=f"^intrr.{verb}: {option}: {URL}: no file system for such"):
         getattr(jobs, verb)(**words)
 
 
-def test_a_dataset_may_be_a_url_for_training():
-    assert URL in " ".join(jobs.train(dataset=URL, semantic_ids="s", out="r").roles[0].args)
+@pytest.mark.parametrize(("verb", "words", "option"), PATHS)
+def test_a_url_of_a_store_goes_to_the_job_as_it_is(verb, words, option):
+    stored = "s3://bucket/x"
+    asked = {name: [stored] if value == [URL] else stored if value == URL else value for name, value in words.items()}
+    assert stored in " ".join(getattr(jobs, verb)(**asked).roles[0].args)
 
 
 def test_a_value_that_the_verb_refuses_is_refused_at_once():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -23,32 +21,7 @@ from tests.data.loading.regroup import regroup
 from tests.data.loading.test_streaming import collator, same
 from tests.tiny import Line, make_line, recipe
 
-moto = pytest.importorskip("moto.server", reason="requirements/store.txt is not installed (make test-slow does it)")
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> pafs.FileSystem:
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": endpoint,
-    }.items():
-        monkeypatch.setenv(name, value)
-    files = pafs.S3FileSystem(endpoint_override=endpoint, allow_bucket_creation=True)
-    files.create_dir("bucket")
-    return files
 
 
 @pytest.fixture(scope="module")

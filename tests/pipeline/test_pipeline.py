@@ -72,9 +72,9 @@ def test_a_failed_job_is_one_line_that_says_how_to_read_its_log(tmp_path, here):
         ({"jobs": {"train": {"nodes": 2}}}, "unknown key 'jobs.train.nodes'"),
         ({"interactions": []}, "'interactions'"),
         ({"vectors": None}, "'vectors'"),
-        ({"vectors": "s3://b/v"}, "'vectors': s3://b/v: only a local or mounted folder works here"),
-        ({"work": "gs://b/w"}, "'work': gs://b/w: only a local"),
-        ({"interactions": ["logs.parquet", "s3://b/l"]}, "'interactions': s3://b/l: only a local"),
+        ({"vectors": "nosuch://b/v"}, "'vectors': nosuch://b/v: no file system for such a URL"),
+        ({"work": "nosuch://b/w"}, "'work': nosuch://b/w: no file"),
+        ({"interactions": ["logs.parquet", "nosuch://b/l"]}, "'interactions': nosuch://b/l: no file"),
     ],
 )
 def test_a_mistake_in_the_file_is_named(tmp_path, changes, said):

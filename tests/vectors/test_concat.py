@@ -223,7 +223,7 @@ def test_words_become_parts(tmp_path: Path) -> None:
         (["text=x"], ["text=0"], "not a positive number"),
         (["text=x"], ["text=inf"], "not a positive number"),
         (["text=x"], ["text"], "not a positive number"),
-        (["text=s3://b/v.parquet:column"], [], "--vectors text: s3://b/v.parquet:column: only a local"),
+        (["text=nosuch://b/v.parquet:column"], [], "nosuch://b/v.parquet: no file system"),
     ],
 )
 def test_words_that_are_no_parts_are_refused(words: list[str], weights: list[str], says: str) -> None:

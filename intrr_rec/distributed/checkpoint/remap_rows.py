@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -24,6 +23,7 @@ from intrr_rec.distributed.parallelize import Parallel
 from intrr_rec.distributed.world import World
 from intrr_rec.errors import ArtefactError
 from intrr_rec.io.places import not_the_input
+from intrr_rec.io.storage import Location
 from intrr_rec.models.embeddings.tables import UID_TABLE
 
 WEIGHT = f"embeddings.{UID_TABLE}.weight"
@@ -64,7 +64,7 @@ class UidRows:
         return total
 
 
-def load_grown(path: Path, parallel: Parallel, world: World, place_I: Tensor) -> None:
+def load_grown(path: Location, parallel: Parallel, world: World, place_I: Tensor) -> None:
     """Load model, optimizer and average of a checkpoint whose UID table had other rows; every rank calls this.
 
     Args:
@@ -100,7 +100,7 @@ def load_grown(path: Path, parallel: Parallel, world: World, place_I: Tensor) ->
 
 @torch.no_grad()
 def _load_rows(
-    path: Path, name: str, saved: TensorStorageMetadata, shard: Tensor, first_column: int, place_R: Tensor
+    path: Location, name: str, saved: TensorStorageMetadata, shard: Tensor, first_column: int, place_R: Tensor
 ) -> None:
     """Rows of one shard, read as one stretch of the saved tensor: ids in order keep their order as a catalogue grows."""
     known_R = place_R >= 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import pickle
 import shutil
 import uuid
@@ -25,14 +26,17 @@ from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 from torch.futures import Future
 
+from intrr_rec.distributed.checkpoint.files import HashedFiles, HashedWriter
 from intrr_rec.distributed.parallelize import Parallel
 from intrr_rec.distributed.world import World, is_lost_rank
 from intrr_rec.errors import ArtefactError, OutOfMemoryError, PlaceError, UserError
-from intrr_rec.io.artefact import COMPLETE, file_hash
-from intrr_rec.io.atomic import swap_into_place, sync, write_json
+from intrr_rec.io.artefact import COMPLETE
+from intrr_rec.io.atomic import swap_into_place, sync, write_bytes, write_json
 from intrr_rec.io.manifest import FileName, Hash
 from intrr_rec.io.places import is_out_of_memory, not_the_input, trouble
-from intrr_rec.io.records import parse_json, read_record, sealed
+from intrr_rec.io.records import LARGEST, as_record, parse_json, sealed, unsealed
+from intrr_rec.io.shards import link
+from intrr_rec.io.storage import Folder, Location, below, location
 
 STATE, METADATA = "state.json", ".metadata"
 SCHEMA = 2
@@ -42,30 +46,45 @@ STRETCH = 8 << 20  # bytes of a tensor read at once
 
 
 class Complete(BaseModel):
-    """`complete.json`: the hashes of a checkpoint's files, sealed."""
+    """`complete.json`: the hashes of a checkpoint's files, sealed.
+
+    Attributes:
+        within: in a store, the folder that holds them, seen from the folder of all checkpoints.
+    """
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
     checkpoint_schema: int = Field(SCHEMA, ge=SCHEMA, le=SCHEMA)
     files: dict[FileName, Hash]
+    within: FileName | None = None
 
 
-def save_checkpoint(path: Path, tensors: Tree, world: World, state: dict[str, Any]) -> None:
+def save_checkpoint(
+    path: Location, tensors: Tree, world: World, state: dict[str, Any], also: Location | None = None
+) -> None:
     """Write `checkpoint_tensors`, or a copy or a part of them, and the main rank's `state`; every rank calls this.
 
-    All is written and synced in a folder beside `path`, the hashes of its files last; then that folder is renamed to `path`.
+    On a disk all is written and synced in a folder beside `path`, the hashes of its files last; then that folder is renamed to
+    `path`. In a store it is written to a folder within `path`, and then the hashes of its files, which name that folder, are put.
+
+    Args:
+        also: a second name for the same checkpoint: hard links, or in a store hashes that name the same files. It has them first.
 
     Raises:
         PlaceError: the disk is full or cannot be written, on every rank; what was at `path` is still there.
     """
-    staging = path.with_name(f".{path.name}.tmp-{world.broadcast(uuid.uuid4().hex[:8])}")
-    if world.is_main:
-        remove_unfinished(path.parent)
-    world.barrier()
+    mark = world.broadcast(uuid.uuid4().hex[:8])
+    if isinstance(path, Path):
+        staging: Location = path.with_name(f".{path.name}.tmp-{mark}")
+        if world.is_main:
+            remove_unfinished(path.parent)
+        world.barrier()
+    else:
+        staging = below(path, mark)
+    writer = HashedWriter(Folder.at(staging))
 
     def write_tensors() -> None:
         try:
-            writer = dcp.FileSystemWriter(staging, sync_files=True)
             dcp.save(dict(tensors), storage_writer=writer, process_group=world.group)
         except (dcp.CheckpointException, OSError) as error:
             raise cannot_write(path, error) from None
@@ -74,28 +93,49 @@ def save_checkpoint(path: Path, tensors: Tree, world: World, state: dict[str, An
         if not world.is_main:
             return
         try:
-            write_json(staging / STATE, state)
-            sums[STATE] = file_hash(staging / STATE)
-            write_json(staging / COMPLETE, sealed(Complete(files=sums).model_dump()))
-            sync(staging)
-            swap_into_place(staging, path)
+            text = json.dumps(state, indent=2, sort_keys=True).encode()
+            sums[STATE] = hashlib.sha256(text).hexdigest()
+            if isinstance(path, Path) and isinstance(staging, Path):
+                write_bytes(staging / STATE, text)
+                write_json(staging / COMPLETE, sealed(Complete(files=sums).model_dump(exclude_none=True)))
+                sync(staging)
+                if isinstance(also, Path):
+                    _link(staging, also)
+                swap_into_place(staging, path)
+            else:
+                writer.files.folder.write(STATE, text)
+                within = str(staging).removeprefix(f"{str(path).rpartition('/')[0]}/")
+                found = json.dumps(sealed(Complete(files=sums, within=within).model_dump())).encode()
+                for place in (also, path):
+                    if place is not None:
+                        Folder.at(place).write(COMPLETE, found)
         except (OSError, PlaceError) as error:
             raise cannot_write(path, error) from None
 
     try:
         world.agree(write_tensors)
-        own = [*staging.glob(f"__{world.rank}_*"), *([staging / ".metadata"] if world.is_main else [])]
-        sums = {
-            name: digest for part in world.gather({f.name: file_hash(f) for f in own}) for name, digest in part.items()
-        }
+        sums = {name: digest for part in world.gather(writer.hashes) for name, digest in part.items()}
         world.agree(publish)
     finally:
-        if world.is_main:
+        if world.is_main and isinstance(staging, Path):
             shutil.rmtree(staging, ignore_errors=True)
 
 
+def _link(staging: Path, also: Path) -> None:
+    """Give a checkpoint that is written a second name, by hard links; by copies where the file system has none."""
+    twin = also.with_name(f".{also.name}.tmp-{staging.name[-8:]}")
+    twin.mkdir()
+    try:
+        for path in staging.iterdir():
+            link(path, twin / path.name)
+        sync(twin)
+        swap_into_place(twin, also)
+    finally:
+        shutil.rmtree(twin, ignore_errors=True)
+
+
 def load_checkpoint(
-    path: Path, parallel: Parallel, world: World, *, with_optimizer: bool, averaged: bool = False
+    path: Location, parallel: Parallel, world: World, *, with_optimizer: bool, averaged: bool = False
 ) -> dict[str, Any]:
     """Load tensors in place, on any number of ranks, and return the saved state.
 
@@ -128,62 +168,91 @@ def load_checkpoint(
     return read_state(path)
 
 
-def read_state(path: Path) -> dict[str, Any]:
+def read_state(path: Location) -> dict[str, Any]:
     """The state that was saved with a checkpoint.
 
     Raises:
         ArtefactError: no complete checkpoint, or a damaged one.
     """
-    expected = _hashes(path)[STATE]
+    folder, sums = files_of(path)
     try:
-        data = (path / STATE).read_bytes()
-    except OSError as error:
-        raise ArtefactError(f"{path}: is damaged ({STATE} cannot be read: {error.strerror})") from None
-    if hashlib.sha256(data).hexdigest() != expected:
+        data = folder.read(STATE, LARGEST)
+    except ArtefactError as error:
+        raise ArtefactError(f"{path}: is damaged ({STATE} cannot be read: {error})") from None
+    if hashlib.sha256(data).hexdigest() != sums[STATE]:
         raise ArtefactError(f"{path}: is damaged ({STATE} is not what was written)")
-    state = parse_json(data, str(path / STATE), _FIX)
+    state = parse_json(data, f"{path}/{STATE}", _FIX)
     if not isinstance(state, dict):
         raise ArtefactError(f"{path}: is damaged ({STATE} is no JSON object)")
     return state
 
 
-def _hashes(path: Path) -> dict[str, str]:
+def files_of(path: Location) -> tuple[Folder, dict[str, str]]:
+    """Where the files of a checkpoint lie, and their hashes.
+
+    Raises:
+        ArtefactError: no complete checkpoint, or a damaged one.
+    """
+    folder = Folder.at(path)
+    if not folder.has(COMPLETE):
+        raise ArtefactError(f"{path}: holds no complete checkpoint; train first or correct the path")
+    where = f"{path}/{COMPLETE}"
     try:
-        found = read_record(path / COMPLETE, Complete, _FIX) if path.is_dir() else None
+        value = unsealed(parse_json(folder.read(COMPLETE, LARGEST), where, _FIX), where, _FIX)
+        found = as_record(value, Complete, where, _FIX)
     except ArtefactError as error:
         raise ArtefactError(f"{path}: is damaged ({error})") from None
-    if found is None:
-        raise ArtefactError(f"{path}: holds no complete checkpoint; train first or correct the path")
     for name in (STATE, METADATA):
         if name not in found.files:
             raise ArtefactError(f"{path}: is damaged ({COMPLETE} lists no {name})")
-    return found.files
+    if found.within is not None:
+        folder = Folder.at(below(location(str(path).rpartition("/")[0]), found.within))
+    return folder, found.files
 
 
-def remove_checkpoint(path: Path) -> None:
-    """Remove a checkpoint so that a kill in between leaves none that looks like one."""
-    dying = path.with_name(f".{path.name}.tmp-removed")
-    path.rename(dying)
-    shutil.rmtree(dying, ignore_errors=True)
+def remove_checkpoint(path: Location) -> None:
+    """Remove a checkpoint so that a kill in between leaves none that looks like one.
+
+    In a store its files stay for `remove_unfinished`: another name may stand for them.
+    """
+    if isinstance(path, Path):
+        dying = path.with_name(f".{path.name}.tmp-removed")
+        path.rename(dying)
+        shutil.rmtree(dying, ignore_errors=True)
+    else:
+        Folder.at(path).remove(COMPLETE)
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove what a killed job left of checkpoints that it was writing or removing in `folder`."""
-    for stale in folder.glob(".*.tmp-*"):
-        shutil.rmtree(stale, ignore_errors=True)
+def remove_unfinished(folder: Location) -> None:
+    """Remove what no whole checkpoint in `folder` consists of: what a killed job left, was writing or removing."""
+    if isinstance(folder, Path):
+        for stale in folder.glob(".*.tmp-*"):
+            shutil.rmtree(stale, ignore_errors=True)
+        return
+    store, used = Folder.at(folder), set[str]()
+    names = store.names()
+    for name in names:
+        if name.count("/") == 1 and name.endswith(f"/{COMPLETE}"):
+            try:
+                used.add(files_of(below(folder, name.rpartition("/")[0]))[0].root)
+            except ArtefactError:
+                return  # a damaged one: what it is made of is not known
+    for name in {name.rpartition("/")[0] for name in names if name.count("/") == 2}:
+        if f"{store.root}/{name}" not in used:
+            store.remove_folder(name)
 
 
-def verify(path: Path, world: World) -> None:
+def verify(path: Location, world: World) -> None:
     """Compare this rank's share of the files with their recorded hashes."""
-    sums = sorted(_hashes(path).items())
-    for name, expected in sums[world.rank :: world.size]:
-        if not (path / name).is_file():
+    folder, sums = files_of(path)
+    for name, expected in sorted(sums.items())[world.rank :: world.size]:
+        if not folder.has(name):
             raise ArtefactError(f"{path}: is damaged ({name} is missing)")
-        if file_hash(path / name) != expected:
+        if folder.hash(name) != expected:
             raise ArtefactError(f"{path}: is damaged ({name} is not what was written)")
 
 
-def cannot_write(path: Path, error: BaseException) -> UserError:
+def cannot_write(path: Location, error: BaseException) -> UserError:
     """The error for what went wrong on the disk while a run was writing there.
 
     torch.save hides the system's error behind its own; the number of free bytes tells the commonest cause all the same.
@@ -192,8 +261,10 @@ def cannot_write(path: Path, error: BaseException) -> UserError:
     cause = causes[0]
     while not isinstance(cause, OSError) and (deeper := cause.__cause__ or cause.__context__):
         cause = deeper
-    if is_out_of_memory(cause):
-        return trouble(cause, path) or OutOfMemoryError("memory ran out")
+    if isinstance(cause, PlaceError) and not isinstance(path, Path):
+        return PlaceError(f"{cause}; the checkpoints before it are whole: give the same command again")
+    if is_out_of_memory(cause) or not isinstance(path, Path):
+        return trouble(cause, Path(path)) or OutOfMemoryError("memory ran out")
     reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause).splitlines()[0]
     free = shutil.disk_usage(next(folder for folder in path.parents if folder.exists())).free / 2**20
     return PlaceError(
@@ -215,6 +286,19 @@ def checkpoint_tensors(parallel: Parallel, with_optimizer: bool) -> Tree:
 class WeightsOnlyReader(FileSystemReader):
     """Reads the metadata with an unpickler limited to the classes a metadata file is made of, and tensors a stretch at a time."""
 
+    def __init__(self, path: Location) -> None:
+        self._folder = files_of(path)[0]
+        super().__init__(str(self._folder.place))
+        self.fs = HashedFiles(self._folder)
+        self.path = str(self._folder.place)
+
+    def _slice_file(self, file: Any, sinfo: Any) -> Any:
+        """As its base class; from a store in one piece, which a tensor would be read from in many."""
+        if not self._folder.is_remote or sinfo.length > STRETCH:
+            return super()._slice_file(file, sinfo)
+        file.seek(sinfo.offset)
+        return io.BytesIO(file.read(sinfo.length))
+
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         """As its base class, but a large tensor never lies in memory whole beside its place in the model."""
         left = []
@@ -226,7 +310,7 @@ class WeightsOnlyReader(FileSystemReader):
 
     def _stream(self, item: ReadItem, stored: Any, planner: LoadPlanner) -> bool:
         """Copy a tensor from its file into its place; False where it does not lie there row after row."""
-        with open(Path(self.path) / stored.relative_path, "rb") as file:
+        with self.fs.create_stream(self.fs.concat_path(self.path, stored.relative_path), "rb") as file:
             with FakeTensorMode():  # its shape, and where its bytes begin
                 shape = torch.load(self._slice_file(file, stored), map_location="cpu", weights_only=True)
             begin = getattr(shape.untyped_storage(), "_checkpoint_offset", None)
@@ -250,8 +334,7 @@ class WeightsOnlyReader(FileSystemReader):
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """As its base class, with that unpickler."""
-        path = Path(self._get_metadata_path(kwargs.get("rank")))
-        metadata = _MetadataUnpickler(io.BytesIO(path.read_bytes())).load()
+        metadata = _MetadataUnpickler(io.BytesIO(self._folder.read(METADATA))).load()
         if getattr(metadata, "storage_meta", None) is None:
             metadata.storage_meta = StorageMeta()
         metadata.storage_meta.load_id = self.load_id

@@ -26,6 +26,7 @@ from intrr_rec.io import artefact
 from intrr_rec.io import shards as jobs
 from intrr_rec.io.artefact import Manifest
 from intrr_rec.io.launcher import Ranks
+from intrr_rec.io.stores.mirror import origin
 from intrr_rec.serving.batch.histories import Histories, Source
 from intrr_rec.serving.bundle.bundle import Bundle
 from intrr_rec.serving.recommender import Filters, Recommender
@@ -76,7 +77,7 @@ def recommend_all(bundle: Bundle, source: Source, out: Path, options: Options) -
     parents = {"bundle": bundle.manifest.content_hash, "histories": source.identity, "job": jobs.identity(job)}
     if _is_there(out, parents):
         log.info("%s: is there already, made from the same by the same settings", out)
-        return None if rank else artefact.read(out, KIND)
+        return None if rank else artefact.read(origin(out), KIND)
     started = time.monotonic()
     with jobs.staging(out, "recommend", job, rank) as staging:
         if rank:
@@ -102,7 +103,7 @@ def recommend_all(bundle: Bundle, source: Source, out: Path, options: Options) -
 
 def _is_there(out: Path, parents: Mapping[str, str]) -> bool:
     try:
-        return artefact.read(out, KIND).parents == parents
+        return artefact.read(origin(out), KIND).parents == parents
     except ArtefactError:
         return False
 

@@ -39,6 +39,7 @@ from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import Manifest, Opened
 from intrr_rec.io.records import as_record
+from intrr_rec.io.stores.staging import copied
 from intrr_rec.models.embeddings.item_embeddings import Width
 from intrr_rec.models.neighbours import TERMS, NeighbourTable
 from intrr_rec.semantic_ids.artefact import CODES, NAME, TRIE, codes_fit
@@ -106,7 +107,12 @@ class Bundle:
         Raises:
             ArtefactError: missing, altered, of another kind or schema, or its files disagree with one another.
         """
-        path, device = Path(path), torch.device(device)
+        device = torch.device(device)
+        with copied(path) as here:
+            return cls._load(here, device)
+
+    @classmethod
+    def _load(cls, path: Path, device: torch.device) -> Bundle:
         return artefact.open_artefact(path, KIND, lambda opened: cls._of(path, opened, device), REQUIRED)
 
     @classmethod

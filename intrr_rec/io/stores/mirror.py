@@ -1,0 +1,95 @@
+"""A run folder in a store: the job works in a copy on its own disk, and puts there what has changed, checkpoint by checkpoint.
+
+The copy holds the small files alone: checkpoints are written to and read from the store itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from intrr_rec.io.storage import Folder, Location, location
+from intrr_rec.io.stores import scratch
+from intrr_rec.io.stores.copies import fetch_all
+from intrr_rec.io.stores.lease import PREFIX, Lease
+
+CHECKPOINTS, LAST = "checkpoints", "results.json"
+_mirrors: dict[Path, RunMirror] = {}
+
+
+class RunMirror:
+    """The copy `local` of a run folder in a store.
+
+    Args:
+        lease: where the copy is written back; None of one that is only read.
+    """
+
+    def __init__(self, folder: Folder, local: Path, lease: Lease | None) -> None:
+        self.folder, self.local, self.lease = folder, local, lease
+        self._pushed: dict[str, tuple[int, int]] = {}
+        _mirrors[local] = self
+
+    def pull(self) -> None:
+        """Copy the small files here.
+
+        Raises:
+            ArtefactError: the store cannot be asked.
+        """
+        found = [name for name in self.folder.names() if not self._is_apart(name)]
+        fetch_all(self.folder, found, self.local)
+        self._pushed = {name: _mark(self.local / name) for name in found}
+
+    def push(self) -> None:
+        """Put there what has changed here, and remove there what is no longer here; `results.json`, which vouches for the
+        others, is the last.
+
+        Raises:
+            ArtefactError: the lease was lost.
+            PlaceError: the store does not take it.
+        """
+        if self.lease is None:
+            return
+        self.lease.require()
+        files = [path for path in self.local.rglob("*") if path.is_file()]
+        names = {path.relative_to(self.local).as_posix() for path in files}
+        for name in sorted(filter(lambda name: not self._is_apart(name), names), key=lambda name: (name == LAST, name)):
+            if self._pushed.get(name) != (mark := _mark(self.local / name)):
+                self.folder.put(name, self.local / name)
+                self._pushed[name] = mark
+        for name in self._pushed.keys() - names:
+            self.folder.remove(name)
+            del self._pushed[name]
+
+    def hand_in(self, paths: Iterable[Path]) -> None:
+        """Put files of a rank of another machine where the main rank collects them."""
+        for path in paths:
+            self.folder.put(path.relative_to(self.local).as_posix(), path)
+
+    def collect(self, name: str) -> None:
+        """Bring what other ranks handed in of the folder `name` into the copy."""
+        found = list(self.folder.names(name))
+        fetch_all(self.folder, found, self.local)
+        if found:
+            self.folder.remove_folder(name)
+
+    def close(self) -> None:
+        """Forget the copy, which goes with the scratch folder."""
+        del _mirrors[self.local]
+
+    def _is_apart(self, name: str) -> bool:
+        return name.startswith((f"{CHECKPOINTS}/", PREFIX)) or any(part.startswith(".") for part in name.split("/"))
+
+
+def mirror_of(run: Path) -> RunMirror | None:
+    """The mirror whose copy a run folder is; None of a run folder on a disk."""
+    return _mirrors.get(run)
+
+
+def origin(place: Path) -> Location:
+    """Where something really lies: the URL that a path stands for, or the path."""
+    return location(scratch.named(place) or place)
+
+
+def _mark(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns

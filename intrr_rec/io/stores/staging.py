@@ -1,0 +1,237 @@
+"""URLs where a verb takes paths: copied here before it begins, and published when it has ended well.
+
+A verb works on paths, in a scratch folder of its job (`scratch`). What it reads is copied there; what it writes is published by
+`copies.publish`, and the place is leased from the start. A run folder is a mirror, whose checkpoints stay in the store.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from intrr_rec.errors import ArtefactError, ConfigError, PlaceError, Stopped, UserError
+from intrr_rec.io.atomic import remove_tree
+from intrr_rec.io.launcher import Ranks
+from intrr_rec.io.lock import Lock
+from intrr_rec.io.places import url_fault, url_of
+from intrr_rec.io.storage import Folder
+from intrr_rec.io.stores import copies, scratch
+from intrr_rec.io.stores.lease import Lease
+from intrr_rec.io.stores.mirror import RunMirror, mirror_of
+
+_DONE, _LOCK = ".done", ".lock"
+_current: list[Staging] = []
+
+
+class Staging:
+    """The places of one call of a verb. Paths come back as they are; URLs as paths that stand for them."""
+
+    def __init__(self) -> None:
+        self.is_main = Ranks.from_environment().rank == 0
+        self._leases: list[Lease] = []
+        self._brought: list[tuple[Path, str]] = []
+        self._ends: list[Callable[[], None]] = []
+        self._mirrors: list[RunMirror] = []
+        self.afterwards: list[Callable[[], None]] = []
+
+    def bring(self, place: Path | str) -> Path:
+        """A file, folder or artefact to read.
+
+        Raises:
+            ArtefactError: nothing is there, or the store cannot be asked.
+            ConfigError: a URL that no store answers to.
+        """
+        url = url_of(place)
+        if url is None:
+            return Path(place)
+        target = self._once("in", url, lambda path: copies.bring(openable(url), path))
+        self._brought.append((target, url))
+        return target
+
+    def artefact(self, place: Path | str, *, with_content: bool = False) -> Path:
+        """An artefact to write, published at the end.
+
+        Args:
+            with_content: copy what is there, for a verb that adds to it.
+
+        Raises:
+            ArtefactError, PlaceError: another job writes there, or the store does not take it.
+        """
+        url = url_of(place)
+        if url is None:
+            return Path(place)
+        folder = openable(url)
+        lease = self._lease(folder)
+        get = copies.bring if with_content and folder.has("manifest.json") else copies.stand_in
+        target = self._once("out", url, lambda path: get(folder, path))
+        if lease is not None:
+            self._ends.append(lambda: copies.publish(target, folder, lease))
+        return target
+
+    def file(self, place: Path | str) -> Path:
+        """A file to write, put there at the end.
+
+        Raises:
+            ArtefactError: the store cannot be asked.
+        """
+        url = url_of(place)
+        if url is None:
+            return Path(place)
+        folder = openable(url)
+        if folder.is_folder():
+            raise PlaceError(f"{url}: is a folder; name a file")
+        parent = openable(url.rpartition("/")[0])
+        probe = f".{url.rpartition('/')[2]}.probe-{os.getpid()}"
+        parent.write(probe, b"")
+        parent.remove(probe)
+        target = self._once("out", url, lambda path: None)
+        self._ends.append(lambda: folder.put("", target) if target.exists() else None)
+        return target
+
+    def run(self, place: Path | str, *, write: bool) -> Path:
+        """A run folder.
+
+        Raises:
+            ArtefactError, PlaceError: another job writes there, or the store cannot be asked.
+        """
+        url = url_of(place)
+        if url is None:
+            return Path(place)
+        folder = openable(url)
+        lease = self._lease(folder) if write else None
+        target = scratch.place_in(scratch.scratch(), "run", url)
+        if mirror_of(target) is None:
+            mirror = RunMirror(folder, target, lease)
+            self._mirrors.append(mirror)
+            self._once("run", url, lambda path: mirror.pull())
+        return target
+
+    def end(self) -> None:
+        """Publish all that was written."""
+        for mirror in self._mirrors:
+            mirror.push()
+        if not self.is_main:
+            return
+        for publish in self._ends:
+            publish()
+        for target, url in self._brought:  # pages that a verb writes beside what it reads
+            parent = openable(url.rpartition("/")[0])
+            for path in target.parent.iterdir():
+                if path.is_file() and path.name not in (target.name, _DONE, _LOCK):
+                    parent.put(path.name, path)
+        for work in self.afterwards:
+            work()
+
+    def push_runs(self) -> None:
+        """Put what has changed in run folders."""
+        for mirror in self._mirrors:
+            mirror.push()
+
+    def close(self) -> None:
+        """Let go of all places."""
+        for mirror in self._mirrors:
+            mirror.close()
+        for lease in self._leases:
+            lease.release()
+
+    @property
+    def has_copies(self) -> bool:
+        """Whether anything lies in the scratch folder."""
+        return bool(self._brought or self._ends or self._mirrors or self._leases)
+
+    def _lease(self, folder: Folder) -> Lease | None:
+        if not self.is_main:
+            return None
+        self._leases.append(Lease(folder))
+        return self._leases[-1]
+
+    def _once(self, role: str, url: str, make: Callable[[Path], None]) -> Path:
+        """The path that stands for a URL, made by the first process of the job on this machine."""
+        target = scratch.place_in(scratch.scratch(), role, url)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with Lock(target.parent / _LOCK, wait=True):
+            if not (target.parent / _DONE).exists():
+                make(target)
+                (target.parent / _DONE).touch()
+        scratch.name(target, url)
+        return target
+
+
+@contextmanager
+def staged() -> Iterator[Staging]:
+    """Places for the length of the block, published where it ends well; within another such block, that one's.
+
+    Raises:
+        UserError: as the block raised it, with URLs for the paths that stand for them.
+    """
+    if _current:
+        yield _current[-1]
+        return
+    staging = Staging()
+    _current.append(staging)
+    try:
+        yield staging
+        staging.end()
+    except Stopped:
+        staging.push_runs()
+        raise
+    except UserError as error:
+        said = scratch.in_words(str(error))
+        if said == str(error):
+            raise
+        if "the disk is full" in said:
+            said += f"; it is the disk of the copies that is full: set {scratch.SCRATCH} to a folder with more room"
+        raise type(error)(said) from None
+    finally:
+        _current.remove(staging)
+        staging.close()
+        if staging.has_copies:
+            scratch.remove()
+
+
+def at_end(work: Callable[[], None]) -> None:
+    """Do `work` when all is published."""
+    if _current:
+        _current[-1].afterwards.append(work)
+    else:
+        work()
+
+
+def openable(url: str) -> Folder:
+    """The folder of a URL.
+
+    Raises:
+        ConfigError: no store answers to such URLs.
+    """
+    try:
+        if url.partition("://")[0].lower() == "file":
+            raise ConfigError(url_fault(url) or url)
+        return Folder.at(url)
+    except ArtefactError as error:
+        raise ConfigError(str(error)) from None
+
+
+@contextmanager
+def copied(place: Path | str) -> Iterator[Path]:
+    """A copy of an artefact for the length of the block, as it lies at a URL now; a path is itself.
+
+    Files that are open at the end of the block can still be read.
+
+    Raises:
+        ArtefactError: as `Staging.bring`.
+    """
+    url = url_of(place)
+    if url is None:
+        yield Path(place)
+        return
+    fresh = scratch.place_in(scratch.scratch(), f"copy-{secrets.token_hex(4)}", url)
+    scratch.name(fresh, url)
+    try:
+        fresh.parent.mkdir(parents=True)
+        copies.bring(openable(url), fresh)
+        yield fresh
+    finally:
+        remove_tree(fresh.parent)
