@@ -8,7 +8,7 @@ from typing import Any, Literal
 from intrr_rec.cli.options import NEW_FILE, NEW_FOLDER
 from intrr_rec.errors import ConfigError
 from intrr_rec.io.places import require_local, url_of
-from intrr_rec.io.stores.staging import Staging, openable
+from intrr_rec.io.stores.staging import Staging, require_store
 
 Role = Literal["input", "artefact", "file", "run", "run to read", "opened", "local"]
 # By verb and parameter; any other is what its metavar says, or an input.
@@ -52,7 +52,7 @@ def require_openable(verb: str, params: list[Any], given: dict[str, Any]) -> Non
             if role_of(verb, param) == "local":
                 require_local(place, option)
             try:
-                openable(url)
+                require_store(url)
             except ConfigError as error:
                 raise ConfigError(f"{option}: {error}") from None
 

@@ -31,7 +31,7 @@ DESCRIPTORS = Path("/proc/self/fd")  # what a process holds open, by number; Lin
 
 # What stores say, by what is to be done about it; a test holds them against a real server.
 _CAUSES = {
-    r"NO_SUCH_BUCKET|NoSuchBucket|bucket does not exist": "there is no such bucket; make it, or correct the URL",
+    r"NO_SUCH_BUCKET|NoSuchBucket|bucket does not exist|[Bb]ucket '[^']*' not found": "there is no such bucket; make it, or correct the URL",
     r"ACCESS_DENIED|INVALID_ACCESS_KEY|INVALID_CLIENT_TOKEN|SIGNATURE|EXPIRED|FORBIDDEN|\b40[13]\b|[Cc]redential": (
         "the store refuses these credentials; set them as its maker says (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
         "a profile or a role), with the right to do this"

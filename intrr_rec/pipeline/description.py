@@ -11,7 +11,7 @@ from intrr_rec.config import Section
 from intrr_rec.errors import ConfigError, instead
 from intrr_rec.io.places import url_of
 from intrr_rec.io.storage import Location, below, location
-from intrr_rec.io.stores.staging import openable
+from intrr_rec.io.stores.staging import require_store
 from intrr_rec.io.yaml_text import parse_yaml, read_text
 
 StageName = Literal["prepare", "index", "train", "evaluate", "export"]
@@ -29,14 +29,14 @@ class Ask(Section):
 class Pipeline(Section):
     """A pipeline file. Paths are absolute or relative to it, and lie on storage that every node and this machine share; or URLs."""
 
-    work: Location = Field(description="folder of all that is made: dataset, semantic_ids, run, bundle, jobs")
+    work: Path | str = Field(description="folder of all that is made: dataset, semantic_ids, run, bundle, jobs")
     records: Path | None = Field(
         None, description="local folder of jobs.json and the jobs' output: work, or FILE.jobs where work is a URL"
     )
-    interactions: tuple[Location, ...] = Field(min_length=1, description="interaction logs")
-    vectors: Location = Field(description="item vectors")
-    items: Location | None = Field(None, description="item table")
-    recipe: Location | None = Field(None, description="settings of every verb")
+    interactions: tuple[Path | str, ...] = Field(min_length=1, description="interaction logs")
+    vectors: Path | str = Field(description="item vectors")
+    items: Path | str | None = Field(None, description="item table")
+    recipe: Path | str | None = Field(None, description="settings of every verb")
     settings: tuple[str, ...] = Field((), description="SECTION.KEY=VALUE over the recipe")
     rows: Literal["float32", "bfloat16", "int8"] = Field("float32", description="type of the bundle's rows")
     scheduler: str = Field("local_cwd", description="TorchX scheduler of all jobs")
@@ -53,7 +53,7 @@ class Pipeline(Section):
         for place in given if isinstance(given, list) else [given]:
             if isinstance(place, str) and (url := url_of(place)):
                 try:
-                    openable(url)
+                    require_store(url)
                 except ConfigError as error:
                     raise ValueError(str(error)) from None
         return given

@@ -32,7 +32,7 @@ from intrr_rec.io import artefact
 from intrr_rec.io.artefact import Manifest, file_hash
 from intrr_rec.io.mapped import mapped_file
 from intrr_rec.io.places import not_the_input, url_of
-from intrr_rec.io.stores.staging import openable, staged
+from intrr_rec.io.stores.staging import require_store, staged
 from intrr_rec.vectors.embed import Storage, vectors_table
 from intrr_rec.vectors.table import KIND, VectorTable, vectors_hash
 
@@ -78,7 +78,7 @@ def parse_parts(words: Sequence[str], weights: Sequence[str] = ()) -> list[Part]
         path, colon, column = place.rpartition(":")
         whole = not colon or "/" in column or Path(place).exists()  # a colon of a URL is none of a column
         if url := url_of(place if whole else path):
-            openable(url)
+            require_store(url)
         parts[name] = Part(name, Path(place)) if whole else Part(name, Path(path), column)
     for word in weights:
         name, equals, number = word.partition("=")

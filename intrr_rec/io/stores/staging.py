@@ -17,7 +17,7 @@ from intrr_rec.io.atomic import remove_tree
 from intrr_rec.io.launcher import Ranks
 from intrr_rec.io.lock import Lock
 from intrr_rec.io.places import url_fault, url_of
-from intrr_rec.io.storage import Folder
+from intrr_rec.io.storage import OF_ARROW, Folder
 from intrr_rec.io.stores import copies, scratch
 from intrr_rec.io.stores.lease import Lease
 from intrr_rec.io.stores.mirror import RunMirror, mirror_of
@@ -200,11 +200,24 @@ def at_end(work: Callable[[], None]) -> None:
         work()
 
 
+def require_store(url: str) -> None:
+    """Refuse a URL that no file system here opens; no store is asked.
+
+    Raises:
+        ConfigError: names the URL.
+    """
+    scheme = url.partition("://")[0].lower()
+    if scheme == "file":
+        raise ConfigError(url_fault(url) or url)
+    if scheme not in OF_ARROW:
+        openable(url)
+
+
 def openable(url: str) -> Folder:
     """The folder of a URL.
 
     Raises:
-        ConfigError: no store answers to such URLs.
+        ConfigError: no store answers to such URLs, or the store cannot be reached.
     """
     try:
         if url.partition("://")[0].lower() == "file":
