@@ -9,8 +9,9 @@ from intrr_rec.cli.options import NEW_FILE, NEW_FOLDER
 from intrr_rec.errors import ConfigError
 from intrr_rec.io.places import require_local, url_of
 from intrr_rec.io.stores.staging import Staging, require_store
+from intrr_rec.runs.run_files import LISTED
 
-Role = Literal["input", "artefact", "file", "run", "run to read", "opened", "local"]
+Role = Literal["input", "artefact", "file", "run", "run to read", "runs", "opened", "local"]
 # By verb and parameter; any other is what its metavar says, or an input.
 _ROLES: dict[tuple[str, str], Role] = {
     ("train", "out"): "run",
@@ -21,7 +22,7 @@ _ROLES: dict[tuple[str, str], Role] = {
     ("report", "run"): "run",
     ("compare", "run"): "run to read",
     ("compare", "against"): "run to read",
-    ("runs", "folders"): "run to read",
+    ("runs", "folders"): "runs",
     ("serve", "bundle"): "opened",
     ("fetch", "data"): "local",
     ("fetch", "descriptor"): "local",
@@ -59,7 +60,7 @@ def require_openable(verb: str, params: list[Any], given: dict[str, Any]) -> Non
 
 def stage(verb: str, params: list[Any], given: dict[str, Any], places: Staging) -> None:
     """Put the path that stands for it in place of every URL; what is written comes first, so that a taken place is told at once."""
-    order: tuple[Role, ...] = ("run", "artefact", "file", "run to read", "input")
+    order: tuple[Role, ...] = ("run", "artefact", "file", "run to read", "runs", "input")
     for param in sorted((p for p in params if role_of(verb, p) in order), key=lambda p: order.index(role_of(verb, p))):
         value, role = given.get(param.name), role_of(verb, param)
         if isinstance(value, (list, tuple)):
@@ -75,6 +76,8 @@ def _staged(role: Role, place: Any, given: dict[str, Any], places: Staging) -> A
         return places.artefact(place, with_content=bool(given.get("append")))
     if role == "file":
         return places.file(place)
+    if role == "runs":
+        return places.run(place, write=False, only=LISTED)
     if role.startswith("run"):
         return places.run(place, write=role == "run")
     return places.bring(place)

@@ -20,6 +20,7 @@ PLAN, PLAN_FIGURES = "plan.txt", "plan.json"
 RESULTS, INSPECTION = "results.json", "inspection.json"
 RECOMMENDATIONS, RANKS, CHECKPOINTS = "recommendations", "ranks", "checkpoints"
 NO_CHECKPOINT = "none"  # in results.json, of a kind of model that is not trained
+LISTED = (CONFIG, INPUTS, METRICS, RESULTS)  # what `intrr runs` reads
 BEST = "best"  # among the checkpoints
 
 

@@ -5,13 +5,13 @@ The copy holds the small files alone: checkpoints are written to and read from t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from intrr_rec.io.storage import Folder, Location, location
 from intrr_rec.io.stores import scratch
 from intrr_rec.io.stores.copies import fetch_all
-from intrr_rec.io.stores.lease import PREFIX, Lease
+from intrr_rec.io.stores.lease import Lease
 
 CHECKPOINTS, LAST = "checkpoints", "results.json"
 _mirrors: dict[Path, RunMirror] = {}
@@ -29,13 +29,15 @@ class RunMirror:
         self._pushed: dict[str, tuple[int, int]] = {}
         _mirrors[local] = self
 
-    def pull(self) -> None:
-        """Copy the small files here.
+    def pull(self, only: Collection[str] = ()) -> None:
+        """Copy the small files here; `only` those of some names, where many runs lie below the folder.
 
         Raises:
             ArtefactError: the store cannot be asked.
         """
         found = [name for name in self.folder.names() if not self._is_apart(name)]
+        if only:
+            found = [name for name in found if name.rpartition("/")[2] in only]
         fetch_all(self.folder, found, self.local)
         self._pushed = {name: _mark(self.local / name) for name in found}
 
@@ -77,7 +79,7 @@ class RunMirror:
         del _mirrors[self.local]
 
     def _is_apart(self, name: str) -> bool:
-        return name.startswith((f"{CHECKPOINTS}/", PREFIX)) or any(part.startswith(".") for part in name.split("/"))
+        return any(part == CHECKPOINTS or part.startswith(".") for part in name.split("/"))
 
 
 def mirror_of(run: Path) -> RunMirror | None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from intrr_rec.io.stores.lease import Lease
 from intrr_rec.io.stores.mirror import RunMirror, mirror_of
 
 _DONE, _LOCK = ".done", ".lock"
-_current: list[Staging] = []
+_alive: list[Staging] = []  # of all threads; the scratch folder goes with the last
+_here = threading.local()
 
 
 class Staging:
@@ -91,8 +93,8 @@ class Staging:
         self._ends.append(lambda: folder.put("", target) if target.exists() else None)
         return target
 
-    def run(self, place: Path | str, *, write: bool) -> Path:
-        """A run folder.
+    def run(self, place: Path | str, *, write: bool, only: Collection[str] = ()) -> Path:
+        """A run folder; or one with run folders below it, of which `only` files of some names are needed.
 
         Raises:
             ArtefactError, PlaceError: another job writes there, or the store cannot be asked.
@@ -106,7 +108,7 @@ class Staging:
         if mirror_of(target) is None:
             mirror = RunMirror(folder, target, lease)
             self._mirrors.append(mirror)
-            self._once("run", url, lambda path: mirror.pull())
+            self._once("run", url, lambda path: mirror.pull(only))
         return target
 
     def end(self) -> None:
@@ -167,11 +169,11 @@ def staged() -> Iterator[Staging]:
     Raises:
         UserError: as the block raised it, with URLs for the paths that stand for them.
     """
-    if _current:
-        yield _current[-1]
+    if (outer := _outermost()) is not None:
+        yield outer
         return
-    staging = Staging()
-    _current.append(staging)
+    staging = _here.staging = Staging()
+    _alive.append(staging)
     try:
         yield staging
         staging.end()
@@ -186,18 +188,26 @@ def staged() -> Iterator[Staging]:
             said += f"; it is the disk of the copies that is full: set {scratch.SCRATCH} to a folder with more room"
         raise type(error)(said) from None
     finally:
-        _current.remove(staging)
+        _here.staging = None
+        _alive.remove(staging)
         staging.close()
-        if staging.has_copies:
+        if staging.has_copies and not _alive:
             scratch.remove()
+
+
+def _outermost() -> Staging | None:
+    """The staging that this thread is in."""
+    found: Staging | None = getattr(_here, "staging", None)
+    return found
 
 
 def at_end(work: Callable[[], None]) -> None:
     """Do `work` when all is published."""
-    if _current:
-        _current[-1].afterwards.append(work)
-    else:
+    outer = _outermost()
+    if outer is None:
         work()
+    else:
+        outer.afterwards.append(work)
 
 
 def require_store(url: str) -> None:
