@@ -21,7 +21,7 @@ from intrr_rec.errors import PlaceError
 SCRATCH = "INTRR_SCRATCH"
 _PREFIX = "job-"
 _LOCK = ".in-use"
-_held: dict[Path, int] = {}  # scratch folders of this process, and the descriptor that says so
+_held: dict[tuple[int, Path], int] = {}  # by process and folder: the descriptor that says that it is in use
 _urls: dict[str, str] = {}  # by the local path that stands for it
 
 
@@ -33,7 +33,7 @@ def scratch() -> Path:
     """
     root = _root()
     folder = root / f"{_PREFIX}{_job()}"
-    if folder not in _held:
+    if (os.getpid(), folder) not in _held:
         _sweep(root)
         while True:
             folder.mkdir(exist_ok=True)
@@ -43,7 +43,7 @@ def scratch() -> Path:
                 if os.path.samestat(os.fstat(descriptor), (folder / _LOCK).stat()):
                     break
             os.close(descriptor)  # its last holder removed it between our opening and our locking
-        _held[folder] = descriptor
+        _held[os.getpid(), folder] = descriptor
     return folder
 
 
@@ -87,15 +87,19 @@ class Renaming(logging.Filter):
 @atexit.register
 def remove() -> None:
     """Let go of this process's scratch folder, and remove it where no other process uses it."""
-    for folder, descriptor in list(_held.items()):
-        del _held[folder]
+    for (owner, folder), descriptor in list(_held.items()):
+        if owner != os.getpid():
+            continue  # a forked child's parent goes on
+        del _held[owner, folder]
         _remove_unused(folder, descriptor)
+        with suppress(OSError):  # two that end together both found the other there; each has let go by now
+            _remove_unused(folder, os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC))
     _urls.clear()
 
 
 def _sweep(root: Path) -> None:
     for folder in root.glob(f"{_PREFIX}*"):
-        if folder in _held:
+        if (os.getpid(), folder) in _held:
             continue
         with suppress(OSError):
             _remove_unused(folder, os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC))
