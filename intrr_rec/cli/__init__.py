@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import typer
 
 from intrr_rec import __version__
-from intrr_rec.cli.closing import close, command
+from intrr_rec.cli.closing import beside, close, command
 from intrr_rec.cli.cluster import pipeline, runs
 from intrr_rec.cli.errors import run_verbs
 from intrr_rec.cli.leaving import leave_quietly
@@ -127,7 +127,7 @@ def prepare(
     choice = EngineChoice(engine, master, memory_gb)
     prepare_dataset(logs.interactions, logs.items, out, logs.settings, choice, append=append, users=logs.users)
     if not append:
-        close(command("embed", "--dataset", out, "--out", out.parent / "vectors"), lies=out)
+        close(command("embed", "--dataset", out, "--out", beside(out, "vectors")), lies=out)
 
 
 @app.command()
@@ -175,7 +175,7 @@ def embed(
 
     encoder = SentenceEncoder(model or DEFAULT_MODEL, precision)
     embed_dataset(dataset, out, encoder, EmbedSettings(text_column, batch, shard_rows, storage))
-    close(command("index", "--dataset", dataset, "--vectors", out, "--out", out.parent / "semantic_ids"))
+    close(command("index", "--dataset", dataset, "--vectors", out, "--out", beside(out, "semantic_ids")))
 
 
 @app.command("concat-vectors")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shlex
+from pathlib import Path
 
 import typer
 
+from intrr_rec.io.stores.mirror import origin
 from intrr_rec.io.stores.scratch import in_words
 
 
@@ -16,6 +18,12 @@ def close(*nexts: str, lies: object = None) -> None:
         return
     where = f"{lies} is written; " if lies is not None else ""
     typer.echo(in_words(f"{where}next: {' | '.join(nexts)}"), err=True)
+
+
+def beside(place: Path, name: str) -> str:
+    """What is called `name` where a place lies."""
+    real = origin(place)
+    return str(real.parent / name) if isinstance(real, Path) else f"{real.rpartition('/')[0]}/{name}"
 
 
 def command(verb: str, *words: object) -> str:

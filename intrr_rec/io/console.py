@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
+from intrr_rec.io.stores.scratch import in_words
+
 _shown = False
 
 
@@ -49,9 +51,16 @@ def show_to_people() -> None:
     _shown = True
 
 
+class _Console(PlainConsole):
+    """Says URLs in place of the paths that stand for them."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(in_words(each) if isinstance(each, str) else each for each in objects), **options)
+
+
 def console(**options: Any) -> Console:
     """Where to print a table or a line for a person; quiet until `show_to_people`."""
-    return PlainConsole(quiet=not _shown, **options)
+    return _Console(quiet=not _shown, **options)
 
 
 def shows_bars() -> bool:

@@ -14,6 +14,7 @@ from torchx.runner import Runner, get_runner
 
 from intrr_rec.errors import ArtefactError
 from intrr_rec.io.console import console
+from intrr_rec.io.stores.mirror import origin
 from intrr_rec.runs.metrics_file import metric_lines
 from intrr_rec.runs.records import read_results
 from intrr_rec.runs.run_files import CONFIG, INPUTS, METRICS, RESULTS
@@ -61,7 +62,7 @@ def list_runs(folders: Sequence[Path], *, ask: bool) -> None:
     for run in sorted(runs, key=lambda run: run.changed, reverse=True):
         figures = [f"{part[name]:.4f}" if name in part else "–" for part in (run.valid, run.test) for name in SHOWN]
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.changed))
-        table.add_row(str(run.path), run.state, f"{run.epoch:g}", *figures, run.job or "–", when)
+        table.add_row(str(origin(run.path)), run.state, f"{run.epoch:g}", *figures, run.job or "–", when)
     # In a file or a pipe nothing is broken over lines.
     console(width=None if sys.stdout.isatty() else 1000, markup=False).print(table)
 
