@@ -29,14 +29,14 @@ class Ask(Section):
 class Pipeline(Section):
     """A pipeline file. Paths are absolute or relative to it, and lie on storage that every node and this machine share; or URLs."""
 
-    work: Path | str = Field(description="folder of all that is made: dataset, semantic_ids, run, bundle, jobs")
+    work: Path = Field(description="folder of all that is made: dataset, semantic_ids, run, bundle, jobs")
     records: Path | None = Field(
         None, description="local folder of jobs.json and the jobs' output: work, or FILE.jobs where work is a URL"
     )
-    interactions: tuple[Path | str, ...] = Field(min_length=1, description="interaction logs")
-    vectors: Path | str = Field(description="item vectors")
-    items: Path | str | None = Field(None, description="item table")
-    recipe: Path | str | None = Field(None, description="settings of every verb")
+    interactions: tuple[Path, ...] = Field(min_length=1, description="interaction logs")
+    vectors: Path = Field(description="item vectors")
+    items: Path | None = Field(None, description="item table")
+    recipe: Path | None = Field(None, description="settings of every verb")
     settings: tuple[str, ...] = Field((), description="SECTION.KEY=VALUE over the recipe")
     rows: Literal["float32", "bfloat16", "int8"] = Field("float32", description="type of the bundle's rows")
     scheduler: str = Field("local_cwd", description="TorchX scheduler of all jobs")
