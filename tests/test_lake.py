@@ -161,11 +161,14 @@ def test_pages_and_figures_lie_there(lakes: dict[str, Lake]) -> None:
 def test_a_bundle_is_served(lakes: dict[str, Lake], kind: str) -> None:
     words = [sys.executable, "-m", "intrr_rec", "serve", f"{lakes[kind].at}/bundle", "--port", "0"]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=dict(os.environ)) as served:
-        assert served.stderr is not None
-        where = next(found[0] for line in served.stderr if (found := re.search(r"http://[\d.:]+", line)))
-        assert urllib.request.urlopen(f"{where}/health", timeout=20).status == 200
-        served.send_signal(signal.SIGTERM)
-        assert served.wait(30) == 0
+        try:
+            assert served.stderr is not None
+            where = next(found[0] for line in served.stderr if (found := re.search(r"http://[\d.:]+", line)))
+            assert urllib.request.urlopen(f"{where}/healthz", timeout=20).status == 200
+            served.send_signal(signal.SIGTERM)
+            assert served.wait(30) == 0
+        finally:
+            served.kill()
 
 
 def test_a_taken_name_and_a_foreign_folder_are_refused(lakes: dict[str, Lake]) -> None:
