@@ -54,10 +54,13 @@ class RunMirror:
         self.lease.require()
         files = [path for path in self.local.rglob("*") if path.is_file()]
         names = {path.relative_to(self.local).as_posix() for path in files}
-        for name in sorted(filter(lambda name: not self._is_apart(name), names), key=lambda name: (name == LAST, name)):
-            if self._pushed.get(name) != (mark := _mark(self.local / name)):
-                self.folder.put(name, self.local / name)
-                self._pushed[name] = mark
+        marks = {name: _mark(self.local / name) for name in names if not self._is_apart(name)}
+        changed = sorted(name for name, mark in marks.items() if self._pushed.get(name) != mark)
+        if LAST in changed:
+            self.folder.remove(LAST)  # so that at no moment it stands beside files of another evaluation
+        for name in sorted(changed, key=lambda name: name == LAST):
+            self.folder.put(name, self.local / name)
+            self._pushed[name] = marks[name]
         for name in self._pushed.keys() - names:
             self.folder.remove(name)
             del self._pushed[name]
