@@ -20,7 +20,6 @@ from intrr_rec.io.artefact import file_hash
 from intrr_rec.io.atomic import remove_tree, sync, write_json
 from intrr_rec.io.places import writing_to
 from intrr_rec.io.records import read_sealed, sealed
-from intrr_rec.io.stores.mirror import mirror_of
 from intrr_rec.runs.run_files import RESULTS
 
 if TYPE_CHECKING:  # the readers here do without torch
@@ -57,7 +56,7 @@ def publish(
     Raises:
         PlaceError: the disk is full or cannot be written, on every rank; the results before are still there.
     """
-    staging, mirror = run / STAGING, mirror_of(run)
+    staging = run / STAGING
 
     def begin() -> None:
         if world.is_main:
@@ -68,8 +67,6 @@ def publish(
     def end() -> None:
         if not world.is_main:
             return
-        if mirror is not None:
-            mirror.collect(STAGING)
         with writing_to(run):
             for name, record in records().items():
                 if name != RESULTS:
@@ -82,14 +79,9 @@ def publish(
             write_json(staging / RESULTS, sealed(records()[RESULTS] | {"files": files}))
             _replace(run, staging)
 
-    def hand_in() -> None:
-        if mirror is not None and world.rank >= world.local_size:
-            mirror.hand_in(staging.glob(f"*/part-{world.rank:05d}.parquet"))
-
     try:
         world.agree(begin)
         tables(staging)
-        world.agree(hand_in)
         world.agree(end)
     finally:
         if world.is_main:

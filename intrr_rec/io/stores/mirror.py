@@ -5,7 +5,7 @@ The copy holds the small files alone: checkpoints are written to and read from t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from pathlib import Path
 
 from intrr_rec.io.storage import Folder, Location, location
@@ -64,18 +64,6 @@ class RunMirror:
         for name in self._pushed.keys() - names:
             self.folder.remove(name)
             del self._pushed[name]
-
-    def hand_in(self, paths: Iterable[Path]) -> None:
-        """Put files of a rank of another machine where the main rank collects them."""
-        for path in paths:
-            self.folder.put(path.relative_to(self.local).as_posix(), path)
-
-    def collect(self, name: str) -> None:
-        """Bring what other ranks handed in of the folder `name` into the copy."""
-        found = list(self.folder.names(name))
-        fetch_all(self.folder, found, self.local)
-        if found:
-            self.folder.remove_folder(name)
 
     def close(self) -> None:
         """Forget the copy, which goes with the scratch folder."""

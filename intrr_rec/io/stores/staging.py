@@ -102,6 +102,9 @@ class Staging:
         url = url_of(place)
         if url is None:
             return Path(place)
+        sizes = [os.environ.get(name) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")]
+        if write and sizes[1] is not None and sizes[0] != sizes[1]:
+            raise ConfigError(f"{url}: ranks on several nodes share no copy of a run at a URL; give a mounted folder")
         folder = openable(url)
         lease = self._lease(folder) if write else None
         target = scratch.place_in(scratch.scratch(), "run", url)

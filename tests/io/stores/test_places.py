@@ -204,3 +204,10 @@ def test_copies_of_a_killed_job_are_removed_by_the_next(tmp_path: Path) -> None:
     with staged() as places:
         places.bring(URL)
         assert not Path(killed.stdout.strip()).exists()
+
+
+def test_a_run_by_ranks_of_several_nodes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=f"{URL}: ranks on several nodes share no copy"), staged() as places:
+        places.run(URL, write=True)
