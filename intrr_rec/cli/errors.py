@@ -85,7 +85,7 @@ class Verb(TyperCommand):
         for param in self.params:
             place = ctx.params.get(param.name)
             is_written = param.param_type_name == "option" and param.metavar in _WRITTEN
-            if is_written and isinstance(place, Path) and url_of(place) is None:
+            if is_written and param.metavar and isinstance(place, Path) and url_of(place) is None:
                 _WRITTEN[param.metavar](place)
         with staged() as places:
             stage(verb, self.params, ctx.params, places)

@@ -12,11 +12,12 @@ import fsspec
 from torchx.tracker.backend.fsspec import FsspecTracker
 
 from intrr_rec.io.atomic import write_text
+from intrr_rec.io.storage import Location
 
 FOLDER, CONFIG = "tracker", "tracker.conf"
 
 
-def link(work: Path, job: str, name: str, place: Path, content_hash: str, before: Sequence[str]) -> None:
+def link(work: Path, job: str, name: str, place: Location, content_hash: str, before: Sequence[str]) -> None:
     """Record what a job made, and the jobs whose artefacts it read, unless that is known already.
 
     Args:

@@ -125,7 +125,9 @@ def test_a_bundle_that_is_not_fit_leaves_the_old_one_serving(place):
 def test_a_bundle_is_freed_without_the_garbage_collector(bundles):
     """What is alive at the start is left out of its passes, and what replaces it must not come on top of it."""
     backend = Backend(Bundle.load(bundles["path"].path))
-    parts = [weakref.ref(each) for each in (backend, backend.bundle, backend.bundle.ranker, backend.bundle.ranker.ran)]
+    ranker = backend.bundle.trained.ranker
+    parts = [weakref.ref(each) for each in (backend, backend.bundle, ranker, ranker.ran)]
+    del ranker
     gc.collect()
     gc.disable()
     try:

@@ -90,7 +90,7 @@ class HashedWriter(dcp.FileSystemWriter):
     def __init__(self, folder: Folder) -> None:
         super().__init__(str(folder.place), sync_files=False)  # the streams are synced as they are closed
         self.files = HashedFiles(folder)
-        self.fs = self.files
+        self.fs = self.files  # type: ignore[assignment]  # narrower than what PyTorch calls
         self.path = str(folder.place)
 
     @property

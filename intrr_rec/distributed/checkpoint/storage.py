@@ -289,7 +289,7 @@ class WeightsOnlyReader(FileSystemReader):
     def __init__(self, path: Location) -> None:
         self._folder = files_of(path)[0]
         super().__init__(str(self._folder.place))
-        self.fs = HashedFiles(self._folder)
+        self.fs = HashedFiles(self._folder)  # type: ignore[assignment]  # narrower than what PyTorch calls
         self.path = str(self._folder.place)
 
     def _slice_file(self, file: Any, sinfo: Any) -> Any:
