@@ -154,7 +154,7 @@ def _changed(was: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
 
 def _run_fault(place: Location, dataset: Location, ids: Location, recipe: Recipe) -> str | None:
     with staged() as places:
-        return _fault_of_run(places.run(place, write=False), dataset, ids, recipe)
+        return _fault_of_run(places.run(place, write=False, anew=True), dataset, ids, recipe)
 
 
 def _fault_of_run(run: Path, dataset: Location, ids: Location, recipe: Recipe) -> str | None:
@@ -173,7 +173,7 @@ def _fault_of_run(run: Path, dataset: Location, ids: Location, recipe: Recipe) -
 
 def _results_fault(place: Location, recipe: Recipe) -> str | None:
     with staged() as places:
-        return _fault_of_results(places.run(place, write=False), recipe)
+        return _fault_of_results(places.run(place, write=False, anew=True), recipe)
 
 
 def _fault_of_results(run: Path, recipe: Recipe) -> str | None:
@@ -203,7 +203,7 @@ def _bundle_fault(pipeline: Pipeline, place: Location, run: Location) -> str | N
 
 def _weights(place: Location) -> str:
     with staged() as places:
-        return weights_hash(places.run(place, write=False))
+        return weights_hash(places.run(place, write=False, anew=True))
 
 
 def _is_there(place: Location) -> bool:

@@ -30,7 +30,8 @@ class RunMirror:
         _mirrors[local] = self
 
     def pull(self, only: Collection[str] = ()) -> None:
-        """Copy the small files here; `only` those of some names, where many runs lie below the folder.
+        """Copy the small files here, and remove here what is no longer there; `only` files of some names, where many runs lie
+        below the folder.
 
         Raises:
             ArtefactError: the store cannot be asked.
@@ -38,6 +39,8 @@ class RunMirror:
         found = [name for name in self.folder.names() if not self._is_apart(name)]
         if only:
             found = [name for name in found if name.rpartition("/")[2] in only]
+        for name in self._pushed.keys() - set(found):
+            (self.local / name).unlink(missing_ok=True)
         fetch_all(self.folder, found, self.local)
         self._pushed = {name: _mark(self.local / name) for name in found}
 

@@ -93,8 +93,11 @@ class Staging:
         self._ends.append(lambda: folder.put("", target) if target.exists() else None)
         return target
 
-    def run(self, place: Path | str, *, write: bool, only: Collection[str] = ()) -> Path:
+    def run(self, place: Path | str, *, write: bool, only: Collection[str] = (), anew: bool = False) -> Path:
         """A run folder; or one with run folders below it, of which `only` files of some names are needed.
+
+        Args:
+            anew: ask the store again for what this job may have a copy of, which another job writes.
 
         Raises:
             ArtefactError, PlaceError: another job writes there, or the store cannot be asked.
@@ -108,10 +111,12 @@ class Staging:
         folder = openable(url)
         lease = self._lease(folder) if write else None
         target = scratch.place_in(scratch.scratch(), "run", url)
-        if mirror_of(target) is None:
+        if (known := mirror_of(target)) is None:
             mirror = RunMirror(folder, target, lease)
             self._mirrors.append(mirror)
             self._once("run", url, lambda path: mirror.pull(only))
+        elif anew:
+            known.pull(only)
         return target
 
     def end(self) -> None:
