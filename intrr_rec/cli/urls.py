@@ -60,20 +60,21 @@ def require_openable(verb: str, params: list[Any], given: dict[str, Any]) -> Non
 
 def stage(verb: str, params: list[Any], given: dict[str, Any], places: Staging) -> None:
     """Put the path that stands for it in place of every URL; what is written comes first, so that a taken place is told at once."""
+    adds = bool(given.get("append")) or verb == "embed"  # to what is there
     order: tuple[Role, ...] = ("run", "artefact", "file", "run to read", "runs", "input")
     for param in sorted((p for p in params if role_of(verb, p) in order), key=lambda p: order.index(role_of(verb, p))):
         value, role = given.get(param.name), role_of(verb, param)
         if isinstance(value, (list, tuple)):
-            given[param.name] = [_staged(role, each, given, places) for each in value]
+            given[param.name] = [_staged(role, each, adds, places) for each in value]
         else:
-            given[param.name] = _staged(role, value, given, places)
+            given[param.name] = _staged(role, value, adds, places)
 
 
-def _staged(role: Role, place: Any, given: dict[str, Any], places: Staging) -> Any:
+def _staged(role: Role, place: Any, adds: bool, places: Staging) -> Any:
     if not isinstance(place, Path) or url_of(place) is None:
         return place
     if role == "artefact":
-        return places.artefact(place, with_content=bool(given.get("append")))
+        return places.artefact(place, with_content=adds)
     if role == "file":
         return places.file(place)
     if role == "runs":

@@ -25,6 +25,7 @@ from intrr_rec.io.manifest import COMPLETE, MANIFEST, SCHEMA_VERSION, Manifest, 
 from intrr_rec.io.opened import Opened, open_artefact, peek, read
 from intrr_rec.io.places import writing_to, written_through
 from intrr_rec.io.records import parse_json
+from intrr_rec.io.versions import keep_version
 
 __all__ = [
     "COMPLETE",
@@ -63,11 +64,16 @@ def file_hash(path: Path) -> str:
 
 
 @contextmanager
-def writing(target: Path | str, kind: str, config: Mapping[str, Any]) -> Iterator[Draft]:
+def writing(target: Path | str, kind: str, config: Mapping[str, Any], *, keep_old: bool = False) -> Iterator[Draft]:
     """Build an artefact and publish it when the block ends without an error.
 
     The place is locked from the start, so of two jobs that write one artefact the second is refused. A symbolic link is
     written through. The modes of the files follow the umask.
+
+    Args:
+        target: its folder.
+        kind, config: of the manifest.
+        keep_old: keep the artefact that is there as a version beside the new one; see `versions`.
 
     Raises:
         ArtefactError: `target` exists and is not an artefact of this kind, holds a file that its manifest does not list
@@ -92,12 +98,14 @@ def writing(target: Path | str, kind: str, config: Mapping[str, Any]) -> Iterato
             staging = target.with_name(f".{target.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
             staging.mkdir()
             try:
-                yield from _fill_and_publish(staging, target, kind, config)
+                yield from _fill_and_publish(staging, target, kind, config, keep_old)
             finally:
                 remove_tree(staging)
 
 
-def _fill_and_publish(staging: Path, target: Path, kind: str, config: Mapping[str, Any]) -> Iterator[Draft]:
+def _fill_and_publish(
+    staging: Path, target: Path, kind: str, config: Mapping[str, Any], keep_old: bool
+) -> Iterator[Draft]:
     draft = Draft(staging)
     yield draft
     paths = sorted(p for p in staging.rglob("*") if p.is_file())
@@ -109,11 +117,17 @@ def _fill_and_publish(staging: Path, target: Path, kind: str, config: Mapping[st
     write_json(staging / MANIFEST, manifest.document())
     follow_umask(staging)
     sync(staging)
+    if keep_old and _differs(target / MANIFEST, staging / MANIFEST):
+        keep_version(target)
     swap_into_place(staging, target)
     if staging.exists() and (added := _unlisted(staging, kind)):  # put there while this job worked
         kept = target.with_name(f"{target.name}.old-{os.getpid()}")
         staging.rename(kept)
         log.warning("%s: held %s, which no manifest lists; the folder as it was is now %s", target, added[0], kept)
+
+
+def _differs(old: Path, new: Path) -> bool:
+    return old.is_file() and old.read_bytes() != new.read_bytes()
 
 
 def _require_ours(target: Path, kind: str) -> None:

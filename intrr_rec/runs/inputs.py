@@ -229,14 +229,25 @@ def reopen_inputs(run: Path, overrides: Sequence[str] = ()) -> Inputs:
     """
     record = read_run_record(run)
     recipe = read_recipe(run, overrides)
-    dataset, semantic_ids, vectors = (input_place(run, record, role) for role in ("dataset", "semantic_ids", "vectors"))
+    dataset, semantic_ids = (input_place(run, record, role) for role in ("dataset", "semantic_ids"))
     assert dataset is not None and semantic_ids is not None
     with staged() as places:
         ids_here = places.bring(semantic_ids)
+        vectors = input_place(run, record, "vectors", partial(_are_of, ids_here))
         vectors_here = None if vectors is None else places.bring(vectors)
         inputs = open_inputs(recipe, location(dataset), ids_here, vectors_here)
     for role, found in inputs.hashes().model_dump().items():
         if found != getattr(record.hashes, role):
-            where = input_place(run, record, role)
-            raise ArtefactError(f"{where}: was rebuilt after {run} was trained on it; train again")
+            where, number = input_place(run, record, role), record.versions.get(role)
+            which = "" if number is None else f" (version {number}, which is kept no more)"
+            raise ArtefactError(f"{where}: was rebuilt after {run} was trained on it{which}; train again")
     return inputs
+
+
+def _are_of(semantic_ids: Path, vectors: Path) -> bool:
+    """Whether these vectors are what the Semantic IDs were indexed from."""
+    try:
+        built_from = artefact.peek(semantic_ids).parents.get("vectors")
+        return built_from is None or vectors_hash(vectors) == built_from
+    except UserError:
+        return False

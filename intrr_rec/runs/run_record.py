@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,9 +15,11 @@ from intrr_rec.config import Recipe, is_sealed, load_recipe
 from intrr_rec.errors import ArtefactError
 from intrr_rec.io.atomic import write_json
 from intrr_rec.io.manifest import MANIFEST, Hash, Manifest
+from intrr_rec.io.opened import peek
 from intrr_rec.io.records import read_record, sealed
-from intrr_rec.io.storage import Location
+from intrr_rec.io.storage import VERSIONS, Folder, Location
 from intrr_rec.io.stores.mirror import origin
+from intrr_rec.io.versions import find_version, version_of
 from intrr_rec.runs.run_files import CONFIG, INPUTS
 
 SCHEMA = 2
@@ -48,6 +52,7 @@ class RunRecord(_Strict):
 
     Attributes:
         relative_paths: where local inputs lie seen from the run, by role, for a project that is moved as a whole.
+        versions: number of each input that is a version of an artefact, by role; see `io.versions`.
         job: the TorchX job that trains, if one does.
     """
 
@@ -55,6 +60,7 @@ class RunRecord(_Strict):
     paths: RunPaths
     relative_paths: dict[str, _Place] = {}
     hashes: RunHashes
+    versions: dict[str, int] = {}
     command: str
     job: str | None = None
 
@@ -71,35 +77,50 @@ def read_run_record(run: Path) -> RunRecord:
     return record
 
 
-def input_place(run: Path, record: RunRecord, role: str) -> str | None:
+def input_place(run: Path, record: RunRecord, role: str, is_wanted: Callable[[Path], bool] | None = None) -> str | None:
     """Where an input of a run lies now: where it was, or, in a project that was moved, where it lies seen from the run.
 
-    Of the two, the one that is an artefact of the recorded content is taken.
+    Of the two, and of the older versions kept beside them, the one that is an artefact of the recorded content is taken; where none
+    is, the first of the two that is there.
 
     Args:
         run: the run folder.
         record: its record.
         role: "dataset", "semantic_ids" or "vectors".
+        is_wanted: whether an artefact is the one; left out, by the hash in the record. The record has none of "vectors".
     """
     recorded: str | None = getattr(record.paths, role)
-    if recorded is None or "://" in recorded:
-        return recorded
-    places = [recorded]
-    if beside := record.relative_paths.get(role):
-        places.append(os.path.normpath(run.absolute() / beside))
-    there = [place for place in places if Path(place).exists()]
     expected = getattr(record.hashes, role, None)
-    return next(
-        (place for place in there if expected and expected == _content_hash(place)), next(iter(there), recorded)
-    )
+    if recorded is None or "://" in recorded:
+        return recorded if recorded is None or expected is None else _version_in_store(recorded, expected)
+    places = [Path(recorded)]
+    if beside := record.relative_paths.get(role):
+        places.append(Path(os.path.normpath(run.absolute() / beside)))
+    if is_wanted is None and expected is not None:
+        is_wanted = partial(_is_of, expected)
+    if is_wanted is not None:
+        found = next((found for place in places if (found := find_version(place, is_wanted))), None)
+        if found is not None:
+            return str(found)
+    return next((str(place) for place in places if place.exists()), recorded)
 
 
-def _content_hash(place: str) -> str | None:
+def _is_of(expected: str, place: Path) -> bool:
+    found = read_record(place / MANIFEST, Manifest, FIX)
+    return found is not None and found.content_hash == expected
+
+
+def _version_in_store(url: str, expected: str) -> str:
+    """The URL of the version of an artefact in a store that has this content; the URL itself where none has."""
     try:
-        found = read_record(Path(place) / MANIFEST, Manifest, FIX)
+        versions = Folder.at(f"{url}/{VERSIONS}").folders()
     except ArtefactError:
-        return None
-    return None if found is None else found.content_hash
+        versions = []
+    for place in (url, *(f"{url}/{VERSIONS}/{name}" for name in versions)):
+        with suppress(ArtefactError):
+            if peek(place).content_hash == expected:
+                return place
+    return url
 
 
 def read_recipe(run: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -123,12 +144,22 @@ def write_run_record(run: Path, paths: dict[str, Location | None], hashes: RunHa
         for role, path in origins.items()
         if isinstance(path, Path) and origin(run) == run
     }
+    versions = {
+        role: version_of(path)
+        for role, path in origins.items()
+        if isinstance(path, Path) and role in RunHashes.model_fields
+    }
     there = read_record(run / INPUTS, RunRecord, FIX)
     job = os.environ.get("TORCHX_JOB_ID")
     if there is not None and there.hashes == hashes:
-        command, job = there.command, job or there.job
+        command, job, versions = there.command, job or there.job, there.versions
     record = RunRecord(
-        paths=RunPaths.model_validate(located), relative_paths=beside, hashes=hashes, command=command, job=job
+        paths=RunPaths.model_validate(located),
+        relative_paths=beside,
+        hashes=hashes,
+        versions=versions,
+        command=command,
+        job=job,
     )
     if record != there:
         write_json(run / INPUTS, sealed(record.model_dump()))

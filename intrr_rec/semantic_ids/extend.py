@@ -40,7 +40,7 @@ OPEN_SETTINGS = {"gate", "drift", "category_column"}
 def extend_semantic_ids(
     old_dir: Path, dataset_dir: Path, vectors_path: Path, out: Path, config: IndexConfig
 ) -> Manifest:
-    """Publish the next version of an index for a new catalogue; `out` may be `old_dir` itself.
+    """Publish the next version of an index for a new catalogue; `out` may be `old_dir` itself, which is then kept beside it.
 
     Args:
         old_dir: the version to extend.
@@ -52,7 +52,7 @@ def extend_semantic_ids(
         DataError, ArtefactError: unusable or unrelated inputs.
         ConfigError: a frozen setting, spent de-duplication digits, or Semantic IDs below a floor of `index.gate`.
     """
-    with artefact.writing(out, KIND, {}) as draft:
+    with artefact.writing(out, KIND, {}, keep_old=True) as draft:
         told = _extend(draft, old_dir, dataset_dir, vectors_path, config)
     told(out)
     return artefact.read(out, KIND)

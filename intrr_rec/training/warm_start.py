@@ -123,8 +123,8 @@ def _open_old(old_run: Path, recipe: Recipe) -> SemanticIds:
     ids = SemanticIds.open(path)
     if ids.manifest.content_hash != record.hashes.semantic_ids:
         raise ArtefactError(
-            f"{path}: was rebuilt or extended in place after {old_run} was trained on it, so nothing tells its items any "
-            "more; put it back, and give `intrr index --extend` an --out of its own"
+            f"{path}: was rebuilt after {old_run} was trained on it, so nothing tells its items any "
+            "more; put it back, and go on from it by `intrr index --extend`"
         )
     return ids
 

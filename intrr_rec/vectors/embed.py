@@ -4,6 +4,10 @@ Finished shards lie beside the target in a folder named after the job: dataset, 
 of them at the very end, so there is the old one or the new one, and a job that was interrupted gives the same bytes as one
 that was not.
 
+Where vectors of the same encoder and settings lie at the target, those of items whose text is the same are taken from there, so that
+a dataset that logs were added to costs its newcomers alone. An item keeps its number in such a dataset, so the two are compared
+place by place.
+
 Shape suffixes: R rows of a shard, B texts of a batch, D width of a vector.
 """
 
@@ -12,6 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,7 +27,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from intrr_rec.data import dataset as prepared
-from intrr_rec.errors import DataError, nearest
+from intrr_rec.errors import ArtefactError, DataError, nearest
 from intrr_rec.io import artefact
 from intrr_rec.io import shards as jobs
 from intrr_rec.io.artefact import Manifest
@@ -36,7 +41,11 @@ log = logging.getLogger(__name__)
 FALLBACK = "title"
 Storage = Literal["float16", "float32"]
 # Compressing the low bits of floats costs time and saves little.
-STORED = {"compression": {"item_id": "zstd", "embedding.list.element": "none"}, "use_dictionary": False}
+STORED = {
+    "compression": {"item_id": "zstd", "embedding.list.element": "none", "text_hash": "none"},
+    "use_dictionary": False,
+}
+_SAME = ("item_id", "text_hash")
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,7 @@ class EmbedSettings:
 
 
 def embed_dataset(dataset: Path, out: Path, encoder: Encoder, settings: EmbedSettings = EmbedSettings()) -> Manifest:
-    """Embed the text of every item of a dataset, in the order of its item table.
+    """Embed the text of every item of a dataset, in the order of its item table; what is at `out` is gone on from.
 
     Raises:
         ArtefactError: `dataset` is no dataset, `out` holds something else, or another process is at the same job.
@@ -78,23 +87,24 @@ def embed_dataset(dataset: Path, out: Path, encoder: Encoder, settings: EmbedSet
     # The draft is opened first: a target that may not be written is known before hours of work.
     with (
         jobs.staging(Path(out), "embed", job) as staging,
-        artefact.writing(out, KIND, config) as draft,
+        artefact.writing(out, KIND, config, keep_old=True) as draft,
         jobs.progress("embed", "items", total) as advance,
     ):
-        shards = []
+        shards, encoded = [], 0
+        before = _reusable(Path(out), config)
         for number, table in enumerate(_shards(items, template, settings.shard_rows)):
             shard = staging / jobs.shard_name(number)
-            if jobs.shard_rows(shard) == table.num_rows:
-                advance(table.num_rows, False)
+            if jobs.shard_rows(shard) != table.num_rows:
+                known = None if before is None else before / shard.name
+                encoded += _make_shard(shard, known, table, encoder, settings, lambda rows: advance(rows, True))
             else:
-                vectors = _embed_shard(table, encoder, settings, lambda rows: advance(rows, True))
-                jobs.write_shard(shard, vectors, **STORED)
+                advance(table.num_rows, False)
             shards.append(shard)
         for shard in shards:
             jobs.link(shard, draft.path / shard.name)
         draft.counts.update(items=total, dimension=encoder.width)
         draft.parents["dataset"] = source.content_hash
-    log.info("%s: %d vectors of %d values by %s", out, total, encoder.width, encoder.name)
+    log.info("%s: %d vectors of %d values by %s; %d encoded now", out, total, encoder.width, encoder.name, encoded)
     return artefact.read(out, KIND)
 
 
@@ -166,10 +176,74 @@ def _shards(items: Path, columns: Sequence[str], rows: int) -> Iterator[pa.Table
         yield pa.concat_tables(pending)
 
 
-def _embed_shard(
+def _reusable(out: Path, config: dict[str, Any]) -> Path | None:
+    """The vectors at `out`, where the same encoder made them by the same settings."""
+    try:
+        manifest = artefact.read(out, KIND)
+    except ArtefactError:
+        return None
+    deciding = {key: value for key, value in config.items() if key not in ("encoder", "batch")}
+    return out if all(manifest.config.get(key) == value for key, value in deciding.items()) else None
+
+
+def _make_shard(
+    shard: Path,
+    known: Path | None,
+    table: pa.Table,
+    encoder: Encoder,
+    settings: EmbedSettings,
+    advance: Callable[[int], None],
+) -> int:
+    """Write a shard; returns how many of its texts were encoded.
+
+    Args:
+        known: the shard of this number in the vectors before; None where there are none.
+        table: its items: item_id, text.
+    """
+    made = table.append_column("text_hash", _hashes(table["text"]))
+    old = _known_rows(known, made)
+    if old is not None and len(old) == len(made) and old["is_same"].combine_chunks().true_count == len(made):
+        assert known is not None
+        jobs.link(known, shard)
+        advance(len(made))
+        return 0
+    vectors_RD = np.empty((len(made), encoder.width), np.dtype(settings.storage))
+    is_known_R = np.zeros(len(made), np.bool_)
+    if old is not None:
+        is_known_R[: len(old)] = old["is_same"].to_numpy()
+        old_RD = old["embedding"].combine_chunks().flatten().to_numpy().reshape(len(old), -1)
+        vectors_RD[: len(old)][is_known_R[: len(old)]] = old_RD[is_known_R[: len(old)]]
+    advance(int(is_known_R.sum()))
+    new_R = np.flatnonzero(~is_known_R)
+    if len(new_R):
+        vectors_RD[new_R] = _encode(made.take(pa.array(new_R)), encoder, settings, advance)
+    ready = vectors_table(made["item_id"], vectors_RD).append_column("text_hash", made["text_hash"])
+    jobs.write_shard(shard, ready, **STORED)
+    return len(new_R)
+
+
+def _known_rows(known: Path | None, made: pa.Table) -> pa.Table | None:
+    """The first rows of the shard before, with a column `is_same`: whether item and text are those of `made` at that place."""
+    if known is None or not known.is_file():
+        return None
+    schema = pq.read_schema(known)
+    if "text_hash" not in schema.names or schema.field("item_id").type != made.schema.field("item_id").type:
+        return None
+    old = pq.read_table(known, columns=["item_id", "embedding", "text_hash"])[: len(made)]
+    same = [pc.equal(old[name].combine_chunks(), made[name][: len(old)].combine_chunks()) for name in _SAME]
+    return old.append_column("is_same", pc.and_(*same).fill_null(False))
+
+
+def _hashes(texts: pa.ChunkedArray) -> pa.Array:
+    """16 bytes that tell a text from any other."""
+    made = [blake2b(text.encode(), digest_size=16).digest() for text in texts.to_pylist()]
+    return pa.array(made, pa.binary(16))
+
+
+def _encode(
     table: pa.Table, encoder: Encoder, settings: EmbedSettings, advance: Callable[[int], None]
-) -> pa.Table:
-    """Encode texts of similar length together; rows stay in the table's order."""
+) -> NDArray[np.floating[Any]]:
+    """Vectors of the texts of `table`, `[R, D]`, in its order; texts of similar length are encoded together."""
     texts = table["text"].to_pylist()
     order_R = np.argsort(-encoder.lengths(texts), kind="stable")  # longest first: too large a batch fails at once
     vectors_RD = np.empty((len(texts), encoder.width), np.dtype(settings.storage))
@@ -185,7 +259,7 @@ def _embed_shard(
             f"{encoder.name}: the vector of item {item!r} does not fit {settings.storage} or is not finite; try "
             f"--storage float32 or --precision fp32"
         )
-    return vectors_table(table["item_id"], vectors_RD)
+    return vectors_RD
 
 
 def vectors_table(item_ids: pa.ChunkedArray | pa.Array, vectors_RD: NDArray[np.floating[Any]]) -> pa.Table:

@@ -147,12 +147,13 @@ def test_nothing_new_gives_equal_codes_and_no_drift(grown, tmp_path):
 
 def test_out_may_be_the_version_extended(grown, tmp_path):
     folder, _ = grown
-    build_semantic_ids(folder / "first/dataset", folder / "first/vectors.parquet", tmp_path / "ids", CONFIG)
+    first = build_semantic_ids(folder / "first/dataset", folder / "first/vectors.parquet", tmp_path / "ids", CONFIG)
     extend_semantic_ids(
         tmp_path / "ids", folder / "second/dataset", folder / "second/vectors.parquet", tmp_path / "ids", CONFIG
     )
     assert SemanticIds.open(tmp_path / "ids").manifest.files == SemanticIds.open(folder / "v2").manifest.files
-    assert [path.name for path in tmp_path.iterdir()] == ["ids"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ids", "ids@1"]  # the version before stays
+    assert SemanticIds.open(tmp_path / "ids@1").manifest.content_hash == first.content_hash
 
 
 @pytest.mark.learns

@@ -25,7 +25,7 @@ from intrr_rec.errors import ArtefactError, DataError
 from intrr_rec.io import artefact
 from intrr_rec.vectors.embed import EmbedSettings, embed_dataset
 from intrr_rec.vectors.encoder import Encoder
-from intrr_rec.vectors.table import read_vectors
+from intrr_rec.vectors.table import read_vectors, vectors_hash
 from tests.vectors.encoders import SETTINGS, HashEncoder
 
 N = 43
@@ -290,3 +290,40 @@ def test_a_job_killed_before_any_step_on_disk_ends_in_the_same_bytes(dataset: Pa
         assert embedded(dataset, out, HashEncoder(), settings) == whole
         assert not list(tmp_path.glob(".out.embed-*"))
     assert seen == {False, True} and number > 20
+
+
+@pytest.mark.parametrize("rows", [8, 64], ids=["many shards", "one shard"])
+def test_a_day_more_of_items_costs_the_newcomers_alone(tmp_path: Path, rows: int) -> None:
+    """An appended dataset: items keep their numbers; one text has changed, two items are new."""
+    keep, settings = PrepareConfig(k_core=1, keep_rows=True), EmbedSettings(batch=4, shard_rows=rows)
+
+    def logs(name: str, items: list[str]) -> Path:
+        table = {"user_id": [0] * len(items), "item_id": items, "timestamp": list(range(len(items)))}
+        pq.write_table(pa.table(table), tmp_path / name)
+        return tmp_path / name
+
+    def texts(name: str, of: dict[str, str]) -> Path:
+        pq.write_table(pa.table({"item_id": list(of), "text": list(of.values())}), tmp_path / name)
+        return tmp_path / name
+
+    old = {f"i{n:02d}": f"text {n}" for n in range(N)}
+    prepare_dataset([logs("1.parquet", list(old))], texts("t1.parquet", old), tmp_path / "ds", keep)
+    out, encoder = tmp_path / "vectors", HashEncoder()
+    embed_dataset(tmp_path / "ds", out, encoder, settings)
+    first = vectors_hash(out)
+    encoder.batches.clear()
+    new = {"a0": "newcomer", "a1": "another", "i03": "changed"}
+    prepare_dataset(
+        [logs("2.parquet", list(new))], texts("t2.parquet", new), tmp_path / "ds", PrepareConfig(), append=True
+    )
+    embed_dataset(tmp_path / "ds", out, encoder, settings)
+    assert sorted(text for batch in encoder.batches for text in batch) == sorted(new.values())
+    whole = tmp_path / "whole"
+    embed_dataset(tmp_path / "ds", whole, HashEncoder(), settings)
+    assert files(out).keys() == files(whole).keys()
+    for name, content in files(out).items():
+        assert content == files(whole)[name]
+    assert vectors_hash(tmp_path / "vectors@1") == first
+    encoder.batches.clear()
+    embed_dataset(tmp_path / "ds", out, HashEncoder(seed="b"), settings)  # another encoder: nothing of the old one
+    assert vectors_hash(out) != vectors_hash(whole)

@@ -28,6 +28,7 @@ from intrr_rec.data.raw.item_schema import ItemSchema
 from intrr_rec.errors import ArtefactError, ConfigError, DataError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import Manifest, file_hash
+from intrr_rec.io.versions import link_or_copy
 
 ROWS = "rows"
 _NUMBERED = ("item", "item_id", "first_seen")
@@ -130,8 +131,8 @@ class Previous:
         return ItemSchema({name: type_ for name, type_, *_ in described if name not in own}, str(self.path))
 
     def copy_rows(self, folder: Path) -> None:
-        """Take the kept rows over."""
-        shutil.copytree(self.path / ROWS, folder / ROWS)
+        """Take the kept rows over: the two versions share the files."""
+        shutil.copytree(self.path / ROWS, folder / ROWS, copy_function=link_or_copy)
 
     def merge_items(self, con: duckdb.DuckDBPyConnection, free: Sequence[str] | None) -> list[str]:
         """Complete `item_table` by the content that items had; returns all free columns.

@@ -57,7 +57,7 @@ def prepare_dataset(
         out: folder to write; a dataset there is replaced.
         config: column names, filters and split.
         engine: what runs the filter, the order and the numbering; the bytes do not depend on it.
-        append: add to the dataset at `out`, by its settings; see `append.py`.
+        append: add to the dataset at `out`, by its settings; see `append.py`. The version before is kept beside it.
         users: optional user table in one of these formats, for features of users.
 
     Raises:
@@ -67,7 +67,7 @@ def prepare_dataset(
     """
     previous = Previous.open(out, config, engine) if append else None
     config = previous.config if previous else config
-    with artefact.writing(out, KIND, config.model_dump(mode="json")) as draft:
+    with artefact.writing(out, KIND, config.model_dump(mode="json"), keep_old=append) as draft:
         scratch = draft.path / ".scratch"
         scratch.mkdir()
         with closing(connect(scratch, engine.memory_gb)) as con:
