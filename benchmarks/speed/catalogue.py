@@ -26,7 +26,7 @@ from rich.table import Table
 
 from benchmarks.speed.machine import describe, peak_memory_gb, quiet
 from benchmarks.speed.page import row, write_section
-from intrr_rec.config import Recipe
+from intrr_rec.config import PrepareConfig, Recipe
 from intrr_rec.data.dataset import ITEMS, KIND, SEQUENCES, STATISTICS, USERS
 from intrr_rec.data.prepare.writer import write_rows, write_sequences
 from intrr_rec.data.synthetic.generator import World, generate_logs
@@ -97,7 +97,7 @@ def write_catalogue(out: Path, *, items: int, users: int, seed: int) -> None:
                 columns["first_seen"] = pa.nulls(len(ids), pa.int64())
             yield pa.record_batch(columns)
 
-    with artefact.writing(out, KIND, {"generator": {"items": items, "users": users, "seed": seed}}) as draft:
+    with artefact.writing(out, KIND, PrepareConfig().model_dump(mode="json")) as draft:
         total = sum(len(table) for table in events)
         batches = (
             batch
