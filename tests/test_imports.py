@@ -22,6 +22,7 @@ LAYERS = [
     {"evaluation"},
     {"training"},
     {"serving"},
+    {"promotion"},
     {"reporting"},
     {"pipeline"},
     {"doctor", "install"},

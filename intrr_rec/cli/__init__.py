@@ -343,14 +343,28 @@ def report(
 
 @app.command()
 def compare(
-    run: Annotated[list[Path], typer.Option("--run", help="Run A, then run B; with --against, the seeds of A.")],
+    run: Annotated[
+        list[Path],
+        typer.Option("--run", help="Run A, then run B; with --against, the seeds of A; with --on, also bundles."),
+    ],
     against: Annotated[list[Path] | None, typer.Option("--against", help="A seed of B; repeatable.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar=NEW_FILE, help="JSON file to write the comparison to.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    on: Annotated[
+        str | None,
+        typer.Option("--on", help="Dataset whose test users all runs and bundles rank, such as the newest version."),
+    ] = None,
 ) -> None:
     """Compare test metrics of two runs, or two groups of seeds, by a paired bootstrap over users."""
+    if on is not None:
+        from intrr_rec.promotion.compare_on import compare_on
+
+        if against:
+            raise ConfigError("compare --on: takes no --against; give every run or bundle as --run, the first is A")
+        compare_on(location(on), run, seed, out)
+        return
     from intrr_rec.evaluation.compare import compare_runs
 
     compare_runs(run, against or (), seed, out)

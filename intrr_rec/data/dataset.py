@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -47,6 +47,25 @@ SEQUENCE_SCHEMA = pa.schema(
 
 Part = Literal["train", "valid", "test"]
 _LAST_ONES: dict[Part, int] = {"train": 2, "valid": 2, "test": 1}
+
+
+class UserEvents(Protocol):
+    """Events of users, one after another, each in time order; `Dataset` says what the names mean."""
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """Where each user's events begin, and the end of the last, `[U+1]`."""
+
+    @property
+    def items_E(self) -> np.ndarray:
+        """Items."""
+
+    @property
+    def timestamps_E(self) -> np.ndarray | None:
+        """Times."""
+
+    def held_out(self, part: Part) -> IntArray:
+        """Events at the end of each user's history that a part may not see."""
 
 
 class Counts(BaseModel):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, cast
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from intrr_rec.data.dataset import UserEvents
 from intrr_rec.data.loading.batch import Batch
 from intrr_rec.data.loading.loader import Loader
 from intrr_rec.data.loading.windows import IntArray, evaluation_windows
@@ -81,8 +83,23 @@ class Evaluator:
         self.inputs = inputs
         self.world = world
         self.between = between
+        self.users: UserEvents = inputs.dataset
         self.collate = inputs.collator(training=False)
         self.weight_F: Tensor | None = None
+
+    def of_users(self, users: UserEvents) -> Evaluator:
+        """The same ranking, by the weights and neighbours of the run's own dataset, of other users; every rank calls this.
+
+        Args:
+            users: their events in the item numbers of the run.
+        """
+        if self.inputs.recipe.fits_ranking:
+            if self.weight_F is None:
+                self.use(None)
+            assert self.neighbours is not None
+        other = copy(self)
+        other.users, other.collate = users, self.inputs.collator(training=False, events=users)
+        return other
 
     @cached_property
     def trie(self) -> PrefixTrie:
@@ -149,12 +166,12 @@ class Evaluator:
 
     def _batches(self, split: Split, chosen_U: NDArray[np.bool_] | None = None) -> Iterator[Batch]:
         """This rank's share of the users of a split, or of some of them."""
-        dataset = self.inputs.dataset
-        windows = evaluation_windows(dataset.offsets, self.inputs.recipe.model.window, dataset.held_out(split))
+        seen = self.users
+        windows = evaluation_windows(seen.offsets, self.inputs.recipe.model.window, seen.held_out(split))
         if chosen_U is not None:
             windows = windows.take(np.flatnonzero(chosen_U[windows.user_M]))
-        users = self.inputs.recipe.evaluate.batch_users
-        loader = Loader(windows, self.collate, users, seed=None, rank=self.world.rank, replicas=self.world.size)
+        batch_users = self.inputs.recipe.evaluate.batch_users
+        loader = Loader(windows, self.collate, batch_users, seed=None, rank=self.world.rank, replicas=self.world.size)
         for batch in loader.epoch():
             self.between()
             yield batch
@@ -194,12 +211,12 @@ class Evaluator:
 
     def _unseen(self, users: NDArray[np.int64], split: Split) -> Allowed:
         """Every item but those of the users' whole histories, not only of the window that the model reads."""
-        dataset = self.inputs.dataset
-        first_B = dataset.offsets[users]
-        length_B = dataset.offsets[users + 1] - dataset.held_out(split)[users] - first_B
+        seen = self.users
+        first_B = seen.offsets[users]
+        length_B = seen.offsets[users + 1] - seen.held_out(split)[users] - first_B
         place_M = np.arange(int(length_B.max(initial=0)))
-        event_BM = np.minimum(first_B[:, None] + place_M, len(dataset.items_E) - 1)
-        seen_BM = np.where(place_M < length_B[:, None], dataset.items_E[event_BM], -1)
+        event_BM = np.minimum(first_B[:, None] + place_M, len(seen.items_E) - 1)
+        seen_BM = np.where(place_M < length_B[:, None], seen.items_E[event_BM], -1)
         return self.leaves.allow(None, torch.from_numpy(seen_BM).to(self.world.device))
 
     @cached_property

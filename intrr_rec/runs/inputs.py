@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from intrr_rec.config import Recipe
-from intrr_rec.data.dataset import Dataset
+from intrr_rec.data.dataset import Dataset, UserEvents
 from intrr_rec.data.features.columns import find
 from intrr_rec.data.features.space import Space
 from intrr_rec.data.loading.batch import Collator, look_up_content
@@ -147,8 +147,12 @@ class Inputs:
         """Whether training reads the events as it goes, since they are more than are shuffled together."""
         return len(self.dataset.events) > self.recipe.train.loader.pool_events
 
-    def collator(self, *, training: bool) -> Collator:
-        """Builds this run's batches; negatives are drawn for training only."""
+    def collator(self, *, training: bool, events: UserEvents | None = None) -> Collator:
+        """Builds this run's batches; negatives are drawn for training only.
+
+        Args:
+            events: of other users, in the item numbers of the run; left out, those of the run's dataset.
+        """
         model = self.recipe.model
         candidates = None
         if training and (model.dense.weight or model.kind_settings.draws_negatives):
@@ -157,7 +161,8 @@ class Inputs:
         if training and self.streams:  # the loader hands the events of each step over with its windows
             items_E, times_E = np.empty(0, np.int64), None
         else:
-            items_E, times_E = self.dataset.items_E, self.dataset.timestamps_E if model.reads_times else None
+            read = events or self.dataset
+            items_E, times_E = read.items_E, read.timestamps_E if model.reads_times else None
         features = None
         if self.dataset.features is not None and self.space.columns:
             features = self.feature_reader

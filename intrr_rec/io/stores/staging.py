@@ -109,6 +109,8 @@ class Staging:
         if write and sizes[1] is not None and sizes[0] != sizes[1]:
             raise ConfigError(f"{url}: ranks on several nodes share no copy of a run at a URL; give a mounted folder")
         folder = openable(url)
+        if not write and folder.has("manifest.json"):  # a bundle, where a verb reads either
+            return self.bring(url)
         lease = self._lease(folder) if write else None
         target = scratch.place_in(scratch.scratch(), "run", url)
         if (known := mirror_of(target)) is None:
