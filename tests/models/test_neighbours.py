@@ -10,6 +10,7 @@ from intrr_rec.config import NeighboursConfig
 from intrr_rec.data.loading.batch import Collator
 from intrr_rec.data.loading.windows import evaluation_windows
 from intrr_rec.data.transitions import count_transitions, transition_matrix
+from intrr_rec.models import nearest as nearest_module
 from intrr_rec.models.nearest import Transitions, nearest, unit_vectors
 from intrr_rec.models.neighbours import NeighbourTable, rank_neighbours
 
@@ -131,3 +132,35 @@ def test_whitened_vectors_spread_over_their_axes_and_keep_clear_of_the_mean():
     centred_IV = vectors_IV - vectors_IV.mean(0)
     expected_IV = torch.nn.functional.normalize(centred_IV[:, :3] / torch.tensor([3.0, 1.0, 1.0]), dim=1)
     torch.testing.assert_close(white_IV @ white_IV[:50].T, expected_IV @ expected_IV[:50].T, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("vectors", [True, False])
+@pytest.mark.parametrize("two_steps", [0.6, 0.0])
+def test_in_lists_that_are_all_compared_the_table_is_the_exact_one(vectors, two_steps, monkeypatch):
+    config = NeighboursConfig(kept=12, content=0.8, transitions=0.3, two_steps=two_steps)
+    _, exact = make(config, vectors)
+    monkeypatch.setattr(nearest_module, "EXACT", 0)
+    _, found = make(config, vectors)
+    assert (exact.item_IM >= 0).any(1).sum() >= N_ITEMS - 2  # some items may be in no training part
+    for row in range(N_ITEMS):  # a tie at the end of a row may be cut either way
+        expected = dict(zip(exact.item_IM[row].tolist(), exact.term_IMF[row].float(), strict=True))
+        got = dict(zip(found.item_IM[row].tolist(), found.term_IMF[row].float(), strict=True))
+        assert set(expected) == set(got)
+        for item, term_F in expected.items():
+            torch.testing.assert_close(got[item], term_F, rtol=0, atol=2e-3)
+
+
+def test_of_many_items_nearly_all_neighbours_by_content_are_found(monkeypatch):
+    """16 of 63 lists are compared; vectors lie in clusters, as those of texts do."""
+    n_items, config = 4000, NeighboursConfig(kept=20, transitions=0.0, two_steps=0.0)
+    rng = np.random.default_rng(0)
+    vectors_IV = rng.normal(size=(200, 16))[rng.integers(0, 200, n_items)] + 0.4 * rng.normal(size=(n_items, 16))
+    unit_IV = torch.nn.functional.normalize(torch.from_numpy(vectors_IV.astype(np.float32)), dim=-1)
+    nothing = Transitions(torch.zeros(n_items + 1, dtype=torch.long), torch.zeros(0, dtype=torch.long), torch.zeros(0))
+    exact_IM, _ = nearest(nothing, unit_IV, config, 0, n_items)
+    monkeypatch.setattr(nearest_module, "EXACT", 0)
+    found_IM, _ = nearest(nothing, unit_IV, config, 0, n_items)
+    shared = [len(set(a) & set(b)) for a, b in zip(exact_IM.tolist(), found_IM.tolist(), strict=True)]
+    assert sum(shared) / (20 * n_items) > 0.95
+    part_RM, _ = nearest(nothing, unit_IV, config, 1000, 1500)
+    assert torch.equal(part_RM, found_IM[1000:1500]), "a rank's share is its part of the whole"
