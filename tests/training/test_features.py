@@ -40,7 +40,11 @@ def test_a_streamed_dataset_gives_the_figures_of_one_in_memory(line, tmp_path):
 
 
 def signal_line(folder, depends):
-    """Users whose next item is the last one plus 1, or plus what a feature says: `depends` names which carries it."""
+    """Users whose next item is the last one plus 1, or plus what a feature says: `depends` names which carries it.
+
+    What a user's own history tells of him a model learns without features. So where his plan decides, it decides his last item alone,
+    and who is tested is none of those who were learned from: the split is in time.
+    """
     rng = np.random.default_rng(0)
     users, length, items = 150, 9, 24
     action = rng.integers(0, 4, (users, length))
@@ -48,12 +52,18 @@ def signal_line(folder, depends):
     item = np.empty((users, length), np.int64)
     item[:, 0] = rng.integers(0, items, users)
     for step in range(1, length):
-        stride = {"event": action[:, step - 1], "asked": action[:, step], "user": member, "none": 0}[depends] * 5 + 1
+        stride = {"event": action[:, step - 1], "asked": action[:, step]}.get(depends, 0) * 5 + 1
         item[:, step] = (item[:, step - 1] + stride) % items
+    time, split = np.tile(np.arange(length), (users, 1)), {}
+    if depends == "user":
+        item = rng.integers(0, items, (users, length))
+        item[:, -1] = member * 5
+        time[:, -1] = length + 10 * (np.maximum(np.arange(users) - users + 75, 0) // 25)
+        split = {"split": "global_time", "split_at": [length + 5, length + 15]}
     logs = {
         "user_id": np.repeat(np.arange(users), length),
         "item_id": item.reshape(-1),
-        "timestamp": np.tile(np.arange(length), users),
+        "timestamp": time.reshape(-1),
         "action": [f"a{each}" for each in action.reshape(-1)],
     }
     pq.write_table(pa.table(logs), folder / "logs.parquet")
@@ -65,7 +75,7 @@ def signal_line(folder, depends):
         "user": {"plan": "categorical"},
     }
     line = tiny.Line(folder / "dataset", folder / "semantic_ids", folder / "vectors.parquet")
-    config = PrepareConfig.model_validate({"k_core": 1, "features": features})
+    config = PrepareConfig.model_validate({"k_core": 1, "features": features} | split)
     prepare_dataset([folder / "logs.parquet"], None, line.dataset, config, users=folder / "users.parquet")
     vectors = rng.normal(size=(items, 6)).astype(np.float32)
     pq.write_table(pa.table({"item_id": np.arange(items), "embedding": list(vectors)}), line.vectors)

@@ -91,7 +91,8 @@ class Column(BaseModel):
             return MISSING
         text = as_text(value)
         if self.part is not None:
-            return FIRST + part_of(_seconds(self.name, value), self.part)
+            seconds = _seconds(self.name, value)
+            return MISSING if seconds < 0 else FIRST + part_of(seconds, self.part)
         if self.kind == "boolean":
             if text.lower() not in TRUE + FALSE:
                 raise DataError(f"feature '{self.name}': {_shown(text)} is neither true nor false")

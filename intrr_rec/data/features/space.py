@@ -6,7 +6,6 @@ come, are two things.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,9 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from intrr_rec.config.features import Side
-from intrr_rec.data.features.columns import MISSING, Column
-
-Bag = tuple[list[int], list[float]]  # rows of the table, and what each counts
+from intrr_rec.data.features.columns import Column
 
 
 @dataclass(frozen=True)
@@ -70,29 +67,16 @@ class Space:
         """Whether items have features."""
         return bool(self.of("item"))
 
-    def slot_bags(
-        self, events: Sequence[Sequence[int]], asked: Sequence[int] | None, user: Sequence[Sequence[int]]
-    ) -> list[Bag]:
-        """What each slot of one history asks the table for.
+    @property
+    def of_slots(self) -> Space:
+        """The columns of events and users: what is left to look up once the items are represented."""
+        return Space(tuple(column for column in self.columns if column.side != "item"))
 
-        Args:
-            events: the numbers of each event, in the order of `of("event")`.
-            asked: the numbers asked for after the last event, in the order of `asked`; None: nothing is.
-            user: the numbers of each column of `of("user")`.
-        """
-        columns, own, weights = self.of("event"), list[int](), list[float]()
-        for column, numbers in zip(self.of("user"), user, strict=True):
-            own += [self.first(column) + number for number in numbers]
-            weights += [1 / len(numbers)] * len(numbers)
-        places = [columns.index(column) for column in self.asked]
-        after = [[event[place] for place in places] for event in events[1:]]
-        after.append(list(asked) if asked is not None else [MISSING] * len(places))
-        bags = []
-        for event, next_ones in zip(events, after, strict=True):
-            rows = [self.first(column) + number for column, number in zip(columns, event, strict=True)]
-            rows += [self.first_asked(column) + number for column, number in zip(self.asked, next_ones, strict=True)]
-            bags.append((rows + own, [1.0] * len(rows) + weights))
-        return bags
+    def rows_of(self, other: Space) -> NDArray[np.int64]:
+        """The rows here of all rows of a space of some of these columns, in its order."""
+        blocks = [self.first(column) + np.arange(column.rows) for column in other.columns]
+        blocks += [self.first_asked(column) + np.arange(column.rows) for column in other.asked]
+        return np.concatenate(blocks) if blocks else np.empty(0, np.int64)
 
 
 def narrow(values: NDArray[np.int64], column: Column) -> NDArray[np.integer]:

@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from intrr_rec.data.features.space import Bag
-from intrr_rec.data.loading.features import BatchFeatures, FeatureReader
+from intrr_rec.data.features.space import Space
+from intrr_rec.data.loading.features import BatchFeatures, FeatureReader, HistoryFeatures
 from intrr_rec.data.loading.negatives import Candidates, CandidateSampler
 from intrr_rec.data.loading.windows import IntArray, Windows
 
@@ -98,7 +98,7 @@ class Batch:
         histories: Sequence[Sequence[int]],
         window: int,
         times: Sequence[Sequence[int]] | None = None,
-        features: Sequence[Sequence[Bag]] | None = None,
+        features: tuple[Space, Sequence[HistoryFeatures]] | None = None,
     ) -> Batch:
         """Histories to rank after, without targets: `scored_S` is the last slot of each, in the order given.
 
@@ -106,7 +106,7 @@ class Batch:
             histories: dense item ids, the oldest first, none empty; of a longer one than N the newest are read.
             window: N.
             times: seconds of each event, and last those of the request; for a model that reads times.
-            features: what each event's slot adds up, for a model that reads features of slots.
+            features: the columns that a model reads, and the numbers of each history; None of a model that reads none.
         """
         newest = [np.asarray(history[-window:], dtype=np.int64) for history in histories]
         length_B = np.array([len(items) for items in newest])
@@ -138,7 +138,7 @@ class Batch:
             align_weight_U=torch.zeros(len(items_U)),
             content_UV=None,
             user_S=np.arange(len(newest)),
-            features=None if features is None else _slot_features(features, slot_E, len(item_T), window),
+            features=None if features is None else BatchFeatures.of_histories(*features, length_B, slot_E, len(item_T)),
         )
 
     def seen_items(self) -> tuple[Tensor, Tensor]:
@@ -178,13 +178,6 @@ class Batch:
             target_codes_SL=None if self.target_codes_SL is None else move(self.target_codes_SL),
             features=None if self.features is None else self.features.to(device),
         )
-
-
-def _slot_features(features: Sequence[Sequence[Bag]], slot_E: IntArray, slots: int, window: int) -> BatchFeatures:
-    bags: list[Bag] = [features[0][-1]] * slots  # padding asks for what is there anyway
-    for slot, bag in zip(slot_E.tolist(), (bag for each in features for bag in each[-window:]), strict=True):
-        bags[slot] = bag
-    return BatchFeatures.of_bags(bags)
 
 
 def pack(length_M: IntArray, capacity: int) -> tuple[IntArray, IntArray, int]:

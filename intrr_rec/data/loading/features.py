@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from intrr_rec.data.features.columns import MISSING, Column, find
-from intrr_rec.data.features.space import Bag, Space
+from intrr_rec.data.features.space import Space
 from intrr_rec.data.features.store import DatasetFeatures, Lists
 from intrr_rec.data.loading.windows import IntArray
 from intrr_rec.errors import DataError
@@ -74,12 +74,50 @@ class BatchFeatures:
         return cls(torch.from_numpy(row_R), *bags)
 
     @classmethod
-    def of_bags(cls, slots: Sequence[Bag]) -> BatchFeatures:
-        """The bags of slots, one after another."""
-        length_B = np.array([len(rows) for rows, _ in slots], np.int64)
-        rows = np.array([row for rows, _ in slots for row in rows], np.int64)
-        weights = np.array([weight for _, each in slots for weight in each], np.float32)
-        return cls.of(_Entries(rows, length_B, weights), None)
+    def of_histories(
+        cls, space: Space, features: Sequence[HistoryFeatures], length_B: IntArray, slot_E: IntArray, slots: int
+    ) -> BatchFeatures | None:
+        """The features of histories that are laid out in slots; None where slots have none.
+
+        Args:
+            length_B: events of each history that are laid out, the newest ones.
+            slot_E: slot of each of them, one history after another.
+            slots: how many there are; those that are padding ask for what is there anyway.
+        """
+        if not space.reads_slots:
+            return None
+        newest = [each.event_EF[-length:] for each, length in zip(features, length_B.tolist(), strict=True)]
+        columns = space.of("event")
+        places = [columns.index(column) for column in space.asked]
+        after = [
+            np.concatenate([event_EF[1:, places], each.asked_A[None]])
+            for event_EF, each in zip(newest, features, strict=True)
+        ]
+        event_T = np.zeros(slots, np.int64)
+        event_T[slot_E] = np.arange(len(slot_E))
+        owner_T = np.repeat(np.arange(len(features)), length_B)[event_T]
+        user = []
+        for place in range(len(space.of("user"))):
+            lists = [each.user[place] for each in features]
+            ends = np.cumsum([0, *map(len, lists)])
+            user.append(Lists(np.array([number for each in lists for number in each]), ends).take(owner_T))
+        event_TF, after_TA = np.concatenate(newest)[event_T], np.concatenate(after)[event_T]
+        return cls.of(_Entries.of_slots(space, event_TF.T, after_TA.T, user), None)
+
+
+@dataclass(frozen=True)
+class HistoryFeatures:
+    """The numbers of one history's features.
+
+    Attributes:
+        event_EF: of each event, in the order of `Space.of("event")`.
+        asked_A: of what is asked for after the last event, in the order of `Space.asked`.
+        user: of each column of `Space.of("user")`.
+    """
+
+    event_EF: NDArray[np.integer]
+    asked_A: NDArray[np.integer]
+    user: Sequence[Sequence[int]]
 
 
 @dataclass
@@ -102,6 +140,25 @@ class _Entries:
         rows_N = np.concatenate([rows for rows, _ in parts])[order_N]
         length_B = np.sum([lengths for _, lengths in parts], axis=0)
         return cls(rows_N, length_B, weight_N[order_N].astype(np.float32))
+
+    @classmethod
+    def of_slots(
+        cls,
+        space: Space,
+        event_FT: Sequence[NDArray[np.integer]] | NDArray[np.integer],
+        asked_FT: Sequence[NDArray[np.integer]] | NDArray[np.integer],
+        user: Sequence[tuple[IntArray, IntArray]],
+    ) -> _Entries:
+        """What slots ask for: the numbers of their events, those asked for next, and of each column of users the numbers and how many
+        each slot has."""
+        parts = []
+        for column, values_T in zip(space.of("event"), event_FT, strict=True):
+            parts.append((space.first(column) + values_T.astype(np.int64), np.ones(len(values_T), np.int64)))
+        for column, values_T in zip(space.asked, asked_FT, strict=True):
+            parts.append((space.first_asked(column) + values_T.astype(np.int64), np.ones(len(values_T), np.int64)))
+        for column, (values, lengths) in zip(space.of("user"), user, strict=True):
+            parts.append((space.first(column) + values, lengths))
+        return cls.joined(parts)
 
     def bags(self, place_N: IntArray) -> Bags:
         first_B = np.cumsum(self.length_B) - self.length_B
@@ -170,27 +227,27 @@ class FeatureReader:
     def _slots(self, event_T: IntArray, user_T: IntArray, step: int | None) -> _Entries | None:
         if not self.space.reads_slots:
             return None
-        ones_T = np.ones(len(event_T), np.int64)
         columns = self.space.of("event")
-        parts = [
-            (self.space.first(column) + values[event_T].astype(np.int64), ones_T)
-            for column, values in zip(columns, self.event_FE, strict=True)
-        ]
-        told_T = ones_T > 0 if step is None or not self.unasked else ~_chosen(user_T, step, self.unasked)
-        for column in self.space.asked:
-            values = self.event_FE[columns.index(column)][event_T + 1].astype(np.int64)
-            parts.append((self.space.first_asked(column) + np.where(told_T, values, MISSING), ones_T))
-        parts += [self._rows(column, user_T) for column in self.space.of("user")]
-        return _Entries.joined(parts)
+        is_told_T = np.ones(len(event_T), np.bool_)
+        if step is not None and self.unasked:
+            is_told_T = ~_chosen(user_T, step, self.unasked)
+        asked = (self.event_FE[columns.index(column)][event_T + 1] for column in self.space.asked)
+        return _Entries.of_slots(
+            self.space,
+            [values[event_T] for values in self.event_FE],
+            [np.where(is_told_T, values_T, MISSING) for values_T in asked],
+            [self._take(column, user_T) for column in self.space.of("user")],
+        )
 
     def _items(self, items_U: IntArray) -> _Entries | None:
-        columns = self.space.of("item")
-        return _Entries.joined([self._rows(column, items_U) for column in columns]) if columns else None
+        parts = []
+        for column in self.space.of("item"):
+            values, lengths = self._take(column, items_U)
+            parts.append((self.space.first(column) + values, lengths))
+        return _Entries.joined(parts) if parts else None
 
-    def _rows(self, column: Column, rows: IntArray) -> tuple[IntArray, IntArray]:
-        table = self._tables.get(column.name) or self.features.of_table(column)
-        values, lengths = table.take(rows)
-        return values + self.space.first(column), lengths
+    def _take(self, column: Column, rows: IntArray) -> tuple[IntArray, IntArray]:
+        return (self._tables.get(column.name) or self.features.of_table(column)).take(rows)
 
 
 def _chosen(user_T: IntArray, step: int, share: float) -> NDArray[np.bool_]:
