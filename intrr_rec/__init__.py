@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from intrr_rec.config import Recipe, load_recipe
     from intrr_rec.errors import ArtefactError, ConfigError, DataError, Stopped, UserError
     from intrr_rec.serving.recommender import Recommender
+    from intrr_rec.serving.words import Features
 
 __version__ = "0.1.0"
 
@@ -21,6 +22,7 @@ _HOMES = {
     "intrr_rec.config": ("Recipe", "load_recipe"),
     "intrr_rec.errors": ("ArtefactError", "ConfigError", "DataError", "Stopped", "UserError"),
     "intrr_rec.serving.recommender": ("Recommender",),
+    "intrr_rec.serving.words": ("Features",),
 }
 _HOME_OF = {name: module for module, exported in _HOMES.items() for name in exported}
 
@@ -28,6 +30,7 @@ __all__ = [
     "ArtefactError",
     "ConfigError",
     "DataError",
+    "Features",
     "Recipe",
     "Recommender",
     "Stopped",

@@ -5,101 +5,32 @@ Shape suffixes: B users, W beams, E events, I items, M items denied to a user, T
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from intrr_rec.config.time_units import said
 from intrr_rec.data.loading.batch import Batch
+from intrr_rec.data.loading.features import HistoryFeatures
 from intrr_rec.decoding.beam import beam_search
 from intrr_rec.decoding.filters import Allowed
 from intrr_rec.errors import ConfigError, DataError
 from intrr_rec.models.codes import item_codes
 from intrr_rec.models.neighbours import rank_neighbours
 from intrr_rec.serving.bundle.bundle import Bundle
-from intrr_rec.serving.bundle.items import ItemTable
+from intrr_rec.serving.filters import NOTHING, Filters
+from intrr_rec.serving.words import Features, numbers_of
 
 KEPT_MASKS = 16
-FEW_DENIED = 256
+T = TypeVar("T")
 POPULAR_CHUNK = 1 << 16  # items, the most popular first, that filters are asked about together
 
 
-@dataclass(frozen=True)
-class Filters:
-    """What a user may get. Filters leave the scores of the items that remain as they are.
-
-    Attributes:
-        exclude_seen: nothing that is in the user's history, all of it; None is as the bundle was evaluated
-            (`evaluate.exclude_seen`).
-        deny: dense ids that the user may not get.
-        allow: dense ids that the user may get; None is all.
-        where: column of the bundle's items → values, one of which an item must have.
-        newer_than: seconds since 1970; items that somebody had before are left out.
-    """
-
-    exclude_seen: bool | None = None
-    deny: Sequence[int] = ()
-    allow: Sequence[int] | None = None
-    where: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    newer_than: int | None = None
-
-    def shared(self) -> tuple | None:
-        """What one mask over the catalogue answers, as a key; None where that is every item."""
-        where = tuple(sorted((column, tuple(values)) for column, values in self.where.items()))
-        allow = None if self.allow is None else tuple(self.allow)
-        key = (allow, self.many_denied(), where, self.newer_than)
-        return key if key != (None, (), (), None) else None
-
-    def mask(self, items: ItemTable) -> np.ndarray:
-        """Which items all users of these filters may get, `[I]`; a short `deny` and what is seen are left to each user.
-
-        Raises:
-            ConfigError: a column or value that the bundle has not.
-        """
-        mask_I = np.ones(len(items), np.bool_)
-        if self.allow is not None:
-            mask_I[:] = False
-            mask_I[list(self.allow)] = True
-        mask_I[list(self.many_denied())] = False
-        for column, values in self.where.items():
-            mask_I &= items.having(column, values)
-        if self.newer_than is not None:
-            mask_I &= items.newer(self.newer_than)
-        return mask_I
-
-    def require_some(self, items: ItemTable) -> None:
-        """Refuse filters that cannot be answered, or that no item passes.
-
-        Raises:
-            ConfigError: which, and what there is.
-        """
-        if self.looks_at_items and not self.mask(items).any():
-            raise self.none_passes()
-
-    @property
-    def looks_at_items(self) -> bool:
-        """Whether columns of the item table decide."""
-        return bool(self.where) or self.newer_than is not None
-
-    def none_passes(self) -> ConfigError:
-        """What to say where no item passes."""
-        given = [f"{column}={'|'.join(values)}" for column, values in self.where.items()]
-        given += [] if self.allow is None else [f"{len(self.allow):,} allowed items"]
-        given += [] if self.newer_than is None else [f"newer than {said(self.newer_than)}"]
-        return ConfigError(f"no item passes all filters together ({', '.join(given)}); leave one out")
-
-    def many_denied(self) -> tuple[int, ...]:
-        """`deny` where it is long: counting a few is done user by user, many are cheaper in a mask."""
-        return tuple(self.deny) if len(self.deny) > FEW_DENIED else ()
-
-
-NOTHING = Filters()
+Described = Features | HistoryFeatures  # features in words, or in numbers
 
 
 class Recommendation(NamedTuple):
@@ -145,6 +76,7 @@ class Recommender:
         beam: int | None = None,
         filters: Filters | Sequence[Filters] = NOTHING,
         times: Sequence[Sequence[int]] | None = None,
+        features: Sequence[Described] | None = None,
     ) -> list[Recommendation]:
         """The k best items of each user, fewer only where fewer are allowed.
 
@@ -155,12 +87,13 @@ class Recommender:
             beam: W; None is the width the bundle was evaluated with.
             filters: for all users, or one a user.
             times: seconds since 1970 of each event, and last the moment of the request; needed by a model that reads times.
+            features: what is known of each history, for a model that reads features; None: nothing.
 
         Raises:
             ConfigError: k or beam out of range, a filter the bundle cannot answer, or `times` missing.
-            DataError: an item outside the catalogue, or times that do not fit their history.
+            DataError: an item outside the catalogue, times that do not fit their history, or a feature that there is not.
         """
-        items_BW, scores_BW = self.rank(histories, k, beam, filters, times)
+        items_BW, scores_BW = self.rank(histories, k, beam, filters, times, features)
         answers = []
         for items, scores in zip(items_BW.tolist(), scores_BW.tolist(), strict=True):
             found = [item for item in items if item >= 0]
@@ -176,11 +109,13 @@ class Recommender:
         beam: int | None = None,
         filters: Filters | Sequence[Filters] = NOTHING,
         times: Sequence[Sequence[int]] | None = None,
+        features: Sequence[Described] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """`recommend` as tensors on the CPU: dense ids `[B, k]` (-1 where a place is left empty) and scores."""
         beam = self._beam(k, beam)
         each = [filters] * len(histories) if isinstance(filters, Filters) else list(filters)
         self._check(histories, each, times)
+        numbers = self._numbers(histories, times, features)
         items_BW = torch.full((len(histories), k), -1)
         scores_BW = torch.full((len(histories), k), -torch.inf)
         groups: dict[tuple[bool, tuple | None], list[int]] = {}
@@ -190,7 +125,7 @@ class Recommender:
         for (has_history, _), users in groups.items():
             theirs = [histories[user] for user in users], [each[user] for user in users]
             if has_history:
-                found = self._decode(*theirs, beam, None if times is None else [times[user] for user in users])
+                found = self._decode(*theirs, beam, _some(users, times), _some(users, numbers))
             else:
                 found = self._popular(*theirs, k)
             places = min(k, found[0].shape[1])
@@ -211,13 +146,16 @@ class Recommender:
         beam: int | None = None,
         filters: Filters = NOTHING,
         times: Sequence[int] | None = None,
+        features: Described | None = None,
     ) -> list[list[Prefix]]:
         """The prefixes kept at each level of one user's beam, best first; none of an empty history or a model without a beam."""
         beam = self._beam(1, beam)
-        self._check([history], [filters], None if times is None else [times])
+        moments = None if times is None else [times]
+        self._check([history], [filters], moments)
+        numbers = self._numbers([history], moments, None if features is None else [features])
         if not len(history) or self.bundle.trained is None:
             return []
-        state_BD = self._states(self._batch([history], None if times is None else [times]))
+        state_BD = self.bundle.model.states(self._batch([history], moments, numbers))
         ranker, levels = self.bundle.model.ranker, list[tuple[Tensor, Tensor]]()
         beam_search(
             ranker.ran,
@@ -267,14 +205,19 @@ class Recommender:
         return [level[0].exp().tolist() for level in log_p]
 
     @torch.no_grad()
-    def states(self, histories: Sequence[Sequence[int]], times: Sequence[Sequence[int]] | None = None) -> Tensor:
+    def states(
+        self,
+        histories: Sequence[Sequence[int]],
+        times: Sequence[Sequence[int]] | None = None,
+        features: Sequence[Described] | None = None,
+    ) -> Tensor:
         """h_u of each user, `[B, D]`; no history may be empty, and the rest is as in `recommend`.
 
         Raises:
             ConfigError: also of a bundle without a trained model.
         """
         self._check(histories, [NOTHING] * len(histories), times)
-        return self._states(self._batch(histories, times))
+        return self.bundle.model.states(self._batch(histories, times, self._numbers(histories, times, features)))
 
     def _decode(
         self,
@@ -282,24 +225,44 @@ class Recommender:
         filters: Sequence[Filters],
         beam: int,
         times: Sequence[Sequence[int]] | None,
+        features: Sequence[HistoryFeatures] | None,
     ) -> tuple[Tensor, Tensor]:
-        batch = self._batch(histories, times)
+        batch = self._batch(histories, times, features)
         allowed, bundle = self._allowed(histories, filters), self.bundle
         if bundle.trained is None:
             assert bundle.neighbours is not None
             allowed_BI = None if allowed is None else allowed.items(len(histories))
             return rank_neighbours(bundle.neighbours, batch, beam, allowed_BI)
         settings = bundle.settings.evaluate.model_copy(update={"beam": beam})
-        return bundle.trained.ranker.rank(self._states(batch), batch, settings, allowed)
+        return bundle.trained.ranker.rank(bundle.trained.states(batch), batch, settings, allowed)
 
-    def _states(self, batch: Batch) -> Tensor:
-        model = self.bundle.model
-        history_TD = model.rows.take(batch.items_U[batch.slot_T])
-        return model.backbone(history_TD, batch.layout, batch.scored_S)
-
-    def _batch(self, histories: Sequence[Sequence[int]], times: Sequence[Sequence[int]] | None) -> Batch:
+    def _batch(
+        self,
+        histories: Sequence[Sequence[int]],
+        times: Sequence[Sequence[int]] | None,
+        features: Sequence[HistoryFeatures] | None,
+    ) -> Batch:
         read = times if self.bundle.settings.model.reads_times else None
-        return Batch.from_histories(histories, self.window, read).to(self.bundle.device)
+        read_features = None if features is None else (self.bundle.space, features)
+        return Batch.from_histories(histories, self.window, read, read_features).to(self.bundle.device)
+
+    def _numbers(
+        self,
+        histories: Sequence[Sequence[int]],
+        times: Sequence[Sequence[int]] | None,
+        features: Sequence[Described] | None,
+    ) -> list[HistoryFeatures] | None:
+        """The numbers of all histories; None of a model that reads no features, once it is known that none are named."""
+        if features is not None and len(features) != len(histories):
+            raise DataError(f"features: {len(features)} were given for {len(histories)} histories")
+        space, found = self.bundle.space, []
+        if features is None and not space.columns:
+            return None
+        for user, history in enumerate(histories):
+            said = Features() if features is None else features[user]
+            moments = None if times is None else times[user]
+            found.append(said if isinstance(said, HistoryFeatures) else numbers_of(space, said, len(history), moments))
+        return found if space.columns else None
 
     def _allowed(self, histories: Sequence[Sequence[int]], filters: Sequence[Filters]) -> Allowed | None:
         """Filters of users whose shared part is one."""
@@ -383,8 +346,12 @@ class Recommender:
             if len(items) and not 0 <= min(items) <= max(items) < n_items:
                 worst = min(items) if min(items) < 0 else max(items)
                 raise DataError(f"{where}: item {worst} is outside the catalogue, 0 … {n_items - 1}")
-        if timed and times is None and self.bundle.settings.model.reads_times and any(map(len, histories)):
+        if timed and times is None and self.bundle.reads_times and any(map(len, histories)):
             raise ConfigError("times: this model reads times; give those of each event and of the request")
         for user, (history, moments) in enumerate(zip(histories, times or (), strict=False)):
             if len(moments) != len(history) + 1:
                 raise DataError(f"user {user}: {len(moments)} times for {len(history)} events and the request")
+
+
+def _some(users: Sequence[int], each: Sequence[T] | None) -> list[T] | None:
+    return None if each is None else [each[user] for user in users]

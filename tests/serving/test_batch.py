@@ -21,7 +21,8 @@ from intrr_rec.io import artefact
 from intrr_rec.serving.batch.filter_options import read_filters
 from intrr_rec.serving.batch.histories import DatasetSource, EventSource, event_settings, events_for
 from intrr_rec.serving.batch.recommend import KIND, PARTS, Options, recommend_all
-from intrr_rec.serving.recommender import Filters, Recommender
+from intrr_rec.serving.filters import Filters
+from intrr_rec.serving.recommender import Recommender
 
 
 def lists(out):

@@ -30,10 +30,11 @@ from intrr_rec.serving.bundle.bundle import KIND, SETTINGS, Bundle
 from intrr_rec.serving.bundle.export import write_bundle
 from intrr_rec.serving.bundle.report import report_bundle
 from intrr_rec.serving.bundle.tensor_file import TensorFile
+from intrr_rec.serving.filters import Filters
 from intrr_rec.serving.http.backend import Backend
 from intrr_rec.serving.http.schemas import Filters as Asked
 from intrr_rec.serving.http.schemas import RecommendRequest
-from intrr_rec.serving.recommender import Filters, Recommender
+from intrr_rec.serving.recommender import Recommender
 from intrr_rec.training.trainer import train
 from tests.serving.conftest import KINDS
 from tests.tiny import N_ITEMS, recipe
@@ -257,7 +258,7 @@ def test_an_altered_bundle_is_refused(bundles, tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"bundle_schema": 1}, "is a bundle of schema 1, this version reads 6; export it again"),
+        ({"bundle_schema": 1}, "is a bundle of schema 1, this version reads 7; export it again"),
         ({"bundle_schema": None}, "is a bundle of schema None"),
         ({"rows": "int4"}, "settings.json: 'rows': .*; export it again"),
         ({"model": {"window": 8, "depth": 3}}, r"settings.json: 'model.depth': .*; export it again"),

@@ -208,6 +208,18 @@ class FeatureReader:
         other._tables = tables
         return other
 
+    def history(self, user: int, first: int, last: int) -> HistoryFeatures:
+        """Of a user's events number `first` … `last - 1` among the events, with what event number `last` asks."""
+        columns = self.space.of("event")
+        event_EF = (
+            np.stack([values[first:last] for values in self.event_FE], 1)
+            if columns
+            else np.empty((last - first, 0), np.int64)
+        )
+        asked_A = np.array([self.event_FE[columns.index(column)][last] for column in self.space.asked], np.int64)
+        lists = [self._take(column, np.array([user])) for column in self.space.of("user")]
+        return HistoryFeatures(event_EF, asked_A, [values.tolist() for values, _ in lists])
+
     def items(self, items_U: IntArray) -> BatchFeatures | None:
         """The features of items, by dense id."""
         entries = self._items(items_U)

@@ -9,7 +9,7 @@ from typing import cast
 from intrr_rec.config.time_units import seconds_of
 from intrr_rec.errors import ConfigError, DataError
 from intrr_rec.serving.bundle.items import ItemTable
-from intrr_rec.serving.recommender import Filters
+from intrr_rec.serving.filters import Filters
 
 
 def read_filters(

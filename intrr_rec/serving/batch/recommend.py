@@ -29,7 +29,8 @@ from intrr_rec.io.launcher import Ranks
 from intrr_rec.io.stores.mirror import origin
 from intrr_rec.serving.batch.histories import Histories, Source
 from intrr_rec.serving.bundle.bundle import Bundle
-from intrr_rec.serving.recommender import Filters, Recommender
+from intrr_rec.serving.filters import Filters
+from intrr_rec.serving.recommender import Recommender
 
 log = logging.getLogger(__name__)
 KIND = "recommendations"

@@ -8,6 +8,8 @@ codes.safetensors             Semantic IDs as narrow as they fit: the file of th
 trie.safetensors              the trie over them: likewise
 items.safetensors             own ids, titles, popularity, as flat arrays
 items.parquet                 columns to filter by
+features.json                 features of histories that the model reads, where it reads some
+features.safetensors          their rows
 neighbours.safetensors        each item's neighbours and their terms, where they are part of the ranking
 
 What has a row an item is mapped where it is large, so that the processes of a host share one copy.
@@ -32,6 +34,7 @@ from torch import Tensor
 
 from intrr_rec.config import EvaluateConfig, ModelConfig, PrepareConfig
 from intrr_rec.config.time_units import TimeUnit
+from intrr_rec.data.features.space import Space
 from intrr_rec.data.raw.files import IdKind
 from intrr_rec.decoding.filters import Leaves
 from intrr_rec.decoding.ranker import FEATURES
@@ -44,12 +47,13 @@ from intrr_rec.models.embeddings.item_embeddings import Width
 from intrr_rec.models.neighbours import TERMS, NeighbourTable
 from intrr_rec.semantic_ids.artefact import CODES, NAME, TRIE, codes_fit
 from intrr_rec.semantic_ids.trie import PrefixTrie
+from intrr_rec.serving.bundle.features import NONE, read_space
 from intrr_rec.serving.bundle.items import ItemTable
 from intrr_rec.serving.bundle.trained import Trained, finite
 
 KIND = "bundle"
 # Of what lies in the files: an older bundle is refused, not misread.
-SCHEMA = 6
+SCHEMA = 7
 SETTINGS, ITEM_TABLE, ITEM_ARRAYS = "settings.json", "items.parquet", "items.safetensors"
 NEIGHBOURS = "neighbours.safetensors"
 REQUIRED = (SETTINGS, CODES, TRIE, ITEM_TABLE, ITEM_ARRAYS)  # beside what the kind of model needs
@@ -84,6 +88,7 @@ class Bundle:
         items: own ids, titles, popularity, columns.
         neighbours: of the items, where the ranking asks for them.
         trained: what a model that learns leaves behind; None of a kind that learns nothing.
+        space: the features of events and users that the model reads.
     """
 
     path: Path
@@ -95,6 +100,7 @@ class Bundle:
     items: ItemTable
     neighbours: NeighbourTable | None
     trained: Trained | None
+    space: Space = NONE
 
     @classmethod
     def load(cls, path: Path | str, device: torch.device | str = "cpu") -> Bundle:
@@ -126,6 +132,7 @@ class Bundle:
         neighbours = None
         if not learns or settings.evaluate.rank_by == "path_dense_and_neighbours":
             neighbours = _neighbours(path, opened, settings, device)
+        space = read_space(path, opened)
         opened_bundle = cls(
             path,
             opened.manifest,
@@ -135,7 +142,8 @@ class Bundle:
             codes_IL,
             ItemTable(path / ITEM_TABLE, opened.parquet(ITEM_TABLE), opened.mapped(ITEM_ARRAYS)),
             neighbours,
-            Trained.of(path, opened, settings, trie, neighbours, device) if learns else None,
+            Trained.of(path, opened, settings, trie, neighbours, device, space) if learns else None,
+            space,
         )
         opened_bundle._require_consistent()
         return opened_bundle
@@ -149,6 +157,11 @@ class Bundle:
     def leaves(self) -> Leaves:
         """Where items lie in the trie, for filters."""
         return Leaves.of(self.trie)
+
+    @property
+    def reads_times(self) -> bool:
+        """Whether the model asks when each event happened, for its backbone or for a feature."""
+        return self.settings.model.reads_times or any(column.clock for column in self.space.columns)
 
     @property
     def model(self) -> Trained:

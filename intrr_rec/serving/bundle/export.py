@@ -8,8 +8,9 @@ Shape suffixes: I items, U items of a chunk, D width.
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +23,17 @@ from torch import Tensor
 
 from intrr_rec.config import PrepareConfig, Recipe
 from intrr_rec.data.dataset import USERS
+from intrr_rec.data.features.space import Space
+from intrr_rec.data.features.store import FEATURES, FeatureRecord
 from intrr_rec.data.raw.files import IdKind
 from intrr_rec.distributed.world import World, join_world
 from intrr_rec.errors import ConfigError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import Draft
-from intrr_rec.io.atomic import write_json
+from intrr_rec.io.atomic import write_json, write_text
+from intrr_rec.models.embeddings.features import FEATURE_TABLE
 from intrr_rec.models.embeddings.item_embeddings import DTYPES, Rows, Width
+from intrr_rec.models.embeddings.tables import look_up
 from intrr_rec.models.intrr import IntRR
 from intrr_rec.models.neighbours import NeighbourTable
 from intrr_rec.runs.inputs import Inputs
@@ -45,6 +50,8 @@ from intrr_rec.serving.bundle.bundle import (
     BundleSettings,
 )
 from intrr_rec.serving.bundle.catalogue import Catalogue
+from intrr_rec.serving.bundle.features import CHUNK as FEATURE_CHUNK
+from intrr_rec.serving.bundle.features import FEATURE_ROWS, ROWS
 from intrr_rec.serving.bundle.items import write_items
 from intrr_rec.serving.bundle.tensor_file import TensorFile
 from intrr_rec.serving.bundle.trained import GUIDANCE, ITEM_EMBEDDINGS, MODEL, SCALE, VALUES
@@ -86,10 +93,6 @@ def write_bundle(run: Path, out: Path, rows: Width = "float32", grown: Grown | N
 
         def check(inputs: Inputs) -> None:
             require_exportable(inputs.recipe)
-            if inputs.space.reads_slots:
-                raise ConfigError(
-                    "export: a bundle holds no features of events and users yet; train with model.features=[]"
-                )
             if grown is None:
                 catalogues.append(Catalogue.of_run(inputs))
             else:
@@ -100,7 +103,7 @@ def write_bundle(run: Path, out: Path, rows: Width = "float32", grown: Grown | N
         (catalogue,) = catalogues
         draft = drafts[0] if drafts else None
         if draft is not None:
-            write_small_files(draft.path, inputs.recipe, catalogue, rows, opened.state.get("ranking"))
+            write_small_files(draft.path, inputs, catalogue, rows, opened.state.get("ranking"))
             draft.counts |= {
                 "items": catalogue.dataset.n_items,
                 "levels": catalogue.semantic_ids.levels,
@@ -112,7 +115,10 @@ def write_bundle(run: Path, out: Path, rows: Width = "float32", grown: Grown | N
                 "checkpoint": weights_hash(run, opened.checkpoint),
             }
         if inputs.recipe.model.kind_settings.learns:
-            write_model(draft, catalogue, cast(IntRR, opened.model), rows, world)
+            model = cast(IntRR, opened.model)
+            write_model(draft, catalogue, model, rows, world)
+            if inputs.space.reads_slots:
+                write_features(None if draft is None else draft.path, inputs.space, model, world.device)
         if inputs.recipe.uses_neighbours:
             config = inputs.recipe.model.neighbours
             table = build_neighbours(catalogue.dataset, catalogue.neighbour_IV, config, world)
@@ -158,7 +164,7 @@ def model_tensors(model: IntRR) -> dict[str, Tensor]:
 
 def write_small_files(
     folder: Path,
-    recipe: Recipe,
+    inputs: Inputs,
     catalogue: Catalogue,
     rows: Width,
     ranking: Sequence[float] | None = None,
@@ -166,12 +172,13 @@ def write_small_files(
     """All files but those of the model and the neighbours; `ranking` are the fitted weights."""
     ids = catalogue.semantic_ids
     dataset = catalogue.dataset
+    declared = PrepareConfig.model_validate(inputs.dataset.manifest.config).features
     settings = BundleSettings(
-        model=recipe.model,
-        evaluate=recipe.evaluate,
+        model=inputs.recipe.model,
+        evaluate=inputs.recipe.evaluate,
         codes_per_level=ids.codes_per_level,
         rows=rows,
-        prepare=PrepareConfig.model_validate(dataset.manifest.config),
+        prepare=PrepareConfig.model_validate(dataset.manifest.config).model_copy(update={"features": declared}),
         time_unit=dataset.time_unit,
         item_ids=_kind(dataset.own_ids([0])),
         user_ids=_kind(dataset.take(USERS, ["user_id"], [0])["user_id"]),
@@ -212,3 +219,30 @@ def write_model(draft: Draft | None, catalogue: Catalogue, model: IntRR, rows: W
                 file.write(VALUES, first_row, narrow.values_ID)
                 if narrow.scale_I is not None:
                     file.write(SCALE, first_row, narrow.scale_I)
+
+
+def write_features(folder: Path | None, space: Space, model: IntRR, device: torch.device) -> None:
+    """Write columns and rows, some at a time; every rank calls this, one without a folder only takes part in the look-ups.
+
+    Args:
+        space: all columns that the model reads.
+    """
+    own = space.of_slots
+    if folder is None:
+        for _ in _rows(space, own, model, device):
+            pass
+        return
+    record = FeatureRecord(columns=own.columns).model_dump(mode="json", exclude_defaults=True)
+    write_text(folder / FEATURES, json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")
+    with TensorFile(folder / FEATURE_ROWS, {ROWS: (torch.float32, (own.rows, model.token_width))}) as file:
+        for first, rows_RD in _rows(space, own, model, device):
+            file.write(ROWS, first, rows_RD)
+
+
+@torch.no_grad()
+def _rows(space: Space, own: Space, model: IntRR, device: torch.device) -> Iterator[tuple[int, Tensor]]:
+    assert model.features is not None
+    row_R = torch.from_numpy(space.rows_of(own))
+    for first in range(0, own.rows, FEATURE_CHUNK):
+        asked_R = row_R[first : first + FEATURE_CHUNK].to(device)
+        yield first, look_up(model.features.collection, FEATURE_TABLE, asked_R).float()

@@ -8,6 +8,7 @@ import torch
 from rich.table import Table
 
 from intrr_rec.data.dataset import Dataset
+from intrr_rec.data.loading.features import FeatureReader
 from intrr_rec.distributed.world import join_world
 from intrr_rec.evaluation.evaluator import Evaluator
 from intrr_rec.evaluation.metrics import RECALL_AT, as_means, metrics_by_user, target_rank
@@ -52,6 +53,7 @@ def bundle_metrics(bundle: Bundle, dataset: Dataset, batch_users: int) -> dict[s
     """Recall@K and NDCG@K of the test targets, of a dataset whose items are the bundle's."""
     recommender, beam = Recommender(bundle), bundle.settings.evaluate.beam
     places = min(beam, max(RECALL_AT))
+    reader = FeatureReader(bundle.space, dataset.features) if bundle.space.columns and dataset.features else None
     parts = []
     users_T, targets_T = dataset.targets("test")
     for first in range(0, len(users_T), batch_users):
@@ -59,7 +61,10 @@ def bundle_metrics(bundle: Bundle, dataset: Dataset, batch_users: int) -> dict[s
         spans = [slice(int(a), int(b) + 1) for a, b in zip(dataset.offsets[users], targets, strict=True)]
         histories = [dataset.items_E[span][:-1].tolist() for span in spans]
         times = None if dataset.timestamps_E is None else [dataset.timestamps_E[span].tolist() for span in spans]
-        found_BW, _ = recommender.rank(histories, places, beam, times=times)
+        features = None
+        if reader is not None:
+            features = [reader.history(int(user), s.start, s.stop - 1) for user, s in zip(users, spans, strict=True)]
+        found_BW, _ = recommender.rank(histories, places, beam, times=times, features=features)
         parts.append(target_rank(found_BW, torch.from_numpy(dataset.items_E[targets])))
     rank_B = torch.cat(parts)
     return as_means(metrics_by_user(rank_B).sum(0), len(rank_B))

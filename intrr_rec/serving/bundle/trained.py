@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from intrr_rec.data.loading.batch import Layout
+from intrr_rec.data.features.space import Space
+from intrr_rec.data.loading.batch import Batch, Layout
 from intrr_rec.decoding.ranker import Ranker
 from intrr_rec.errors import ArtefactError
 from intrr_rec.io.artefact import Opened
@@ -24,6 +25,7 @@ from intrr_rec.models.neighbours import NeighbourTable
 from intrr_rec.models.ran import Ran
 from intrr_rec.models.ran_decoder import RanSteps
 from intrr_rec.semantic_ids.trie import PrefixTrie
+from intrr_rec.serving.bundle.features import NONE, SlotFeatures, read_rows
 from intrr_rec.serving.bundle.tensor_file import RowFile
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ class Trained:
         ran, codebooks: of the user side; the ranker has them made ready for decoding.
         item_ran, item_codebooks: of the item side; the user side's where it has none of its own.
         guidance_file: what guides each item's redistribution.
+        features: of histories, where the model reads some.
     """
 
     backbone: Callable[[Tensor, Layout, Tensor], Tensor]
@@ -56,6 +59,7 @@ class Trained:
     item_codebooks: tuple[Tensor, ...]
     guidance_file: RowFile
     device: torch.device
+    features: SlotFeatures | None = None
 
     @classmethod
     def of(
@@ -66,6 +70,7 @@ class Trained:
         trie: PrefixTrie,
         neighbours: NeighbourTable | None,
         device: torch.device,
+        space: Space = NONE,
     ) -> Trained:
         """The trained part of a bundle that is being opened.
 
@@ -90,7 +95,15 @@ class Trained:
         weight_F = None if neighbours is None else torch.tensor(settings.ranking, device=device)
         ranker = Ranker(RanSteps(ran, codebooks), trie, dense, table, neighbours, weight_F)
         file = RowFile(path / GUIDANCE, opened.folder.open(GUIDANCE))
-        return cls(backbone, ranker, table, ran, codebooks, item_ran, item_codebooks, file, device)
+        features = read_rows(path, opened, space, config.width, device) if space.columns else None
+        return cls(backbone, ranker, table, ran, codebooks, item_ran, item_codebooks, file, device, features)
+
+    def states(self, batch: Batch) -> Tensor:
+        """The state at each scored slot, `[B, D]`."""
+        history_TD = self.rows.take(batch.items_U[batch.slot_T])
+        if self.features is not None:
+            history_TD = self.features.add(history_TD, batch.features)
+        return self.backbone(history_TD, batch.layout, batch.scored_S)
 
     def guidance(self, items_U: Tensor) -> Tensor:
         """What guides the redistribution of these items, `[U, D]`, read from disk."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from intrr_rec.errors import ArtefactError, ConfigError, UserError
 from intrr_rec.io.places import not_the_input
 from intrr_rec.serving.bundle.bundle import Bundle
+from intrr_rec.serving.filters import Filters
 from intrr_rec.serving.http.schemas import (
     BundleDetail,
     Item,
@@ -30,7 +31,7 @@ from intrr_rec.serving.http.schemas import (
     RecommendRequest,
     RecommendResponse,
 )
-from intrr_rec.serving.recommender import Filters, Recommender
+from intrr_rec.serving.recommender import Recommender
 
 NEIGHBOURS = 8
 PROBE_ITEMS = 5
