@@ -50,6 +50,14 @@ def recommend(
     events: Annotated[
         Path | None, typer.Option("--events", help="Or: a table of events, as `intrr prepare` takes logs.")
     ] = None,
+    users: Annotated[
+        Path | None,
+        typer.Option("--users", help="With --events: user table, for a bundle that reads features of users."),
+    ] = None,
+    context: Annotated[
+        list[str] | None,
+        typer.Option("--context", help="FEATURE=VALUE that is asked for, such as action=buy; repeatable."),
+    ] = None,
     held_out: Annotated[int, typer.Option(min=0, help="Last events of the dataset's users to leave out.")] = 0,
     k: Annotated[int, typer.Option("-k", min=1, help="Items a user.")] = 20,
     beam: Annotated[int | None, typer.Option(min=1, help="W; left out: what the run was evaluated with.")] = None,
@@ -81,15 +89,20 @@ def recommend(
         )
     if dataset is None and held_out:
         raise ConfigError("recommend --events: --held-out is not read; leave it out, or give --dataset")
+    if events is None and users is not None:
+        raise ConfigError("recommend --dataset: --users is not read: a dataset has its users' features; leave it out")
+    asked = dict(word.partition("=")[::2] for word in context or ())
+    if wrong := next((word for word in context or () if "=" not in word), None):
+        raise ConfigError(f"recommend --context {wrong}: write FEATURE=VALUE, such as action=buy")
     opened = Bundle.load(bundle, this_device())
     filters = read_filters(
         opened.items, exclude_seen=exclude_seen, deny=deny, allow=allow, where=where or (), newer_than=newer_than
     )
-    options = Options(k, beam, filters, batch, shard_users)
+    options = Options(k, beam, filters, batch, shard_users, asked)
     if dataset:
         recommend_all(opened, DatasetSource(dataset, held_out), out, options)
     elif events:
-        recommend_all(opened, events_for(opened, events, overrides or ()), out, options)
+        recommend_all(opened, events_for(opened, events, overrides or (), users), out, options)
 
 
 def serve(

@@ -1,21 +1,19 @@
 """Features of every kind reach the list: `evaluate`, `recommend` and `serve` give one list, from one run and its bundle."""
 
-import json
-from itertools import pairwise
-
-import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
 
 from intrr_rec.config import load_recipe
-from intrr_rec.data.dataset import Dataset
+from intrr_rec.data.features.columns import MISSING, UNKNOWN
 from intrr_rec.errors import DataError
 from intrr_rec.evaluation.results import evaluate_run
+from intrr_rec.serving.batch.histories import DatasetSource, events_for
+from intrr_rec.serving.batch.recommend import PARTS, Options, recommend_all
 from intrr_rec.serving.bundle.bundle import Bundle
 from intrr_rec.serving.bundle.export import write_bundle
 from intrr_rec.serving.recommender import Recommender
-from intrr_rec.serving.words import Features
+from intrr_rec.serving.words import Features, numbers_of
 from intrr_rec.training.trainer import train
 from tests.data.features import rich
 from tests.tiny import SMALL
@@ -84,6 +82,85 @@ def test_words_give_the_list_of_evaluate(run, bundle, people):
     for user, best in zip(ids, found, strict=True):
         assert bundle.items.own(best.items) == [str(item) for item in evaluated[user][0]]
         assert best.scores == pytest.approx(evaluated[user][1], rel=1e-4, abs=1e-4)
+
+
+def batch_lists(out):
+    written = pq.read_table(out / PARTS).sort_by([("user_id", "ascending"), ("rank", "ascending")])
+    lists: dict = {}
+    for row in written.select(["user_id", "item_id", "score"]).to_pylist():
+        items, scores = lists.setdefault(row["user_id"], ([], []))
+        items.append(row["item_id"])
+        scores.append(row["score"])
+    return lists
+
+
+def test_a_batch_over_the_dataset_gives_the_lists_of_evaluate(run, bundle, line, tmp_path):
+    recommend_all(bundle, DatasetSource(line.dataset, 1), tmp_path / "out", Options(k=12, shard_users=16, batch=5))
+    evaluated, found = evaluated_lists(run), batch_lists(tmp_path / "out")
+    assert set(found) == set(evaluated)
+    for user, (items, scores) in evaluated.items():
+        assert found[user][0] == items and found[user][1] == pytest.approx(scores, rel=1e-4, abs=1e-4)
+
+
+def test_a_batch_over_raw_tables_gives_the_lists_of_words(bundle, people, folder, tmp_path):
+    by_user, users = people
+    csv.write_csv(pq.read_table(folder / "logs.parquet"), tmp_path / "logs.csv")
+    source = events_for(bundle, tmp_path / "logs.csv", (), folder / "users.csv")
+    options = Options(k=12, shard_users=16, context={"action": "buy"})
+    recommend_all(bundle, source, tmp_path / "out", options)
+    found = batch_lists(tmp_path / "out")
+    assert set(found) == set(by_user)
+    for user, rows in by_user.items():
+        history = bundle.items.dense([str(row["item_id"]) for row in rows])
+        times = [*(row["timestamp"] for row in rows), rows[-1]["timestamp"]]
+        about = {name: users[user][name] for name in ("country", "member")} if user in users else {}
+        described = Features([{name: row[name] for name in EVENT_WORDS} for row in rows], about, {"action": "buy"})
+        best = Recommender(bundle).recommend([history], 12, times=[times], features=[described])[0]
+        assert [str(item) for item in found[user][0]] == bundle.items.own(best.items)
+        assert found[user][1] == pytest.approx(best.scores, rel=1e-4, abs=1e-4)
+
+
+def test_a_column_of_a_feature_that_events_lack_is_refused(bundle, folder, tmp_path):
+    pq.write_table(pq.read_table(folder / "logs.parquet").drop(["action"]), tmp_path / "logs.parquet")
+    with pytest.raises(DataError, match="action"):
+        recommend_all(bundle, events_for(bundle, tmp_path / "logs.parquet", ()), tmp_path / "out", Options(k=12))
+
+
+def test_a_context_that_is_none_is_refused_before_any_work(bundle, line, tmp_path):
+    options = Options(k=12, context={"acton": "buy"})
+    with pytest.raises(DataError, match=r"context: no such feature 'acton'; did you mean 'action'\?"):
+        recommend_all(bundle, DatasetSource(line.dataset, 0), tmp_path / "out", options)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("described", "message"),
+    [
+        (Features([{"actoin": "buy"}]), "history.0: no such feature 'actoin'; did you mean 'action'?"),
+        (Features([{"dwell": "long"}]), "history.0.dwell: not a number 'long'; give a number, or leave it out"),
+        (Features([{"dwell": [1, 2]}]), "history.0.dwell: several values '[1, 2]'; give one"),
+        (Features([{"price": 1}]), "history.0: no such feature 'price'; there is action, app, dwell, rating"),
+        (Features(user={"contry": "DE"}), "user: no such feature 'contry'; did you mean 'country'?"),
+        (
+            Features(user={"member": "perhaps"}),
+            "user.member: not true or false 'perhaps'; give true or false, or leave it out",
+        ),
+        (Features(context={"dwell": 3}), "context: no such feature 'dwell'; there is action"),
+        (Features([{}, {}]), "features: 2 events are described, the history has 1"),
+    ],
+)
+def test_what_cannot_be_is_refused(bundle, described, message):
+    with pytest.raises(DataError) as caught:
+        Recommender(bundle).recommend([[1]], 5, times=[[0, 0]], features=[described])
+    assert str(caught.value) == message
+
+
+def test_a_value_that_training_never_saw_has_a_number_of_its_own(bundle):
+    space = bundle.space
+    words = [Features([{"action": value}]) for value in ("never seen", None, "buy")]
+    place = [column.name for column in space.of("event")].index("action")
+    numbers = [numbers_of(space, each, 1, [0, 0]).event_EF[0, place] for each in words]
+    assert numbers[:2] == [UNKNOWN, MISSING] and numbers[2] > UNKNOWN
 
 
 @pytest.mark.parametrize(

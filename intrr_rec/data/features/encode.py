@@ -19,6 +19,7 @@ from intrr_rec.data.raw.files import RawFile, literal, quoted, readable, require
 from intrr_rec.data.raw.times import time_sql
 from intrr_rec.errors import DataError
 
+EVENT_COLUMNS = ("file", "row", "user_id", "item_id", "time", "nanos", "event")
 FLOATS = ("FLOAT", "DOUBLE")
 
 
@@ -174,6 +175,13 @@ def encode(
         kind = "INTEGER[]" if column.is_multi else "INTEGER"
         chosen.append(f"CAST({sql} AS {kind}) AS feature_{n}")
     return f"SELECT {', '.join(chosen)} FROM {table} t{''.join(joins)}"
+
+
+def encode_events(con: duckdb.DuckDBPyConnection, raws: Sequence[Raw], columns: Sequence[Column]) -> None:
+    """Replace the raw values in the table `events` by their numbers."""
+    con.execute(f"CREATE TABLE encoded AS {encode(con, 'events', raws, columns, EVENT_COLUMNS)}")
+    con.execute("DROP TABLE events")
+    con.execute("ALTER TABLE encoded RENAME TO events")
 
 
 def _register(con: duckdb.DuckDBPyConnection, n: int, column: Column) -> str:

@@ -15,7 +15,7 @@ from intrr_rec.config import PrepareConfig
 from intrr_rec.config.features import Side
 from intrr_rec.data.dataset import ITEMS, USERS
 from intrr_rec.data.features.columns import Column
-from intrr_rec.data.features.encode import encode, fit, raws_of
+from intrr_rec.data.features.encode import encode, encode_events, fit, raws_of
 from intrr_rec.data.features.store import FEATURES, TABLES, FeatureRecord, table_schema
 from intrr_rec.data.raw.files import IdKind, RawFile, open_table, parquet_sql, quoted, require_column
 from intrr_rec.data.raw.logs import bad_value
@@ -24,7 +24,6 @@ from intrr_rec.errors import ConfigError, DataError
 from intrr_rec.io.atomic import write_text
 
 log = logging.getLogger(__name__)
-EVENT_COLUMNS = ("file", "row", "user_id", "item_id", "time", "nanos", "event")
 ROW_GROUP = 1 << 16
 
 
@@ -59,9 +58,7 @@ class FeatureTables:
                 f"prepare.features.event.{clock.name}: parts of the events' time, but prepare.time_column is null; name a column"
             )
         self.of_events = fit(self.con, "events", raws, self._known)
-        self.con.execute(f"CREATE TABLE encoded AS {encode(self.con, 'events', raws, self.of_events, EVENT_COLUMNS)}")
-        self.con.execute("DROP TABLE events")
-        self.con.execute("ALTER TABLE encoded RENAME TO events")
+        encode_events(self.con, raws, self.of_events)
 
     def read_items(self, opened: Sequence[RawFile], kind: IdKind) -> None:
         """Read and fit the features of items from the files of the item table.
@@ -72,8 +69,11 @@ class FeatureTables:
         """
         self._read("item", opened, self.config.items_column or self.config.item_column, kind)
 
-    def read_users(self, table: Path | None, kind: IdKind) -> None:
+    def read_users(self, table: Path | None, kind: IdKind, columns: Sequence[Column] | None = None) -> None:
         """Read and fit the features of users from the user table.
+
+        Args:
+            columns: fitted already, in the order of their names; None: they are fitted on this table.
 
         Raises:
             ConfigError: features of users without a user table, or a table whose features none declares.
@@ -91,7 +91,7 @@ class FeatureTables:
             opened = [raw.as_json(column) for raw in open_table(self.con, table, layout)]
             for raw in opened:
                 require_column(raw, column, "prepare.users_column")
-        self._read("user", opened, column, kind)
+        self._read("user", opened, column, kind, columns)
 
     def write(self, folder: Path) -> None:
         """Write `features.json` and the tables by dense id, once `items.parquet` and `users.parquet` are there."""
@@ -110,7 +110,14 @@ class FeatureTables:
         raws = raws_of(self.config.features, side)
         return encode(self.con, f"raw_{side}s", raws, self.of_tables[side], ["id"])
 
-    def _read(self, side: Side, opened: Sequence[RawFile], id_column: str, kind: IdKind) -> None:
+    def _read(
+        self,
+        side: Side,
+        opened: Sequence[RawFile],
+        id_column: str,
+        kind: IdKind,
+        columns: Sequence[Column] | None = None,
+    ) -> None:
         raws = raws_of(self.config.features, side)
         if not raws:
             return
@@ -128,13 +135,13 @@ class FeatureTables:
         for n, raw in enumerate(opened):
             for feature in raws:
                 feature.require(self.con, raw)
-            columns = dict.fromkeys([id_column, *(column for feature in raws for column in feature.columns)])
+            read = dict.fromkeys([id_column, *(column for feature in raws for column in feature.columns)])
             values = ", ".join(f"{feature.sql(raw)} AS {feature.kept}" for feature in raws)
             own = raw.id_sql(id_column, kind, numbers_too=numbers_too)
-            selects.append(f'SELECT {n} AS file, "row", {own} AS id, {values} FROM {raw.scan(*columns)}')
+            selects.append(f'SELECT {n} AS file, "row", {own} AS id, {values} FROM {raw.scan(*read)}')
         self.con.execute(f"CREATE TABLE raw_{side}s AS {' UNION ALL BY NAME '.join(selects)}")
         self._require_ids(side, opened, id_column, kind)
-        self.of_tables[side] = fit(self.con, f"raw_{side}s", raws, self._known)
+        self.of_tables[side] = fit(self.con, f"raw_{side}s", raws, self._known) if columns is None else list(columns)
 
     def _require_ids(self, side: Side, opened: Sequence[RawFile], column: str, kind: IdKind) -> None:
         table = f"raw_{side}s"

@@ -117,7 +117,7 @@ class DatasetFeatures:
         if column.name not in self._tables:
             with self._events.folder.open(TABLES[column.side]) as handle:
                 values = pq.ParquetFile(handle).read(columns=[column.name])[column.name].combine_chunks()
-            lists = _lists(values)
+            lists = lists_of(values)
             if len(lists.values_N) and not 0 <= int(lists.values_N.min()) <= int(lists.values_N.max()) < column.rows:
                 raise ArtefactError(
                     f"{self._events.folder.place}: feature '{column.name}' holds a number beyond its {column.rows}"
@@ -137,7 +137,8 @@ def table_schema(key: str, columns: Sequence[Column]) -> pa.Schema:
     return pa.schema([(key, pa.int64()), *((name, pa.list_(kind) if multi else kind) for name, kind, multi in types)])
 
 
-def _lists(values: pa.Array) -> Lists:
+def lists_of(values: pa.Array) -> Lists:
+    """A column of a table of features."""
     if not pa.types.is_list(values.type):
         return Lists(values.to_numpy())
     return Lists(

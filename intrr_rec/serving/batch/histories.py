@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from intrr_rec.config import PrepareConfig, load_recipe
 from intrr_rec.config.time_units import UNIT_NAMES, TimeUnit
 from intrr_rec.data.dataset import ITEMS, KIND, REQUIRED, SEQUENCES, USERS
+from intrr_rec.data.features.space import Space
 from intrr_rec.data.prepare.engines import DuckDBEngine
 from intrr_rec.data.prepare.filters import PLACE, of_histories
 from intrr_rec.data.raw.files import IdKind
@@ -34,7 +35,9 @@ from intrr_rec.errors import ConfigError, DataError
 from intrr_rec.io import artefact
 from intrr_rec.io import shards as jobs
 from intrr_rec.io.mapped import roomy
+from intrr_rec.serving.batch.features import FeaturesOfDataset, FeaturesOfEvents, ShardFeatures, read_features
 from intrr_rec.serving.bundle.bundle import Bundle
+from intrr_rec.serving.bundle.features import NONE
 
 READ_ROWS = 131_072
 MEMORY_GB = 0.256  # what DuckDB may hold while it reads and sorts; the rest goes to disk
@@ -51,6 +54,9 @@ EVENT_SETTINGS = (
     "event_weights",
     "min_weight",
     "deduplicate",
+    "users_column",
+    "users_separator",
+    "users_column_names",
 )
 
 
@@ -64,6 +70,7 @@ class Histories:
         offsets: `[U + 1]`.
         times_E: seconds since 1970 of each event; None where there are none.
         request_U: the moment the recommendation is asked for, int64 seconds; None where times are not read.
+        features: numbers of the features that the bundle reads; None where it reads none.
     """
 
     user_ids: pa.Array
@@ -71,6 +78,7 @@ class Histories:
     offsets: NDArray[np.int64]
     times_E: NDArray[np.int64] | None
     request_U: NDArray[np.int64] | None
+    features: ShardFeatures | None = None
 
 
 class Source(Protocol):
@@ -110,6 +118,7 @@ class DatasetSource:
 
     def __init__(self, path: Path, held_out: int) -> None:
         self._opened = artefact.open_artefact(path, KIND, lambda opened: opened, REQUIRED)
+        self._features: FeaturesOfDataset | None = None
         manifest = self._opened.manifest
         self._path = path
         self.held_out = held_out
@@ -120,6 +129,8 @@ class DatasetSource:
     def shards(self, users: int, scratch: Path, bundle: Bundle) -> Iterator[Histories]:
         """See `Source`."""
         place_I = self._places(bundle)
+        if bundle.space.columns:
+            self._features = FeaturesOfDataset(self._path, self._opened, bundle.space)
         user_ids = self._opened.parquet(USERS).read(["user_id"])["user_id"].combine_chunks()
         pending: list[pa.Table] = []
         for part in self._parts:
@@ -165,6 +176,7 @@ class DatasetSource:
             np.concatenate([[0], np.cumsum(kept_U)]),
             times_E,
             request_U,
+            None if self._features is None else self._features.shard(table, kept_U, is_kept_E, request_U),
         )
 
 
@@ -180,6 +192,8 @@ class EventSource:
         config: columns, and which events count.
         unit: what numbers in the time column of the bundle's logs counted; None: there were none. With `config.time_unit` auto these
             events must count the same, as logs that are added to a dataset.
+        space: features of events and users that the bundle reads; `config.features` declares how they are read.
+        users: user table, for features of users; None: they are missing.
         user_ids: what users are in the bundle's logs. Text tables of events, whose ids have no type, follow where that is text.
 
     Raises:
@@ -188,15 +202,23 @@ class EventSource:
     """
 
     def __init__(
-        self, path: Path, config: PrepareConfig, unit: TimeUnit | None = None, user_ids: IdKind | None = None
+        self,
+        path: Path,
+        config: PrepareConfig,
+        unit: TimeUnit | None = None,
+        user_ids: IdKind | None = None,
+        space: Space = NONE,
+        users: Path | None = None,
     ) -> None:
         self.path, self.config, self.users = path, config, None
+        self._space, self._table = space, users
         self._unit, self._user_ids = unit if config.time_unit == "auto" else None, user_ids
         self.identity = jobs.identity(
             {
                 "files": files_hash(table_files(path)),
                 "settings": config.model_dump(mode="json", include=set(EVENT_SETTINGS)),
                 "logs": [self._unit, user_ids],
+                "users": None if users is None else files_hash(table_files(users)),
             }
         )
         with closing(duckdb.connect()) as con:
@@ -217,20 +239,24 @@ class EventSource:
             create_events(con, kinds, self.config)
             self._require_unit(load_events(con, logs, kinds, self.config, first=0))
             self._require_known(con, bundle)
+            features = FeaturesOfEvents(con, self.config, self._space, self._table, kinds[user])
             with closing(DuckDBEngine(con)) as engine:
                 kept = of_histories(engine, self.config).with_columns(item=nw.col("item_id").cast(nw.String))
+                numbers = features.columns
                 ordered = (
-                    kept.select("user_id", *PLACE, "item").sort("user_id", *PLACE).select("user_id", "item", "time")
+                    kept.select("user_id", *PLACE, "item", *numbers)
+                    .sort("user_id", *PLACE)
+                    .select("user_id", "item", "time", *numbers)
                 )
                 for batch in engine.batches(ordered, READ_ROWS):
                     read = pa.Table.from_batches([batch])
                     table = read if table is None else pa.concat_tables([table, read])
                     first_U = np.flatnonzero(_is_start(table["user_id"]))
                     while len(first_U) > users:  # the last user may go on in the next batch
-                        yield self._histories(table[: first_U[users]], bundle)
+                        yield self._histories(table[: first_U[users]], bundle, features)
                         table, first_U = table[first_U[users] :], first_U[users:] - first_U[users]
                 if table is not None:
-                    yield self._histories(table, bundle)
+                    yield self._histories(table, bundle, features)
 
     def _require_unit(self, unit: TimeUnit | None) -> None:
         if unit is not None and self._unit is not None and unit != self._unit:
@@ -249,28 +275,35 @@ class EventSource:
             example = min([own for (own,) in rows] if example is None else [example, *(own for (own,) in rows)])
         raise _none_known(self.path, example, bundle)
 
-    def _histories(self, table: pa.Table, bundle: Bundle) -> Histories:
+    def _histories(self, table: pa.Table, bundle: Bundle, features: FeaturesOfEvents) -> Histories:
         first_U = np.flatnonzero(_is_start(table["user_id"]))
         offsets = np.append(first_U, len(table))
         times_E = None if self.config.time_column is None else table["time"].to_numpy()
+        request_U = None if times_E is None else times_E[offsets[1:] - 1]
+        user_ids = table["user_id"].combine_chunks().take(pa.array(first_U))
         return Histories(
-            table["user_id"].combine_chunks().take(pa.array(first_U)),
+            user_ids,
             bundle.items.index.places(table["item"].combine_chunks()),
             offsets,
             times_E,
-            None if times_E is None else times_E[offsets[1:] - 1],
+            request_U,
+            features.shard(table, user_ids, request_U) if self._space.columns else None,
         )
 
 
-def events_for(bundle: Bundle, path: Path, overrides: Sequence[str]) -> EventSource:
+def events_for(bundle: Bundle, path: Path, overrides: Sequence[str], users: Path | None = None) -> EventSource:
     """A table of events, read as the logs of the bundle's dataset were, except for the words of a command line.
+
+    Args:
+        users: user table, for a bundle that reads features of users.
 
     Raises:
         ConfigError: a setting that reading events does not use, or a value out of range.
         DataError: as `EventSource`.
     """
     known = bundle.settings
-    return EventSource(path, event_settings(bundle, overrides), known.time_unit, known.user_ids)
+    config = event_settings(bundle, overrides).model_copy(update={"features": read_features(bundle, users)})
+    return EventSource(path, config, known.time_unit, known.user_ids, bundle.space, users)
 
 
 def event_settings(bundle: Bundle, overrides: Sequence[str]) -> PrepareConfig:

@@ -12,14 +12,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 
+from intrr_rec.data.features.space import Space
+from intrr_rec.data.loading.features import HistoryFeatures
 from intrr_rec.distributed.malloc import keep_freed_memory
 from intrr_rec.errors import ArtefactError
 from intrr_rec.io import artefact
@@ -31,6 +34,7 @@ from intrr_rec.serving.batch.histories import Histories, Source
 from intrr_rec.serving.bundle.bundle import Bundle
 from intrr_rec.serving.filters import Filters
 from intrr_rec.serving.recommender import Recommender
+from intrr_rec.serving.words import context_of
 
 log = logging.getLogger(__name__)
 KIND = "recommendations"
@@ -46,6 +50,7 @@ class Options:
         beam: W; None is what the bundle was evaluated with.
         filters: for every user.
         batch: users decoded together.
+        context: what is asked for of everybody, by names of features.
         shard_users: users a shard: the work that a killed job may lose, and what is held in memory.
     """
 
@@ -54,6 +59,7 @@ class Options:
     filters: Filters = field(default_factory=Filters)
     batch: int = 256
     shard_users: int = 16_384
+    context: Mapping[str, str] = field(default_factory=dict)
 
 
 def recommend_all(bundle: Bundle, source: Source, out: Path, options: Options) -> Manifest | None:
@@ -73,6 +79,7 @@ def recommend_all(bundle: Bundle, source: Source, out: Path, options: Options) -
     rank, size = ranks.rank, ranks.size
     keep_freed_memory()
     recommender = Recommender(bundle)
+    context_of(bundle.space, options.context, None)
     recommender.recommend([], options.k, options.beam, options.filters)  # out of range: known before hours of work
     job = asdict(options) | {"bundle": bundle.manifest.content_hash, "histories": source.identity}
     parents = {"bundle": bundle.manifest.content_hash, "histories": source.identity, "job": jobs.identity(job)}
@@ -145,6 +152,7 @@ def _shard(recommender: Recommender, histories: Histories, options: Options) -> 
     offsets = before_E1[histories.offsets]
     times_E = None if histories.times_E is None else histories.times_E[is_known_E]
     spans_U = [slice(*span) for span in pairwise(offsets)]
+    described = _described(bundle.space, histories, offsets, is_known_E, options.context)
     parts = []
     for first in range(0, len(spans_U), options.batch):
         spans_B, times = spans_U[first : first + options.batch], None
@@ -153,7 +161,12 @@ def _shard(recommender: Recommender, histories: Histories, options: Options) -> 
             times = [[*times_E[span].tolist(), moment] for span, moment in zip(spans_B, asked_B, strict=True)]
         parts.append(
             recommender.rank(
-                [known_E[span].tolist() for span in spans_B], options.k, options.beam, options.filters, times
+                [known_E[span].tolist() for span in spans_B],
+                options.k,
+                options.beam,
+                options.filters,
+                times,
+                None if described is None else described[first : first + options.batch],
             )
         )
     items_UK, scores_UK = (torch.cat(each) for each in zip(*parts, strict=True))
@@ -172,3 +185,22 @@ def _shard(recommender: Recommender, histories: Histories, options: Options) -> 
         }
     )
     return table, int((~is_known_E).sum())
+
+
+def _described(
+    space: Space,
+    histories: Histories,
+    offsets: NDArray[np.int64],
+    is_known_E: NDArray[np.bool_],
+    context: Mapping[str, str],
+) -> list[HistoryFeatures] | None:
+    """Numbers of the features of a shard's users, events of unknown items left out; what is asked of everybody counts before all."""
+    features = histories.features
+    if features is None:
+        return None
+    if context:
+        asked_A = context_of(space, context, None)
+        is_told_A = np.array([column.feature in context for column in space.asked])
+        features = replace(features, asked_UA=np.where(is_told_A, asked_A, features.asked_UA))
+    event_EF = features.event_EF[is_known_E]
+    return [features.history(user, event_EF[first:last]) for user, (first, last) in enumerate(pairwise(offsets))]
