@@ -124,6 +124,10 @@ class FeaturesConfig(Section):
                     f"'{name}' cannot name a feature; use letters and digits, and name the column by `column`"
                 )
         for name, feature in self.event.items():
+            if name in ("item", "time"):
+                raise ValueError(
+                    f"event.{name}: requests name the {name} of an event so; give it another name, and its `column`"
+                )
             if feature.kind == "multi_categorical":
                 raise ValueError(f"event.{name}: multi_categorical is for items and users; declare it as categorical")
         for side in ("item", "user"):

@@ -21,6 +21,7 @@ Weight = Annotated[int, Field(ge=0)]
 # No catalogue names a thing so; a longer "id" is a text in the wrong column, or a quote that was never closed. Every door of the
 # line takes ids up to this length: what is prepared can be served.
 MAX_ID_CHARACTERS = 1_024
+Encoding = Literal["utf-8", "latin-1"]
 Separator = Annotated[str, Field(min_length=1, max_length=4)]
 
 
@@ -111,7 +112,7 @@ class PrepareConfig(Section):
     users_column_names: tuple[Name, ...] | None = Field(
         None, description="columns, in order, of a user table without a header line; null: its first line names them"
     )
-    encoding: Literal["utf-8", "latin-1"] = Field("utf-8", description="how the text tables are written")
+    encoding: Encoding = Field("utf-8", description="how the text tables are written; of JSON lines always utf-8")
     features: FeaturesConfig = Field(
         FeaturesConfig(), description="what else is read of logs, item table and user table (docs/features.md)"
     )

@@ -31,7 +31,7 @@ class ServeConfig(Section):
     max_body_bytes: int | None = Field(
         None,
         ge=256,
-        description="of a request; more is answered 413. Unset: 64 KiB, or 64 bytes per item of max_history if that is more",
+        description="of a request; more is answered 413. Unset: 64 KiB, or 256 bytes per item of max_history if that is more",
     )
     body_seconds: float = Field(10.0, gt=0, description="a body that takes longer to arrive is answered 408")
     body_bytes_per_second: int = Field(
@@ -53,4 +53,4 @@ class ServeConfig(Section):
         """The limit of a request's body in bytes."""
         if self.max_body_bytes is not None:
             return self.max_body_bytes
-        return max(65_536, 64 * self.max_history)
+        return max(65_536, 256 * self.max_history)

@@ -16,6 +16,7 @@ ODD: list[Any] = [
     {"history": []}, [0] * 3000, "1e5", "NaN",
 ]  # fmt: skip
 WORDS = ["", " ", "1", "%20", "-1", "../..", "%2e%2e", "\x7f", "é", "🛍", "a b", "x" * 300, "None", "1e9", "[]", "{}"]
+FEATURES = ["action", "dwell", "app", "rating", "country", "member"]
 METHODS = ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "TRACE", "BREW"]
 TYPES = [
     "application/json",
@@ -88,12 +89,14 @@ class Fuzzer:
         if "$ref" in schema:
             name = schema["$ref"].rsplit("/", 1)[1]
             return self._value(self.schema["components"]["schemas"][name], depth)
-        if "anyOf" in schema:
-            return self._value(draw.choice(schema["anyOf"]), depth)
+        if several := schema.get("anyOf") or schema.get("oneOf"):
+            return self._value(draw.choice(several), depth)
         kind = schema.get("type")
         if kind == "object":
             keys = [key for key in schema.get("properties", {}) if draw.random() < 0.7]
             made = {key: self._value(schema["properties"][key], depth + 1) for key in keys}
+            if isinstance(more := schema.get("additionalProperties"), dict):
+                made |= {key: self._value(more, depth + 1) for key in draw.sample(FEATURES, draw.choice([0, 1, 3]))}
             return made | ({draw.choice(WORDS): draw.choice(ODD)} if draw.random() < 0.1 else {})
         if kind == "array":
             return [self._value(schema["items"], depth + 1) for _ in range(draw.choice([0, 1, 2, 5, 30]))]

@@ -126,7 +126,7 @@ def test_an_empty_history_gets_the_most_popular(bundles):
 def test_a_long_list_of_denied_items_is_as_good_as_a_short_one(bundles, monkeypatch):
     recommender, deny = Recommender(bundles["path"]), Filters(deny=[1, 5, 9, 12, 20])
     short = recommender.recommend([[1, 2], [3]], 10, filters=deny)
-    monkeypatch.setattr("intrr_rec.serving.recommender.FEW_DENIED", 2)
+    monkeypatch.setattr("intrr_rec.serving.filters.FEW_DENIED", 2)
     assert recommender.recommend([[1, 2], [3]], 10, filters=deny) == short
     assert not set(deny.deny) & {item for found in short for item in found.items}
 

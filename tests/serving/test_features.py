@@ -16,6 +16,8 @@ from intrr_rec.serving.recommender import Recommender
 from intrr_rec.serving.words import Features, numbers_of
 from intrr_rec.training.trainer import train
 from tests.data.features import rich
+from tests.serving.fuzz import Fuzzer
+from tests.serving.process import serving
 from tests.tiny import SMALL
 
 
@@ -182,3 +184,84 @@ def test_each_feature_of_an_event_moves_the_scores(bundle, people, change):
         for events in (without, [words | change for words in without])
     ]
     assert scores[0] != pytest.approx(scores[1], abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def server(bundle):
+    with serving(bundle.path) as running:
+        yield running
+
+
+def request(rows, user, **more):
+    """The history before the last event, as a client writes it."""
+    events = [
+        {"item": row["item_id"], "time": row["timestamp"]} | {n: row[n] for n in EVENT_WORDS} for row in rows[:-1]
+    ]
+    about = {name: user[name] for name in ("country", "member")} if user else {}
+    asked = {"action": rows[-1]["action"]}
+    return {"history": events, "user": about, "context": asked, "time": rows[-1]["timestamp"], "k": 12} | more
+
+
+def test_the_server_gives_the_lists_of_evaluate(run, server, people):
+    by_user, users = people
+    evaluated = evaluated_lists(run)
+    asked = [
+        lambda rows=rows, user=user: server.recommend(**request(rows, users.get(user)))
+        for user, rows in by_user.items()
+    ]
+    for user, answer in zip(by_user, server.together(asked), strict=True):
+        items, scores = evaluated[user]
+        assert [item["item"] for item in answer.body["items"]] == [str(item) for item in items]
+        assert [item["score"] for item in answer.body["items"]] == pytest.approx(scores, rel=1e-4, abs=1e-4)
+
+
+def test_the_server_tells_what_may_be_named(server):
+    found = {each["name"]: each for each in server.ask("GET", "/bundle").body["features"]}
+    assert set(found) == {"action", "app", "dwell", "rating", "country", "member"}
+    assert found["action"] == {
+        "name": "action", "of": "event", "context": True, "kind": "categorical", "values": found["action"]["values"],
+    }  # fmt: skip
+    assert set(found["action"]["values"]) == set(rich.ACTIONS) and found["country"]["of"] == "user"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"history": [{"item": 1, "time": 0, "actoin": "SECRET"}]},
+            "history.0: no such feature; did you mean 'action'?",
+        ),
+        (
+            {"history": [{"item": 1, "time": 0, "dwell": "SECRET"}]},
+            "history.0.dwell: not a number; give a number, or leave it out",
+        ),
+        ({"history": [{"item": 1, "time": 0, "dwell": ["SECRET"]}]}, "history.0: Input should be a valid boolean"),
+        (
+            {"history": [{"item": 1, "time": 0}, 2]},
+            "history: some events have a time and some have none; give all or none",
+        ),
+        ({"history": [{"item": 1}]}, "timestamps: this model reads times; give those of the history"),
+        ({"history": [{"time": 1}]}, "history.0.item: Field required"),
+        ({"user": {"SECRET": "DE"}}, "user: no such feature; there is country, member"),
+        ({"user": {"member": "SECRET"}}, "user.member: not true or false; give true or false, or leave it out"),
+        ({"context": {"dwell": 3}}, "context: no such feature; there is action"),
+    ],
+)
+def test_the_server_refuses_what_cannot_be_and_repeats_nothing(server, people, change, message):
+    answer = server.recommend(**(request(people[0][3], None) | change))
+    assert (answer.status, answer.body["error"]) == (422, message)
+
+
+def test_an_unseen_value_is_answered(server, people):
+    rows = people[0][3]
+    body = request(rows, {"country": "Atlantis", "member": True})
+    body["history"][0]["action"] = "never seen"
+    assert server.recommend(**body).status == 200
+
+
+def test_malformed_requests_with_features_give_no_5xx(bundle):
+    with serving(bundle.path) as server:
+        statuses = Fuzzer(server, 0).run(600)
+        assert not [status for status in statuses if status >= 500], statuses
+        assert statuses[200] > 30 and statuses[422] > 30, "neither all right nor all wrong"
+        assert not [line for line in server.log if "Traceback" in line or "ERROR" in line]

@@ -87,7 +87,7 @@ class FeatureTables:
         opened: list[RawFile] = []
         if table is not None:
             settings = ("prepare.users_separator", "prepare.users_column_names")
-            layout = Layout(self.config.users_separator, self.config.users_column_names, settings)
+            layout = Layout(self.config.users_separator, self.config.users_column_names, settings, self.config.encoding)
             opened = [raw.as_json(column) for raw in open_table(self.con, table, layout)]
             for raw in opened:
                 require_column(raw, column, "prepare.users_column")

@@ -87,7 +87,8 @@ class RawFile:
             quote = literal(self.dialect.quote)
             reader = (
                 f"read_csv({source}, {common}, auto_detect = false, header = {'true' if self.dialect.skip else 'false'}, "
-                f"delim = {literal(self.dialect.separator)}, quote = {quote}, escape = {quote}, nullstr = '', columns = {{{types}}})"
+                f"delim = {literal(self.dialect.separator)}, quote = {quote}, escape = {quote}, nullstr = '', encoding = {literal(self.dialect.encoding)}, "
+                f"columns = {{{types}}})"
             )
         elif self.json_form == "marked":
             shape = literal(json.dumps({name: self.columns[name] for name in own}))
@@ -284,7 +285,12 @@ def readable(path: Path, format_: str, packing: str = "uncompressed") -> Iterato
     except duckdb.Error as error:
         not_the_input(error)
         reason = (_malformed_json(path, packing) if format_ == "json" else None) or _reason(error, path)
-        raise DataError(f"{path}: cannot be read as {format_} ({reason}); write the file again or correct it") from None
+        latin = (
+            ", or, if it is Latin-1, set prepare.encoding=latin-1" if format_ == "csv" and "unicode" in reason else ""
+        )
+        raise DataError(
+            f"{path}: cannot be read as {format_} ({reason}); write the file again or correct it{latin}"
+        ) from None
 
 
 def quoted(name: str) -> str:

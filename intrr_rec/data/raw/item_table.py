@@ -29,7 +29,10 @@ def open_items(con: duckdb.DuckDBPyConnection, table: Path, config: PrepareConfi
     """
     column = config.items_column or config.item_column
     layout = Layout(
-        config.items_separator, config.items_column_names, ("prepare.items_separator", "prepare.items_column_names")
+        config.items_separator,
+        config.items_column_names,
+        ("prepare.items_separator", "prepare.items_column_names"),
+        config.encoding,
     )
     raws = open_table(con, table, layout)
     for raw in raws:

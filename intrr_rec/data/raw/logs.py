@@ -67,7 +67,7 @@ def open_logs(con: duckdb.DuckDBPyConnection, paths: Sequence[Path], config: Pre
         "time_column": "; if the rows stand in order of time, prepare.time_column=null takes that order",
         "event_column": "; if events of all types count, prepare.event_column=null prepare.event_weights=null prepare.min_weight=0",
     }
-    layout = Layout(config.separator, config.column_names)
+    layout = Layout(config.separator, config.column_names, encoding=config.encoding)
     logs: list[RawFile] = []
     seen: set[Path] = set()
     for raw in (raw for path in paths for raw in open_table(con, path, layout)):

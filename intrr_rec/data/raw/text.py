@@ -17,6 +17,7 @@ from typing import TextIO, cast
 
 import pyarrow as pa
 
+from intrr_rec.config.preparation import Encoding
 from intrr_rec.errors import DataError
 
 # What reading text, packed or not, may raise.
@@ -37,11 +38,13 @@ class Layout:
         separator: between fields; None: told by the first line.
         names: of the columns, in order, of files without a header line; None: the first line names them.
         settings: what the two are called on the command line.
+        encoding: of the text.
     """
 
     separator: str | None = None
     names: tuple[str, ...] | None = None
     settings: tuple[str, str] = ("prepare.separator", "prepare.column_names")
+    encoding: Encoding = "utf-8"
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,14 @@ class Dialect:
         separator: between fields.
         quote: what may stand around a field; empty: nothing.
         skip: lines before the first row.
+        encoding: of the text.
     """
 
     names: tuple[str | None, ...]
     separator: str
     quote: str
     skip: int
+    encoding: Encoding = "utf-8"
 
 
 def packing_of(path: Path) -> str:
@@ -90,7 +95,9 @@ def unreadable(path: Path, error: Exception) -> DataError:
     reason = " ".join(str(getattr(error, "strerror", None) or error).split())
     if isinstance(error, UnicodeDecodeError):
         reason = f"not UTF-8: {reason}"
-        return DataError(f"{path}: cannot be read as {_format(path)} ({reason}); save it as UTF-8")
+        return DataError(
+            f"{path}: cannot be read as {_format(path)} ({reason}); save it as UTF-8, or, if it is Latin-1, set prepare.encoding=latin-1"
+        )
     return DataError(f"{path}: cannot be read as {_format(path)} ({reason}); write the file again")
 
 
@@ -105,10 +112,12 @@ def starts_with_mark(path: Path, packing: str) -> bool:
         return handle.read(3) == codecs.BOM_UTF8
 
 
-def open_text(path: Path, packing: str) -> TextIO:
+def open_text(path: Path, packing: str, encoding: Encoding = "utf-8") -> TextIO:
     """A text table as text, without a byte order mark."""
     handle = open(path, "rb") if packing == "uncompressed" else _unpacked(path, packing)  # noqa: SIM115 - closed with what is returned
-    return io.TextIOWrapper(cast(io.BufferedReader, handle), encoding="utf-8-sig", newline="")
+    return io.TextIOWrapper(
+        cast(io.BufferedReader, handle), encoding="utf-8-sig" if encoding == "utf-8" else encoding, newline=""
+    )
 
 
 def dialect_of(path: Path, packing: str, layout: Layout) -> Dialect:
@@ -118,7 +127,7 @@ def dialect_of(path: Path, packing: str, layout: Layout) -> Dialect:
         DataError: a first line that cannot be read, has no such fields, or names a column twice.
     """
     try:
-        line = _first_line(path, packing)
+        line = _first_line(path, packing, layout.encoding)
         separator = layout.separator or _separator(path, line)
         quote = "" if separator == "::" or is_atomic(path) else '"'
         fields = _fields(line, separator, quote)
@@ -126,16 +135,16 @@ def dialect_of(path: Path, packing: str, layout: Layout) -> Dialect:
         raise unreadable(path, error) from None
     names = layout.names
     if names is None:
-        return Dialect(_named(path, fields), separator, quote, skip=1)
+        return Dialect(_named(path, fields), separator, quote, skip=1, encoding=layout.encoding)
     if fields == list(names):  # the header line is there after all
-        return Dialect(names, separator, quote, skip=1)
+        return Dialect(names, separator, quote, skip=1, encoding=layout.encoding)
     if fields and len(fields) != len(names):
         found = " ".join(repr(field) for field in fields[:8])
         raise DataError(
             f"{path}: the first line has {len(fields)} fields ({found}), but {layout.settings[1]} names {len(names)}; name all of "
             f"them in order, or correct {layout.settings[0]}"
         )
-    return Dialect(names, separator, quote, skip=0)
+    return Dialect(names, separator, quote, skip=0, encoding=layout.encoding)
 
 
 def looks_like_data(names: list[str]) -> bool:
@@ -155,9 +164,9 @@ def _unpacked(path: Path, packing: str) -> io.BufferedIOBase:
     return cast(io.BufferedIOBase, pa.input_stream(str(path), compression="zstd"))
 
 
-def _first_line(path: Path, packing: str) -> str:
+def _first_line(path: Path, packing: str, encoding: Encoding) -> str:
     """The first line that is not blank, as it is written: a quoted field may hold line ends."""
-    with open_text(path, packing) as handle:
+    with open_text(path, packing, encoding) as handle:
         line = handle.readline()
         while line and not line.strip():
             line = handle.readline()

@@ -180,7 +180,7 @@ def _looks(
         cases.append(f"WHEN {value} >= {first} AND {value} < {LATEST * per} THEN '{unit}'")
     rows = con.execute(
         f'SELECT look, count(*), min("row"), arg_min(value, "row") FROM (SELECT "row", {value} AS value, '
-        f"CASE {' '.join(cases)} END AS look FROM events WHERE file = {file} AND time >= 0) GROUP BY look ORDER BY 2 DESC"
+        f"CASE {' '.join(cases)} END AS look FROM events WHERE file = {file} AND time >= 0) GROUP BY look ORDER BY 2 DESC, 3"
     ).fetchall()
     return {look: (count, row, first) for look, count, row, first in rows if look or not plausible_only}
 

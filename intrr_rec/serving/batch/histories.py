@@ -57,6 +57,7 @@ EVENT_SETTINGS = (
     "users_column",
     "users_separator",
     "users_column_names",
+    "encoding",
 )
 
 

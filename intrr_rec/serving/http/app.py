@@ -108,8 +108,10 @@ def _routes(service: Service) -> FastAPI:
         """The best items after a history."""
         if (reason := request.beyond(settings)) is not None:
             raise Refused(422, reason)
-        if live.current.reads_times and request.history and request.timestamps is None:
+        if live.current.reads_times and request.history and request.times is None:
             raise Refused(422, "timestamps: this model reads times; give those of the history")
+        if request.names_features and (reason := await _aside(live, live.current.misnamed, request)) is not None:
+            raise Refused(422, reason)
         if request.filters.looks_at_items and (reason := await _aside(live, live.current.lacks, request)) is not None:
             raise Refused(422, reason)
         try:

@@ -23,6 +23,7 @@ from intrr_rec.serving.bundle.bundle import Bundle
 from intrr_rec.serving.filters import Filters
 from intrr_rec.serving.http.schemas import (
     BundleDetail,
+    FeatureDetail,
     Item,
     ItemDetail,
     Neighbour,
@@ -32,21 +33,24 @@ from intrr_rec.serving.http.schemas import (
     RecommendResponse,
 )
 from intrr_rec.serving.recommender import Recommender
+from intrr_rec.serving.words import FeatureFault, Features, numbers_of
 
 NEIGHBOURS = 8
 PROBE_ITEMS = 5
 KEPT_TITLES = 1 << 24  # bytes of titles up to which they are also kept in lower case
+MOST_VALUES = 200  # of a vocabulary that a client is told
 CHUNK = 1 << 18  # titles that are searched together
 
 
 @dataclass(frozen=True)
 class _Known:
-    """A request in dense ids: its known events, their times and last the request's, and how many are unknown."""
+    """A request in dense ids: its known events, their times and last the request's, how many are unknown, and features."""
 
     history: list[int]
     times: list[int]
     unknown: int
     filters: Filters
+    features: Features
 
 
 class Backend:
@@ -127,10 +131,18 @@ class Backend:
             return f"filters: no item can pass; {there or head}"
         return None
 
+    def misnamed(self, request: RecommendRequest) -> str | None:
+        """What is wrong with the features that a request names, in words; None where nothing is."""
+        try:
+            numbers_of(self.bundle.space, request.words, len(request.history), None)
+        except FeatureFault as fault:
+            return fault.told
+        return None
+
     @property
     def reads_times(self) -> bool:
         """Whether a request with a history must have timestamps."""
-        return self.bundle.settings.model.reads_times
+        return self.bundle.reads_times
 
     def describe(self) -> BundleDetail:
         """What a client has to know before it asks."""
@@ -142,6 +154,7 @@ class Backend:
             beam=self.bundle.settings.evaluate.beam,
             exclude_seen=bool(self.bundle.settings.evaluate.exclude_seen),
             columns=list(items.columns),
+            features=self._features(),
         )
 
     def item(self, own: str) -> ItemDetail | None:
@@ -186,6 +199,7 @@ class Backend:
             beam,
             [each.filters for each in known],
             [each.times for each in known] if self.reads_times else None,
+            [each.features for each in known] if self.bundle.space.columns else None,
         )
         return [
             RecommendResponse(
@@ -202,19 +216,44 @@ class Backend:
         ]
 
     def _translate(self, request: RecommendRequest) -> _Known:
-        given = request.timestamps or [0] * len(request.history)  # without them no model reads them
-        dense = self.bundle.items.dense(map(str, request.history))
-        events = [(item, moment) for item, moment in zip(dense, given, strict=True) if item is not None]
+        given = request.times or [0] * len(request.history)  # without them no model reads them
+        dense = self.bundle.items.dense(map(str, request.items))
+        places = [place for place, item in enumerate(dense) if item is not None]
+        words = request.words
+        if request.names_features and self.misnamed(request) is not None:  # another bundle was served when it was asked
+            words = Features()
         now = int(time.time()) if request.time is None else request.time
         return _Known(
-            history=[item for item, _ in events],
-            times=[*(moment for _, moment in events), now],
-            unknown=len(dense) - len(events),
+            history=[item for item in dense if item is not None],
+            times=[*(given[place] for place in places), now],
+            unknown=len(dense) - len(places),
             filters=self._filters(request),
+            features=Features(
+                [words.events[place] for place in places] if words.events else (), words.user, words.context
+            ),
         )
 
+    def _features(self) -> list[FeatureDetail]:
+        found = {}
+        for column in self.bundle.space.columns:
+            if not column.clock:
+                found[column.feature] = FeatureDetail(
+                    name=column.feature,
+                    of="event" if column.side == "event" else "user",
+                    context=column.asked,
+                    kind=column.kind,
+                    values=list((column.values or ())[:MOST_VALUES]),
+                )
+        return list(found.values())
+
     def _trace(self, known: _Known, beam: int) -> list[list[Prefix]]:
-        levels = self._recommender.trace(known.history, beam, known.filters, known.times if self.reads_times else None)
+        levels = self._recommender.trace(
+            known.history,
+            beam,
+            known.filters,
+            known.times if self.reads_times else None,
+            known.features if self.bundle.space.columns else None,
+        )
         return [[Prefix(codes=list(prefix.codes), log_p=prefix.score) for prefix in level] for level in levels]
 
     def _filters(self, request: RecommendRequest) -> Filters:

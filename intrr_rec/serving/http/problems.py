@@ -11,11 +11,12 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from intrr_rec.serving.http.schemas import Filters, RecommendRequest
+from intrr_rec.serving.http.schemas import Filters, HistoryEvent, RecommendRequest
 
 # The parts of a request that take keys, by the place that FastAPI names.
 _PARTS: dict[tuple[str, ...], type[BaseModel]] = {(): RecommendRequest, ("filters",): Filters}
-_NAMES = {"query", "limit", "item_id", *(name for part in _PARTS.values() for name in part.model_fields)}
+_TAKING: tuple[type[BaseModel], ...] = (*_PARTS.values(), HistoryEvent)
+_NAMES = {"query", "limit", "item_id", *(name for part in _TAKING for name in part.model_fields)}
 _ABSOLUTE = re.compile(r"(?<![\w./])/\w")
 _SEE_LOG = "the server's log says why"
 

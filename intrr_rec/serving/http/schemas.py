@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     StrictBool,
     StrictFloat,
     StrictInt,
     StrictStr,
+    Tag,
     model_validator,
 )
 
 from intrr_rec.config.preparation import MAX_ID_CHARACTERS
 from intrr_rec.config.serving import ServeConfig
 from intrr_rec.config.time_units import seconds_fault
+from intrr_rec.serving.words import Features
 
 # An item's own id is what the catalogue calls it; a whole number means the same as its digits.
 ItemId = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | Annotated[StrictStr, Field(max_length=MAX_ID_CHARACTERS)]
+Text = Annotated[StrictStr, Field(max_length=MAX_ID_CHARACTERS)]
+Whole = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
+FeatureName = Annotated[StrictStr, Field(max_length=256)]
+FeatureValue = StrictBool | Whole | StrictFloat | Text | None
 FilterValue = StrictBool | StrictInt | StrictFloat | Annotated[StrictStr, Field(max_length=MAX_ID_CHARACTERS)]
 
 
@@ -60,10 +67,41 @@ class Filters(Asked):
         return bool(self.where) or self.newer_than is not None
 
 
+class HistoryEvent(BaseModel):
+    """An item of the history with what is known of the event: every other key is the name of a feature of events."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, FeatureValue] = Field(init=False)
+
+    item: ItemId
+    time: Seconds | None = Field(None, description="seconds since 1970; in place of `timestamps`")
+
+    @property
+    def features(self) -> dict[str, Any]:
+        """Names and values of its features."""
+        return self.__pydantic_extra__ or {}
+
+
+def _kind(entry: object) -> str:
+    return "described" if isinstance(entry, dict | HistoryEvent) else "plain"
+
+
+Event = Annotated[Annotated[ItemId, Tag("plain")] | Annotated[HistoryEvent, Tag("described")], Discriminator(_kind)]
+
+
 class RecommendRequest(Asked):
     """A person's history, and how many items to recommend after it."""
 
-    history: list[ItemId] = Field(description="own item ids, oldest first; empty: the popular items")
+    history: list[Event] = Field(
+        description="own item ids, or objects of an item and its features, oldest first; empty: the popular items"
+    )
+    user: dict[FeatureName, FeatureValue | list[FeatureValue]] = Field(
+        default_factory=dict, description="feature of users → value, or values"
+    )
+    context: dict[FeatureName, FeatureValue] = Field(
+        default_factory=dict,
+        description="feature → value for the event to predict, such as the action that is asked for",
+    )
     timestamps: list[Seconds] | None = Field(
         None, description="seconds since 1970 of each event; needed by models that read times, ignored by others"
     )
@@ -79,9 +117,37 @@ class RecommendRequest(Asked):
     def _consistent(self) -> RecommendRequest:
         if self.timestamps is not None and len(self.timestamps) != len(self.history):
             raise ValueError("timestamps: must be as many as the history's items")
+        moments = [event.time for event in self.history if isinstance(event, HistoryEvent) and event.time is not None]
+        if moments and self.timestamps is not None:
+            raise ValueError("timestamps: the history has times already; give one of the two")
+        if moments and len(moments) != len(self.history):
+            raise ValueError("history: some events have a time and some have none; give all or none")
         if self.beam is not None and self.beam < self.k:
             raise ValueError("beam: must be at least k")
         return self
+
+    @property
+    def items(self) -> list[int | str]:
+        """Own ids of the history."""
+        return [event.item if isinstance(event, HistoryEvent) else event for event in self.history]
+
+    @property
+    def times(self) -> list[int] | None:
+        """Seconds of each event, where they are given either way."""
+        own = [event.time for event in self.history if isinstance(event, HistoryEvent) and event.time is not None]
+        return self.timestamps if self.timestamps is not None else own or None
+
+    @property
+    def names_features(self) -> bool:
+        """Whether it says anything of features."""
+        described = (event.features for event in self.history if isinstance(event, HistoryEvent))
+        return bool(self.user or self.context or any(described))
+
+    @property
+    def words(self) -> Features:
+        """What it says of features."""
+        events = [event.features if isinstance(event, HistoryEvent) else {} for event in self.history]
+        return Features(events, self.user, self.context)
 
     def beyond(self, limits: ServeConfig) -> str | None:
         """Which limit of the server this request passes, in words; None where it keeps them all."""
@@ -152,6 +218,16 @@ class SearchResponse(BaseModel):
     items: list[Item]
 
 
+class FeatureDetail(BaseModel):
+    """A feature that a request may name."""
+
+    name: str
+    of: Literal["event", "user"] = Field(description="event: in the objects of `history`; user: in `user`")
+    context: bool = Field(description="whether `context` may name it too")
+    kind: str = Field(description="categorical, multi_categorical, numeric, boolean or timestamp_parts")
+    values: list[str] = Field(description="the most frequent values of a vocabulary; any other value counts as unseen")
+
+
 class BundleDetail(BaseModel):
     """What a client has to know of the bundle being served before it asks."""
 
@@ -161,6 +237,7 @@ class BundleDetail(BaseModel):
     beam: int = Field(description="beam width of requests that name none")
     exclude_seen: bool = Field(description="`filters.exclude_seen` of requests that do not say")
     columns: list[str] = Field(description="columns that `filters.where` may name")
+    features: list[FeatureDetail] = Field(description="what the model reads of events and users")
 
 
 class Health(BaseModel):
