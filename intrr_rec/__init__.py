@@ -6,9 +6,13 @@ The names below are the library (docs/api.md). Each is imported when it is first
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = (
+    False  # as in typing, whose import takes milliseconds in which the command does not look after Ctrl-C yet
+)
 if TYPE_CHECKING:
+    from typing import Any
+
     from intrr_rec.api import build_semantic_ids, embed, evaluate, export, prepare, train
     from intrr_rec.config import Recipe, load_recipe
     from intrr_rec.errors import ArtefactError, ConfigError, DataError, Stopped, UserError

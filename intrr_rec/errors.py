@@ -6,8 +6,9 @@ prints that line and leaves with exit code 2; a traceback means a fault of ours.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
+TYPE_CHECKING = False  # as in typing, whose import takes milliseconds
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 INTERRUPTED = "interrupted; nothing half-written was left behind"  # what Ctrl-C ends with, and exit code 130
 
@@ -46,6 +47,8 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
     Every "did you mean" asks here, so none names something that has nothing to do with what was typed.
     """
+    import difflib  # takes milliseconds, in which Ctrl-C would not be looked after yet
+
     folded = {name.casefold(): name for name in known}
     near = difflib.get_close_matches(word.casefold(), folded, n=1)
     return folded[near[0]] if near else None

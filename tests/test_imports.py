@@ -10,6 +10,7 @@ import intrr_rec
 ROOT = Path(intrr_rec.__file__).parent
 LAYERS = [
     {"errors"},
+    {"interrupts"},
     {"io"},
     {"config"},
     {"data"},

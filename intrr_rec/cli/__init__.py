@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from intrr_rec import __version__
+from intrr_rec import __version__, interrupts
 from intrr_rec.cli.closing import beside, close, command
 from intrr_rec.cli.cluster import pipeline, runs
 from intrr_rec.cli.errors import run_verbs
@@ -388,6 +388,7 @@ def main() -> None:
 
 def run_app(verbs: typer.Typer, program: str) -> None:
     """Run the verbs of `verbs` and exit; whatever ends one is one line on stderr and an exit code, see `cli/errors.py`."""
+    interrupts.watch()
     show_to_people()
     leave_quietly()
     logging.basicConfig(level=logging.ERROR)
@@ -401,7 +402,9 @@ def run_app(verbs: typer.Typer, program: str) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     for category in (FutureWarning, UserWarning):
         warnings.filterwarnings("ignore", category=category, module=r"torch")
-    sys.exit(run_verbs(verbs, program))
+    code = run_verbs(verbs, program)
+    interrupts.let_go()
+    sys.exit(code)
 
 
 __all__ = ["__version__", "app", "main", "run_app"]

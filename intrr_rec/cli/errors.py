@@ -20,12 +20,14 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from intrr_rec import interrupts
 from intrr_rec.cli.memory import require_address_space
 from intrr_rec.cli.options import NEW_FILE, NEW_FOLDER
 from intrr_rec.cli.urls import require_openable, stage
 from intrr_rec.errors import INTERRUPTED, OutOfMemoryError, Stopped, UserError
 from intrr_rec.io.console import plain
-from intrr_rec.io.places import number_of, require_room, require_writable, trouble, url_of
+from intrr_rec.io.places import number_of, trouble, url_of
+from intrr_rec.io.room import require_room, require_writable
 from intrr_rec.io.stores.scratch import in_words
 from intrr_rec.io.stores.staging import staged
 
@@ -105,27 +107,31 @@ def run_verbs(verbs: typer.Typer, program: str) -> int:
         # Typer hands back the code of a typer.Exit, and 130 for an interrupt, instead of raising them.
         code = verbs(prog_name=program, standalone_mode=False) or 0
         sys.stdout.flush()
-    except UserError as error:
-        return complain(_with_fix(error), error.exit_code)
     except Stopped as stop:
         return complain(str(stop), stop.exit_code) if str(stop) else stop.exit_code
-    except typer.TyperException as error:
-        return complain(error.format_message(), 2)
-    except BrokenPipeError:  # the reader of our output has had enough, as in `intrr runs | head`
-        _close_stdout()
-        return 141
     except Exception as error:
-        if str(error) == "Query interrupted":  # what DuckDB makes of Ctrl-C while a query runs
-            code = 130
-        else:
-            found = _output_is_full(error) or trouble(error, fix="make room there, or choose another place")
-            if found is None:
-                raise
-            log.debug("%s", found, exc_info=True)
-            return complain(_with_fix(found), found.exit_code)
+        if not interrupts.raised():  # else it is what a library made of Ctrl-C
+            return _ended_by(error)
+        code = 130
     if code == 130:
         complain(INTERRUPTED, code)
     return int(code)
+
+
+def _ended_by(error: Exception) -> int:
+    """Say what ended a verb in one line; a fault of ours is raised on."""
+    if isinstance(error, UserError):
+        return complain(_with_fix(error), error.exit_code)
+    if isinstance(error, typer.TyperException):
+        return complain(error.format_message(), 2)
+    if isinstance(error, BrokenPipeError):  # the reader of our output has had enough, as in `intrr runs | head`
+        _close_stdout()
+        return 141
+    found = _output_is_full(error) or trouble(error, fix="make room there, or choose another place")
+    if found is None:
+        raise error
+    log.debug("%s", found, exc_info=True)
+    return complain(_with_fix(found), found.exit_code)
 
 
 def complain(message: str, code: int) -> int:

@@ -10,7 +10,6 @@ import errno
 import logging
 import os
 import re
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,6 @@ from intrr_rec.errors import ConfigError, OutOfMemoryError, PlaceError, UserErro
 
 log = logging.getLogger(__name__)
 CHOOSE = "choose another --out"
-BLOCK = 4096  # bytes; an empty file can be made on a full disk
 
 # Only a write meets these, so whatever file is being read is not to blame.
 _WRITES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
@@ -177,39 +175,10 @@ def written_through(path: Path | str, option: str = "--out") -> Path:
     return target
 
 
-def require_writable(path: Path) -> None:
-    """Refuse before hours of work a file that cannot be written after them; nothing is made or changed.
-
-    Raises:
-        ConfigError: a URL.
-        PlaceError: its folder cannot be written or is full, or it is a folder itself.
-    """
-    path = written_through(path)
-    if path.is_dir():
-        raise PlaceError(f"{path}: is a folder; name a file")
-    require_room(path)
-
-
-def require_room(path: Path) -> None:
-    """Refuse before any work a file or folder beside which nothing can be written, where it would be made.
-
-    Raises:
-        ConfigError: a URL.
-        PlaceError: the folder it goes to cannot be written, or is full.
-    """
-    path = written_through(path).absolute()
-    with writing_to(path):
-        folder = next(at for at in path.parents if at.exists())
-        probe = folder / f".{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
-        try:
-            with open(probe, "xb") as handle:
-                handle.write(bytes(BLOCK))
-        finally:
-            probe.unlink(missing_ok=True)
-
-
 def _file_of(error: BaseException) -> str | None:
-    name = getattr(error, "filename", None)
+    # A copy names its source first, and a full disk is that of its target.
+    names = ("filename2", "filename") if number_of(error) in _WRITES else ("filename",)
+    name = next((found for key in names if (found := getattr(error, key, None)) is not None), None)
     name = os.fsdecode(name) if isinstance(name, (str, bytes)) else None
     if name is None and (found := re.search(r"""["'](/[^"']+)["']""", str(error))):
         name = found[1]

@@ -13,7 +13,7 @@ import numpy as np
 
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.io.atomic import write_text
-from intrr_rec.io.places import require_writable
+from intrr_rec.io.room import require_writable
 from intrr_rec.reporting.page import render, usage_figures
 from intrr_rec.semantic_ids.artefact import SemanticIds
 from intrr_rec.semantic_ids.inspect import open_pair

@@ -14,11 +14,10 @@ from intrr_rec.io.places import (
     is_out_of_memory,
     not_the_input,
     require_local,
-    require_room,
-    require_writable,
     trouble,
     writing_to,
 )
+from intrr_rec.io.room import require_room, require_writable
 
 FULL = [
     OSError(errno.ENOSPC, "No space left on device"),

@@ -145,6 +145,7 @@ def load_checkpoint(
     Raises:
         ArtefactError: no complete checkpoint there, a damaged one, or one of another model; on every rank. The model may
             then hold a part of it.
+        KeyboardInterrupt: Ctrl-C while it was read.
     """
     world.agree(lambda: verify(path, world))
     if with_optimizer:
@@ -159,6 +160,7 @@ def load_checkpoint(
     except UserError:
         raise
     except (Exception, dcp.CheckpointException) as error:  # its files may hold anything
+        _not_an_interrupt(error)
         not_the_input(error)
         if isinstance(error, RuntimeError) and is_lost_rank(error):
             raise
@@ -257,8 +259,8 @@ def cannot_write(path: Location, error: BaseException) -> UserError:
 
     torch.save hides the system's error behind its own; the number of free bytes tells the commonest cause all the same.
     """
-    causes = [cause for cause, _ in error.failures.values()] if isinstance(error, dcp.CheckpointException) else [error]
-    cause = causes[0]
+    _not_an_interrupt(error)
+    cause = _causes(error)[0]
     while not isinstance(cause, OSError) and (deeper := cause.__cause__ or cause.__context__):
         cause = deeper
     if isinstance(cause, PlaceError) and not isinstance(path, Path):
@@ -271,6 +273,16 @@ def cannot_write(path: Location, error: BaseException) -> UserError:
         f"{path}: cannot be written ({reason}; {free:,.0f} MB free); the checkpoints before it are whole: make room, "
         "then give the same command again"
     )
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    return [cause for cause, _ in error.failures.values()] if isinstance(error, dcp.CheckpointException) else [error]
+
+
+def _not_an_interrupt(error: BaseException) -> None:
+    """Raise the interrupt that PyTorch took for an error of reading or writing."""
+    if any(isinstance(cause, KeyboardInterrupt) for cause in _causes(error)):
+        raise KeyboardInterrupt from None
 
 
 def checkpoint_tensors(parallel: Parallel, with_optimizer: bool) -> Tree:
