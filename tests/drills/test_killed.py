@@ -12,6 +12,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -40,6 +41,11 @@ WATCHED = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod",
 SPREAD, LAST = 4, 8  # points of SIGKILL over the whole run, and among its last touches of the disk
 # A job of training that is saved answers 75; Ctrl-C after the end of a verb ends the interpreter by the signal.
 ENDS = {signal.SIGTERM: {-signal.SIGTERM, 143, 75, 0}, signal.SIGINT: {130, -signal.SIGINT, 0}}
+# What verbs import for long. Ctrl-C within imports has a test of its own, and others in tests/test_cli.py.
+PRELOADED = [
+    *("intrr_rec.training.trainer", "intrr_rec.cli", "intrr_rec.reporting.report", "intrr_rec.reporting.validation"),
+    *("intrr_rec.evaluation.compare", "intrr_rec.serving.bundle.export", "tests.drills.test_killed"),
+]
 WORLD: Any = SimpleNamespace(rank=0, size=1)
 
 
@@ -50,6 +56,7 @@ def run_verb(words: list[str], folder: Path, kill_at: int | None, count: Path, l
     os.chdir(folder)
     from intrr_rec.__main__ import main
 
+    log.with_name("begun").touch()
     touched, started = 0, time.monotonic()
 
     def watch(event: str, _: object) -> None:
@@ -70,7 +77,7 @@ def run_verb(words: list[str], folder: Path, kill_at: int | None, count: Path, l
 
 def forkserver() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["intrr_rec.training.trainer", "intrr_rec.cli", "tests.drills.test_killed"])
+    context.set_forkserver_preload(PRELOADED)
     return context
 
 
@@ -131,8 +138,12 @@ class Drill:
 
     def start(self, kill_at: int | None = None) -> Any:
         given = ([self.verb, *self.words], self.stock.folder, kill_at, self.scratch / "count", self.scratch / "log")
+        begun = self.scratch / "begun"
+        begun.unlink(missing_ok=True)
         process = forkserver().Process(target=run_verb, args=given)
         process.start()
+        while process.is_alive() and not begun.exists():  # what comes before is not the command's
+            time.sleep(0.001)
         return process
 
     def run(self, kill_at: int | None = None) -> int:
@@ -210,3 +221,22 @@ def test_a_signal_at_any_time_is_no_traceback(drill: Drill, sign: signal.Signals
         assert state in (before, new) or drill.verb == "train", state
     assert drill.run() == 0, drill.said()
     assert (drill.state(), drill.beside()) == (new, names)
+
+
+def test_ctrl_c_while_the_command_starts_is_one_line(stock: Stock, tmp_path: Path) -> None:
+    """The installed command, interrupted from the first moment that is ours on; before it Python itself answers."""
+    words = [sys.executable, "-c", "import sys, signal; print(flush=True); from intrr_rec.__main__ import main; main()"]
+    words += ["compare", *ROWS["compare"].given(stock, tmp_path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    for pause in (0.03, 0.06, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2, 2.0):
+        with subprocess.Popen(
+            words, cwd=stock.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(pause)
+            process.send_signal(signal.SIGINT)
+            said = process.communicate(timeout=240)[1]
+        assert process.returncode in ENDS[signal.SIGINT], (pause, said)
+        lines = [line for line in said.splitlines() if line.startswith("intrr: ")]
+        assert "Traceback" not in said and len(lines) == (process.returncode == 130), (pause, said)
