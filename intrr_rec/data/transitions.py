@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from intrr_rec.config import NeighboursConfig
 from intrr_rec.data.loading.windows import IntArray
 
+CHUNK = 1 << 22  # events whose pairs are counted at once
+
 
 def count_transitions(
     items_E: IntArray, offsets: IntArray, held_out_U: IntArray, n_items: int, config: NeighboursConfig
@@ -30,16 +32,42 @@ def count_transitions(
     Returns:
         `pair_N` = source · I + target, rising and distinct, and `count_N`.
     """
+    total_N, sum_N = np.zeros(0, np.int64), np.zeros(0)
+    parts: list[tuple[IntArray, NDArray[np.float64]]] = []
+    first = 0
+    while first < len(offsets) - 1:
+        end = max(first + 1, int(np.searchsorted(offsets, offsets[first] + CHUNK, side="right")) - 1)
+        parts.append(_count_users(items_E, offsets[first : end + 1], held_out_U[first:end], n_items, config))
+        first = end
+        # Merged when they are as many as what they are merged with, so that each pair is sorted O(log chunks) times.
+        if first == len(offsets) - 1 or sum(len(pair_N) for pair_N, _ in parts) > len(total_N):
+            total_N, sum_N = _added([(total_N, sum_N), *parts])
+            parts = []
+    return total_N, sum_N
+
+
+def _count_users(
+    items_E: IntArray, offsets: IntArray, held_out_U: IntArray, n_items: int, config: NeighboursConfig
+) -> tuple[IntArray, NDArray[np.float64]]:
+    """The counts of some users alone."""
+    items_E = np.asarray(items_E[offsets[0] : offsets[-1]], np.int64)
+    offsets = offsets - offsets[0]
     user_E = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     counted_E = np.arange(len(items_E)) < (offsets[1:] - held_out_U)[user_E]
-    pairs, weights = [], []
+    parts = []
     for gap, weight in enumerate(config.gaps, start=1):
         same = counted_E[gap:] & (user_E[gap:] == user_E[:-gap])
         earlier, later = items_E[:-gap][same], items_E[gap:][same]
-        pairs += [earlier * n_items + later, later * n_items + earlier]
-        weights += [np.full(len(earlier), weight), np.full(len(earlier), weight * config.backward)]
-    pair_N, place = np.unique(np.concatenate(pairs), return_inverse=True)
-    return pair_N, np.bincount(place, np.concatenate(weights), len(pair_N)).astype(np.float64, copy=False)
+        parts.append((earlier * n_items + later, np.full(len(earlier), weight, np.float64)))
+        parts.append((later * n_items + earlier, np.full(len(earlier), weight * config.backward)))
+    return _added(parts)
+
+
+def _added(parts: list[tuple[IntArray, NDArray[np.float64]]]) -> tuple[IntArray, NDArray[np.float64]]:
+    """Counts of the same pairs, summed."""
+    pair_N, place = np.unique(np.concatenate([pair_N for pair_N, _ in parts]), return_inverse=True)
+    weight = np.concatenate([count_N for _, count_N in parts])
+    return pair_N, np.bincount(place, weight, len(pair_N)).astype(np.float64, copy=False)
 
 
 def transition_matrix(

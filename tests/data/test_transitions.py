@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from intrr_rec.config import NeighboursConfig
+from intrr_rec.data import transitions
 from intrr_rec.data.transitions import count_transitions, transition_matrix
 
 N_ITEMS = 5
@@ -32,7 +33,9 @@ def test_counts_and_matrix_are_those_of_the_definition(histories, data, damping)
     held_out = [data.draw(st.integers(0, min(2, len(history)))) for history in histories]
     items_E = np.array([item for history in histories for item in history])
     offsets = np.concatenate([[0], np.cumsum([len(history) for history in histories])])
-    pair_N, count_N = count_transitions(items_E, offsets, np.array(held_out), N_ITEMS, config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transitions, "CHUNK", data.draw(st.sampled_from([1, 5, 1 << 20])))
+        pair_N, count_N = count_transitions(items_E, offsets, np.array(held_out), N_ITEMS, config)
     assert (np.diff(pair_N) > 0).all()
     found_II = np.zeros(N_ITEMS * N_ITEMS)
     found_II[pair_N] = count_N

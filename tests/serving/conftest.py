@@ -29,7 +29,7 @@ KINDS = {
         "model.neighbours.kept=6",
         "evaluate.exclude_seen=true",
     ),
-    "item_knn": ("model.neighbours.kept=6",),
+    "item_knn": ("model.neighbours.kept=6", "evaluate.exclude_seen=true"),
     "content": ("model.content=true", "model.shared_ran=false", "evaluate.normalize=global"),
     "time": ("model.hstu.time_bias=true", "model.uid_width=8", "model.uid_residual=true"),
     "best_with_times": ("model.dense.negatives=8",),
