@@ -19,6 +19,7 @@ from intrr_rec.cli.closing import beside, close, command
 from intrr_rec.cli.cluster import pipeline, runs
 from intrr_rec.cli.errors import run_verbs
 from intrr_rec.cli.leaving import leave_quietly
+from intrr_rec.cli.logs import describe
 from intrr_rec.cli.options import (
     NEW_FILE,
     NEW_FOLDER,
@@ -316,7 +317,7 @@ def evaluate(
         evaluate_run(run or places.run(folders[0], write=True), overrides)
 
 
-for verb in (export, recommend, serve):
+for verb in (describe, export, recommend, serve):
     app.command()(verb)
 
 

@@ -5,9 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from intrr_rec.config import PrepareConfig, load_recipe
 from intrr_rec.errors import ConfigError
+
+
+def describe(
+    logs: Annotated[
+        Path, typer.Argument(metavar="LOGS", help="Interaction log: Parquet, CSV or JSON lines, or a folder.")
+    ],
+    items: Annotated[Path | None, typer.Argument(metavar="[ITEMS]", help="Item table.")] = None,
+    users: Annotated[Path | None, typer.Argument(metavar="[USERS]", help="User table.")] = None,
+) -> None:
+    """Raw tables → a proposed descriptor with a schema of features (docs/features.md), on standard output."""
+    from intrr_rec.data.raw.describe import propose
+
+    typer.echo(propose(logs, items, users), nl=False)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ TRAINS, LOADS_TORCH, LOADS_TABLES, LOADS_LITTLE = 3_000, 2_000, 1_200, 500
 NEEDS: Mapping[str, int] = {
     **dict.fromkeys(("train", "evaluate", "export", "serve"), TRAINS),
     **dict.fromkeys(("embed", "index", "plan", "recommend"), LOADS_TORCH),
-    **dict.fromkeys(("prepare", "validate", "generate", "concat-vectors", "inspect-ids", "doctor"), LOADS_TABLES),
+    **dict.fromkeys(
+        ("prepare", "validate", "describe", "generate", "concat-vectors", "inspect-ids", "doctor"), LOADS_TABLES
+    ),
     **dict.fromkeys(("runs", "report", "compare"), LOADS_TABLES),
     **dict.fromkeys(("pipeline", "fetch"), LOADS_LITTLE),
 }

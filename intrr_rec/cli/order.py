@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 GROUPS = {
-    "Logs": ("generate", "fetch", "validate", "prepare"),
+    "Logs": ("generate", "fetch", "describe", "validate", "prepare"),
     "Vectors and Semantic IDs": ("embed", "concat-vectors", "index", "inspect-ids"),
     "Training and evaluation": ("train", "evaluate", "report", "compare", "runs"),
     "Recommending": ("export", "recommend", "serve"),

@@ -98,6 +98,7 @@ ROWS = {
     "validate": Row(
         lambda s, p: ["--interactions", s.logs, "--out", f"{p}/page.html", "prepare.k_core=1"], "page.html"
     ),
+    "describe": Row(lambda s, p: [str(s.logs)]),
     "embed": Row(lambda s, p: [*_dataset(s), "--model", f"{s.folder}/no-model", "--out", f"{p}/out"], "out"),
     "concat-vectors": Row(lambda s, p: [*_dataset(s), "--vectors", f"a={s.line.vectors}", "--out", f"{p}/out"], "out"),
     "index": Row(lambda s, p: [*_dataset(s), *_vectors(s), "--out", f"{p}/out", *INDEX], "out"),

@@ -3,11 +3,12 @@
 import * as api from "./api.js";
 import { drawBeam, lightRank } from "./beam.js";
 import { el, get, sid } from "./dom.js";
+import { featureControls } from "./features.js";
 import { clearHeat, drawHeat } from "./heat.js";
 import { fromInput, momentAfter, now, spaceTimes, toInput } from "./times.js";
 import { drawTree } from "./tree.js";
 
-const state = { history: [], answer: null, bundle: null };
+const state = { history: [], user: {}, context: {}, answer: null, bundle: null };
 const pending = {};
 const SHOWN = ["list", "tree", "beam-card", "heat-card"];
 
@@ -91,7 +92,7 @@ get("query").addEventListener("keydown", (event) => {
 // ---- history ------------------------------------------------------------------------------------------------------
 
 function add({ item, title, sid }) {
-  state.history.push({ item, title, sid, timed: false });
+  state.history.push({ item, title, sid, timed: false, features: {} });
   endSearch();
   changed();
 }
@@ -111,7 +112,19 @@ function drawHistory() {
   get("history").replaceChildren(...history.map((item, i) =>
     el("li", {}, el("span", { class: "found-title", title: item.title }, item.title),
       el("button", { type: "button", class: "quiet", "aria-label": `Remove ${item.title}`, onclick: () => { history.splice(i, 1); changed(); } }, "×"),
-      state.bundle?.reads_times ? timeOf(item) : null)));
+      state.bundle?.reads_times ? timeOf(item) : null,
+      featureControls(features(), "event", item.title, item.features, changed))));
+}
+
+const features = () => state.bundle?.features ?? [];
+
+// What is known of the person, and what is asked for.
+function drawAbout() {
+  for (const [of, title] of [["user", "Person"], ["context", "Asked for"]]) {
+    const controls = featureControls(features(), of, of, state[of], refresh);
+    get(of).hidden = !controls;
+    get(of).replaceChildren(...(controls ? [el("h3", {}, title), controls] : []));
+  }
 }
 
 function timeOf(item) {
@@ -170,7 +183,9 @@ function asked() {
   const times = state.bundle.reads_times
     ? { timestamps: state.history.map((item) => item.time), time: momentAfter(state.history, now()) } : {};
   return {
-    history: state.history.map((item) => item.item),
+    history: state.history.map((item) => (Object.keys(item.features).length ? { item: item.item, ...item.features } : item.item)),
+    ...(Object.keys(state.user).length ? { user: state.user } : {}),
+    ...(Object.keys(state.context).length ? { context: state.context } : {}),
     ...times,
     k: Number(get("k").value),
     beam: Math.max(Number(get("beam").value), Number(get("k").value)),
@@ -179,13 +194,24 @@ function asked() {
   };
 }
 
+// What was chosen of features that another bundle read is not asked of this one.
+function forget(before) {
+  if (!before || JSON.stringify(before.features) === JSON.stringify(state.bundle.features)) return;
+  Object.assign(state, { user: {}, context: {} });
+  for (const item of state.history) item.features = {};
+}
+
 // Ask for the bundle where it is not known (or `again`); returns whether it is another one than before.
 async function learnBundle(signal, again = false) {
   if (state.bundle && !again) return false;
   const before = state.bundle;
   state.bundle = await api.bundle(signal);
   if (!before) get("seen").checked = state.bundle.exclude_seen;
-  if (state.bundle.reads_times !== Boolean(before?.reads_times)) drawHistory();
+  if (state.bundle.bundle !== before?.bundle) {
+    forget(before);
+    drawHistory();
+    drawAbout();
+  }
   return state.bundle.bundle !== before?.bundle;
 }
 
