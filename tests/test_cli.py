@@ -215,6 +215,29 @@ def test_help_lists_every_verb_under_a_heading_in_the_order_of_the_line(run: Run
     assert sum(map(len, GROUPS.values())) == len(cli.app.registered_commands)
 
 
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ("item_id", "index --dataset OUT --vectors VECTORS --out BESIDE/semantic_ids"),
+        ("item_id,title", "embed --dataset OUT --out BESIDE/vectors"),
+        ("item_id,name", "embed --dataset OUT --text-column name --out BESIDE/vectors"),
+    ],
+)
+def test_after_prepare_comes_a_command_that_works_on_its_items(
+    run: Run, tmp_path: Path, header: str, words: str
+) -> None:
+    logs, items, out = tmp_path / "logs.csv", tmp_path / "items.csv", tmp_path / "dataset"
+    logs.write_text("user_id,item_id,timestamp\n" + "".join(f"{n % 4},{n % 5},{n}\n" for n in range(40)))
+    items.write_text(
+        header + "\n" + "".join(f"{n}{',Name' * header.count(',')} {n}\n".replace(f" {n}\n", "\n") for n in range(5))
+    )
+    code, _, said = run(
+        "prepare", "--interactions", str(logs), "--items", str(items), "--out", str(out), "prepare.k_core=1"
+    )
+    told = words.replace("OUT", str(out)).replace("BESIDE", str(tmp_path))
+    assert code == 0 and said.endswith(f"next: intrr {told}\n"), said
+
+
 def test_a_verb_ends_with_the_command_that_comes_next(run: Run, tmp_path: Path) -> None:
     logs, out = tmp_path / "logs", tmp_path / "data set"
     assert run("generate", "--out", str(logs), "--users", "60", "--items", "20")[0] == 0

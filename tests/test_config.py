@@ -243,3 +243,26 @@ def test_a_saved_run_is_the_same_whatever_other_kinds_of_model_were_called(tmp_p
         tree = yaml.safe_load((tmp_path / "config.yaml").read_text())
         tree["model"][section]["a_key_of_old"] = 1
         assert same_run(write(tmp_path / "old.yaml", yaml.safe_dump(tree)), recipe) == still
+
+
+@pytest.mark.parametrize(
+    "word", ["no", "yes", "on", "off", "y", "N", "007", "0x1F", "1_000", "12:30", "0b1", "017", "+7"]
+)
+def test_a_word_of_a_name_stays_as_it_is_written(word: str) -> None:
+    prepare = load_recipe(
+        None, [f"prepare.user_column={word}", "prepare.event_column=kind", f"prepare.event_weights={{{word}: 3}}"]
+    ).prepare
+    assert (prepare.user_column, prepare.event_weights) == (word, {word: 3})
+
+
+def test_words_for_truths_and_numbers_are_read_where_those_are_meant(tmp_path: Path) -> None:
+    for word, truth in (("yes", True), ("off", False), ("true", True), ("False", False)):
+        assert load_recipe(None, [f"prepare.keep_rows={word}"]).prepare.keep_rows is truth
+    assert load_recipe(None, ["train.learning_rate=1e-3"]).train.learning_rate == 1e-3
+    assert load_recipe(None, ["train.batch_users=1_000"]).train.batch_users == 1000
+    recipe = load_recipe(None, ["prepare.user_column=no"])
+    save_recipe(recipe, tmp_path / "saved.yaml")
+    assert load_recipe(tmp_path / "saved.yaml") == recipe
+    with pytest.raises(ConfigError, match="put it in two pairs of quotes, as in \"'true'\""):
+        load_recipe(None, ["prepare.user_column=true"])
+    assert load_recipe(None, ["prepare.user_column='true'"]).prepare.user_column == "true"

@@ -128,7 +128,19 @@ def prepare(
     choice = EngineChoice(engine, master, memory_gb)
     prepare_dataset(logs.interactions, logs.items, out, logs.settings, choice, append=append, users=logs.users)
     if not append:
-        close(command("embed", "--dataset", out, "--out", beside(out, "vectors")), lies=out)
+        close(_after_prepare(out), lies=out)
+
+
+def _after_prepare(dataset: Path) -> str:
+    """The next command: of the item texts that the dataset has, or, where it has none, with vectors of one's own."""
+    from intrr_rec.vectors.embed import text_columns
+
+    texts = text_columns(dataset)
+    if not texts:
+        words = ("--vectors", "VECTORS", "--out", beside(dataset, "semantic_ids"))
+        return command("index", "--dataset", dataset, *words)
+    named = () if set(texts) & {"text", "title"} else ("--text-column", texts[0])
+    return command("embed", "--dataset", dataset, *named, "--out", beside(dataset, "vectors"))
 
 
 @app.command()

@@ -28,7 +28,8 @@ Separator = Annotated[str, Field(min_length=1, max_length=4)]
 def _as_text(given: object) -> object:
     """A number that YAML made of a name is that name; which word a truth value was cannot be known."""
     if isinstance(given, bool):
-        raise ValueError(f"YAML reads the word as {str(given).lower()}; put it in two pairs of quotes, as in \"'no'\"")
+        word = str(given).lower()
+        raise ValueError(f"YAML reads {word} as a truth value; put it in two pairs of quotes, as in \"'{word}'\"")
     return str(given) if isinstance(given, int | float) and not isinstance(given, bool) else given
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,19 @@ class _Loader(yaml.SafeLoader):
         if self.merged > MOST_VALUES:
             raise ValueError(f"it merges more than {MOST_VALUES:,} values")
         node.value = list({_identity(key): (key, value) for key, value in node.value}.values())
+
+
+# A word means what it says: `no`, `on`, 007 and 1_000 are text, and what is to be a truth or a number is read as one later.
+_PLAIN = {
+    "tag:yaml.org,2002:bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "tag:yaml.org,2002:int": (r"-?(?:0|[1-9][0-9]*)", "-0123456789"),
+}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in forms if tag not in _PLAIN]
+    for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, (_form, _first) in _PLAIN.items():
+    _Loader.add_implicit_resolver(_tag, re.compile(f"^(?:{_form})$"), list(_first))
 
 
 def _identity(key: yaml.Node) -> Hashable:

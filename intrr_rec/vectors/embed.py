@@ -47,13 +47,15 @@ STORED = {
 }
 _SAME = ("item_id", "text_hash")
 
+_OURS = ("item", "item_id", "first_seen")  # columns of the item table that `prepare` makes
+
 
 @dataclass(frozen=True)
 class EmbedSettings:
     """How to embed; all of it is kept in the manifest.
 
     Attributes:
-        text_column: column of the item table; an item without text there is embedded by its `title`.
+        text_column: column of the item table; an item without text there, or without the column `text`, is embedded by its `title`.
         batch: texts a batch.
         shard_rows: items a shard: the work that a killed job may lose.
         storage: type of the vectors on disk.
@@ -111,8 +113,11 @@ def embed_dataset(dataset: Path, out: Path, encoder: Encoder, settings: EmbedSet
 def _check_texts(items: Path, column: str) -> list[str]:
     """The columns a text is taken from, the first that has one; refuses an item without any before work begins."""
     schema = pq.read_schema(items)
+    if column == EmbedSettings.text_column and column not in schema.names and FALLBACK in schema.names:
+        log.info("%s: no column '%s': titles are embedded; --text-column names another", items, column)
+        column = FALLBACK
     if column not in schema.names:
-        free = [name for name in schema.names if name not in ("item", "item_id", "first_seen")]
+        free = [name for name in schema.names if name not in _OURS]
         if not free:
             raise DataError(f"{items}: holds no item texts; run `intrr prepare` with --items and the item table")
         near = nearest(column, free)
@@ -142,6 +147,16 @@ def _check_texts(items: Path, column: str) -> list[str]:
     if fallen:
         log.warning("%s: %d items have no '%s': their title is embedded instead", items, fallen, column)
     return columns
+
+
+def text_columns(dataset: Path) -> list[str]:
+    """The columns of a dataset's items that `embed_dataset` can take texts from.
+
+    Raises:
+        OSError: `dataset` holds no item table.
+    """
+    schema = pq.read_schema(Path(dataset) / prepared.ITEMS)
+    return [field.name for field in schema if field.name not in _OURS and _is_text(field.type)]
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -184,7 +184,9 @@ def _ids(file: Path, type_: pa.DataType) -> pa.Array:
         ids = pq.ParquetFile(file).read(columns=["item_id"])["item_id"]
     wanted = "string" if pa.types.is_string(type_) else "integer"
     value_type = ids.type.value_type if pa.types.is_dictionary(ids.type) else ids.type
-    is_string = pa.types.is_string(value_type) or pa.types.is_large_string(value_type)
+    is_string = any(
+        is_kind(value_type) for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    )
     if not (is_string if wanted == "string" else pa.types.is_integer(value_type)):
         raise DataError(
             f"{file}: column 'item_id' has type {ids.type}, but the dataset's item ids are {wanted}s; write them the same way"
@@ -242,6 +244,14 @@ def _check_items(
     absent_I = np.setdiff1d(np.arange(len(known)), dense_R)
     if len(absent_I):
         item = known[int(absent_I[0])].as_py()
+        if (
+            len(absent_I) == len(known)
+            and (other := next((ids[0].as_py() for ids in ids_of if len(ids)), None)) is not None
+        ):
+            raise DataError(
+                f"{path}: has a vector of none of the dataset's {len(known)} items: their ids are such as {item!r}, those of column "
+                f"'item_id' such as {other!r}; write both the same way"
+            )
         raise DataError(
             f"{path}: {len(absent_I)} of the dataset's {len(known)} items have no vector, the first is item {item!r}; "
             f"embed them too"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 import socket
 from collections.abc import Iterator
@@ -149,7 +150,13 @@ def test_it_says_that_it_lives_is_ready_and_what_it_counted(server, bundle):
     ("request_", "reason"),
     [
         ({}, "history"),
-        ({"history": [1.5]}, "history"),
+        ([], "the body must be a JSON object, sent with the header Content-Type: application/json"),
+        ({"history": [1.5]}, "history.0: an item id is text of at most 1,024 characters, or a whole number of 64 bits"),
+        ({"history": ["1", None]}, "history.1: an item id is text"),
+        ({"history": ["x" * 1025]}, "history.0: an item id is text of at most 1,024 characters"),
+        ({"history": [2**63]}, "history.0: an item id is text"),
+        ({"history": [], "filters": {"deny": [[]]}}, "filters.deny.0: an item id is text"),
+        ({"history": [], "filters": {"where": {"color": [None]}}}, "where.0: a value is text, a number, true or false"),
         ({"history": [True]}, "history"),
         ({"history": [1], "timestamps": []}, "as many"),
         ({"history": [1]}, "this model reads times"),
@@ -170,6 +177,17 @@ def test_it_says_that_it_lives_is_ready_and_what_it_counted(server, bundle):
 def test_a_wrong_request_is_refused_in_one_line_that_says_where(server, request_, reason):
     answer = server.ask("POST", "/recommend", request_)
     assert answer.status == 422 and reason in answer.body["error"] and "\n" not in answer.body["error"]
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded"])
+def test_a_body_of_another_type_is_told_which_one_is_read(server, kind):
+    answer = server.ask("POST", "/recommend", b'{"history": []}', headers={"Content-Type": kind})
+    assert answer.status == 422 and "must be a JSON object" in answer.body["error"]
+
+
+def test_a_packed_body_is_told_to_be_sent_as_it_is(server):
+    answer = server.ask("POST", "/recommend", gzip.compress(b'{"history": []}'), {"Content-Type": "application/json"})
+    assert answer.status == 400 and answer.body == {"error": "the body is not UTF-8; send JSON as it is, not packed"}
 
 
 def test_pages_of_other_sites_are_kept_out(server):

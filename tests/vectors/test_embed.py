@@ -128,6 +128,13 @@ def test_texts_that_cannot_be_embedded_are_refused_before_work_begins(
     assert encoder.batches == [] and not (tmp_path / "out").exists() and hidden(tmp_path) == []
 
 
+def test_titles_are_embedded_where_the_table_has_no_column_text(tmp_path: Path) -> None:
+    encoder = HashEncoder()
+    manifest = embed_dataset(build(tmp_path, {"title": TEXTS, "genre": TEXTS}), tmp_path / "out", encoder, SETTINGS)
+    assert manifest.config["template"] == ["title"]
+    assert {text for batch in encoder.batches for text in batch} == {*TEXTS}
+
+
 def test_a_vector_too_large_for_float16_names_the_item(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"item 'sku-\d+' does not fit float16.*--storage float32"):
         embed_dataset(dataset, tmp_path / "out", HashEncoder(scale=1e6), SETTINGS)

@@ -74,6 +74,13 @@ def test_shards_string_ids_and_foreign_items(tmp_path: Path, caplog: pytest.LogC
     assert "1 vectors belong to no item" in caplog.text
 
 
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()])
+def test_text_ids_of_every_type(tmp_path: Path, kind: pa.DataType) -> None:
+    dataset = build(tmp_path / "s", lambda i: f"item é{i}")
+    pq.write_table(table(rows_of(), ids=pa.array([f"item é{i}" for i in SHUFFLED], kind)), tmp_path / "v.parquet")
+    np.testing.assert_array_equal(read_vectors(tmp_path / "v.parquet", dataset), VECTORS.astype(np.float32))
+
+
 def test_hash_follows_content_and_not_names(tmp_path: Path) -> None:
     for folder, cut in (("a", 4), ("b", 4), ("c", 5)):
         (tmp_path / folder).mkdir()
@@ -98,6 +105,10 @@ BROKEN = {
     "null id": (table(rows_of(), ids=[*IDS[:3], None, *IDS[4:]]), r"column 'item_id', row 4: the id is missing"),
     "duplicate": (table(rows_of(), ids=[*IDS[:6], IDS[2], *IDS[7:]]), rf"row 7: item {IDS[2]} has a vector already"),
     "absent": (table(rows_of()[2:], ids=IDS[2:]), rf"2 of the dataset's 9 items have no .* item {min(IDS[:2])}"),
+    "other ids": (
+        table([[1.0] * D], ids=pa.array([1000])),
+        r"has a vector of none of the dataset's 9 items: their ids are such as \S+, those of column 'item_id' such as 1000",
+    ),
     "no rows": (table([], ids=pa.array([], pa.int64())), r"9 of the dataset's 9 items have no vector"),
     "short": (table(changed(5, [1.0] * 3), LOOSE), r"row 6: has 3 values where the rows before have 4"),
     "short, first of a batch": (table(changed(4, [1.0] * 3), LOOSE), r"row 5: has 3 values where the rows before"),

@@ -9,27 +9,31 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import duckdb
 import pyarrow.parquet as pq
 import yaml
 
 from intrr_rec.config.preparation import MAX_ID_CHARACTERS
+from intrr_rec.data.raw.json_text import keys_of, malformed, type_of
 from intrr_rec.data.raw.paths import format_of, no_pattern, partitions, table_files
 from intrr_rec.data.raw.text import (
     UNREADABLE,
     Dialect,
     Layout,
     dialect_of,
+    header_hint,
     looks_like_data,
     open_text,
     packing_of,
+    save_as_utf8,
     starts_with_mark,
+    unreadable,
 )
 from intrr_rec.errors import DataError, nearest
 from intrr_rec.io.places import not_the_input
@@ -86,7 +90,7 @@ class RawFile:
             types = ", ".join(f"c{n}: 'VARCHAR'" for n in range(len(self.dialect.names) or 1))
             quote = literal(self.dialect.quote)
             reader = (
-                f"read_csv({source}, {common}, auto_detect = false, header = {'true' if self.dialect.skip else 'false'}, "
+                f"read_csv({source}, {common}, auto_detect = false, header = {self.dialect.header}, skip = {self.dialect.skip}, "
                 f"delim = {literal(self.dialect.separator)}, quote = {quote}, escape = {quote}, nullstr = '', encoding = {literal(self.dialect.encoding)}, "
                 f"columns = {{{types}}})"
             )
@@ -155,7 +159,10 @@ def open_table(con: duckdb.DuckDBPyConnection, path: Path, layout: Layout) -> li
     """
     files = table_files(path)
     if not path.is_dir():
-        return [open_raw(con, path, layout)]
+        raw = open_raw(con, path, layout)
+        if raw.format != "parquet" and not raw.columns and not (raw.dialect and raw.dialect.names):
+            raise DataError(f"{path}: holds nothing; remove it or write it again")
+        return [raw]
     found = []
     for file in files:
         if file.stat().st_size:
@@ -202,19 +209,50 @@ def require_column(raw: RawFile, column: str, setting: str, otherwise: str = "")
     Raises:
         DataError: the column is missing.
     """
-    twin, names = twins(raw, column), list(raw.columns)
-    if column in names and twin is None:
+    require_columns(raw, {setting: column}, {setting: otherwise})
+
+
+def require_columns(raw: RawFile, columns: Mapping[str, str], otherwise: Mapping[str, str]) -> None:
+    """Refuse a file that lacks any of `columns`, by setting, and name all that it lacks in one line.
+
+    Raises:
+        DataError: columns are missing, or two differ in capitals only.
+    """
+    names = list(raw.columns)
+    for column in columns.values():
+        if (twin := twins(raw, column)) is not None:
+            raise DataError(
+                f"{raw.path}: columns '{column}' and '{twin}' differ in capitals only; rename or remove one"
+            )
+    missing = {setting: column for setting, column in columns.items() if column not in names}
+    if not missing:
         return
-    if twin is not None:
-        raise DataError(f"{raw.path}: columns '{column}' and '{twin}' differ in capitals only; rename or remove one")
-    near = nearest(column, names)
-    hint = (
-        f"; did you mean '{near}'? Then set {setting_word(setting, near)}" if near else f"; name it by {setting}=NAME"
-    )
-    if not near and raw.dialect and raw.dialect.skip and looks_like_data(names):
-        names_setting = "prepare.items_column_names" if setting == "prepare.items_column" else "prepare.column_names"
-        hint = f"; if its first line is data, name its columns in order by {names_setting}='[NAME, NAME, ...]'"
-    raise DataError(f"{raw.path}: no column '{column}'; it has {', '.join(names) or 'none'}{hint}{otherwise}")
+    near = {setting: nearest(column, names) for setting, column in missing.items()}
+    first = next(iter(missing))
+    of = "items_" if first == "prepare.items_column" else ""
+    told = _header_told(raw, missing[first], f"prepare.{of}separator") if len(missing) == len(columns) else ""
+    if told:
+        hint = told
+    elif len(missing) == 1 and near[first]:
+        hint = f"; did you mean '{near[first]}'? Then set {setting_word(first, near[first] or '')}"
+    elif any(near.values()):
+        hint = f"; name them by {' '.join(setting_word(setting, word or 'NAME') for setting, word in near.items())}"
+    elif raw.dialect and raw.dialect.header and looks_like_data(names):
+        hint = f"; if its first line is data, name its columns in order by prepare.{of}column_names='[NAME, NAME, ...]'"
+    else:
+        hint = f"; name {'it' if len(missing) == 1 else 'them'} by {' '.join(f'{each}=NAME' for each in missing)}"
+    lacks = ", ".join(f"'{column}'" for column in missing.values())
+    ways = otherwise.get(first, "") if len(missing) == 1 else ""
+    raise DataError(f"{raw.path}: no column {lacks}; it has {', '.join(names) or 'none'}{hint}{ways}")
+
+
+def _header_told(raw: RawFile, column: str, separator: str) -> str:
+    """What the first lines of a text table say of a header that lacks `column`, and the fix; `separator` names the setting of it."""
+    told = header_hint(raw.path, raw.packing, raw.dialect, column) if raw.dialect and raw.dialect.header else None
+    if told is None:
+        return ""
+    fix, word = told
+    return f"; {fix}" if word is None else f"; {fix}: set " + shlex.quote(f'{separator}="{word}"')
 
 
 def names_in(raw: RawFile) -> list[str]:
@@ -284,13 +322,9 @@ def readable(path: Path, format_: str, packing: str = "uncompressed") -> Iterato
         yield
     except duckdb.Error as error:
         not_the_input(error)
-        reason = (_malformed_json(path, packing) if format_ == "json" else None) or _reason(error, path)
-        latin = (
-            ", or, if it is Latin-1, set prepare.encoding=latin-1" if format_ == "csv" and "unicode" in reason else ""
-        )
-        raise DataError(
-            f"{path}: cannot be read as {format_} ({reason}); write the file again or correct it{latin}"
-        ) from None
+        reason = (malformed(path, packing) if format_ == "json" else None) or _reason(error, path)
+        fix = save_as_utf8(format_) if "unicode" in reason else "write the file again or correct it"
+        raise DataError(f"{path}: cannot be read as {format_} ({reason}); {fix}") from None
 
 
 def quoted(name: str) -> str:
@@ -322,10 +356,10 @@ def _open_json(con: duckdb.DuckDBPyConnection, path: Path, packing: str) -> RawF
             while first.isspace():
                 first = handle.read(1)
             start = "array" if first == "[" else "newline_delimited"
-            keys = _keys(first + handle.readline()) if first == "{" else None
+            keys = keys_of(first + handle.readline()) if first == "{" else None
         has_bom = starts_with_mark(path, packing)
     except UNREADABLE as error:
-        raise DataError(f"{path}: cannot be read as json ({error}); write the file again") from None
+        raise unreadable(path, error) from None
     if not first:
         return RawFile(path, "json", {}, packing)
     source = literal(no_pattern(path))
@@ -335,7 +369,7 @@ def _open_json(con: duckdb.DuckDBPyConnection, path: Path, packing: str) -> RawF
             (shape,) = con.execute(
                 f"SELECT json_group_structure(json) FROM read_ndjson_objects({source}, {common})"
             ).fetchall()[0]
-            columns = {name: _type_of(kind) for name, kind in json.loads(shape).items() if name}
+            columns = {name: type_of(kind) for name, kind in json.loads(shape).items() if name}
         else:
             options = f"{common}, format = '{start}', records = true, sample_size = -1"
             described = con.execute(f"DESCRIBE SELECT * FROM read_json({source}, {options})").fetchall()
@@ -347,43 +381,11 @@ def _open_json(con: duckdb.DuckDBPyConnection, path: Path, packing: str) -> RawF
     return RawFile(path, "json", columns, packing, json_form="marked" if has_bom and start != "array" else start)
 
 
-def _type_of(kind: Any) -> str:
-    """The DuckDB type of what `json_group_structure` found."""
-    if isinstance(kind, list):
-        return f"{_type_of(kind[0])}[]"
-    if isinstance(kind, dict):
-        return "JSON"
-    return {"UBIGINT": "BIGINT", "NULL": "VARCHAR"}.get(kind, str(kind))
-
-
-def _keys(line: str) -> set[str] | None:
-    try:
-        found: Any = json.loads(line)
-    except json.JSONDecodeError:
-        return None
-    return set(found) if isinstance(found, dict) else None
-
-
-def _malformed_json(path: Path, packing: str) -> str | None:
-    """The first line that is no JSON: the engine's own line number is off by one."""
-    try:
-        with open_text(path, packing) as handle:
-            for n, line in enumerate(handle, 1):
-                if n == 1 and line.lstrip().startswith("["):
-                    return None
-                if line.strip():
-                    try:
-                        json.loads(line)
-                    except json.JSONDecodeError as error:
-                        return f"line {n}, column {error.pos + 1}: {error.msg}"
-    except UNREADABLE as error:
-        return str(error)
-    return None
-
-
 def _reason(error: duckdb.Error, path: Path) -> str:
     if "non-record JSON" in str(error):
         return "its lines are no objects"
+    if "reached an invalid state" in str(error):
+        return "it has line ends of several kinds, or a carriage return within a field that has no quotes"
     lines = [line for line in str(error).splitlines() if line.strip()]
     details = ("Expected Number of Columns", "Value with", "Invalid unicode", "Maximum line size")
     kept = lines[:1] + [line for line in lines[1:] if line.startswith(details)][:1]

@@ -9,7 +9,9 @@ file, column and row.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 import duckdb
@@ -26,7 +28,7 @@ from intrr_rec.data.raw.files import (
     open_table,
     quoted,
     readable,
-    require_column,
+    require_columns,
     untyped_id_kind,
 )
 from intrr_rec.data.raw.text import Layout
@@ -64,8 +66,8 @@ def open_logs(con: duckdb.DuckDBPyConnection, paths: Sequence[Path], config: Pre
     }
     columns = {setting: column for setting, column in named.items() if column is not None}
     otherwise = {
-        "time_column": "; if the rows stand in order of time, prepare.time_column=null takes that order",
-        "event_column": "; if events of all types count, prepare.event_column=null prepare.event_weights=null prepare.min_weight=0",
+        "prepare.time_column": "; if the rows stand in order of time, prepare.time_column=null takes that order",
+        "prepare.event_column": "; if events of all types count, prepare.event_column=null prepare.event_weights=null prepare.min_weight=0",
     }
     layout = Layout(config.separator, config.column_names, encoding=config.encoding)
     logs: list[RawFile] = []
@@ -74,8 +76,7 @@ def open_logs(con: duckdb.DuckDBPyConnection, paths: Sequence[Path], config: Pre
         if raw.path.resolve() in seen:
             raise DataError(f"{raw.path}: given twice; its interactions would count double, name it once")
         seen.add(raw.path.resolve())
-        for setting, column in columns.items():
-            require_column(raw, column, f"prepare.{setting}", otherwise.get(setting, ""))
+        require_columns(raw, {f"prepare.{setting}": column for setting, column in columns.items()}, otherwise)
         logs.append(raw.as_json(*columns.values()))
     return logs
 
@@ -208,16 +209,17 @@ def bad_value(con: duckdb.DuckDBPyConnection, raw: RawFile, row: int, column: st
         return DataError(
             f"{where}: {text!r} looks like a missing id; remove the row, or, if it is an id, prepare.id_type=string reads all as text"
         )
-    if kind is not None and raw.format == "csv" and text != text.strip(" "):
+    if kind is not None and raw.format == "csv" and text != text.strip():
         return DataError(
             f"{where}: {_shown(value)} has blanks around it; remove them, or, if they belong to the id, prepare.id_type=string reads "
             "all as text"
         )
-    shown = _shown(value)
+    shown = _shown(str(value) if isinstance(value, datetime) else value)
     if kind is None:
-        return DataError(
-            f"{where}: {shown} is not a timestamp; write a number since 1970 (not negative), a date or ISO 8601"
-        )
+        form = "write a number since 1970 (not negative), a date or ISO 8601"
+        if re.fullmatch(r"[0-9.]+[eE][+]?[0-9]+", text):
+            form = "scientific notation leaves out digits; write all of them, without an exponent"
+        return DataError(f"{where}: {shown} is not a timestamp; {form}")
     if kind == "string" and len(str(value)) > MAX_ID_CHARACTERS:
         return DataError(
             f"{where}: {shown} is too long for an id ({MAX_ID_CHARACTERS:,} at most); is this the column of ids, and is every "

@@ -10,6 +10,7 @@ import csv
 import gzip
 import io
 import re
+import string
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,9 @@ _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _TYPED = re.compile(r"(.+):(token|float|token_seq|float_seq)")  # of RecBole's atomic files
 _ATOMIC = (".inter", ".user", ".item")
 _BLOCK = 1 << 20
+_PREAMBLE = 20  # lines looked at for a header that stands later
+# Marks that no eye sees, which editors and spreadsheets leave around a name.
+_INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ class Dialect:
         names: of all columns in order; None where the header names none.
         separator: between fields.
         quote: what may stand around a field; empty: nothing.
-        skip: lines before the first row.
+        skip: lines before the header line and the rows: blank ones.
+        header: whether a header line follows them.
         encoding: of the text.
     """
 
@@ -63,6 +68,7 @@ class Dialect:
     separator: str
     quote: str
     skip: int
+    header: bool
     encoding: Encoding = "utf-8"
 
 
@@ -94,11 +100,15 @@ def unreadable(path: Path, error: Exception) -> DataError:
     """One line about a file that cannot be read."""
     reason = " ".join(str(getattr(error, "strerror", None) or error).split())
     if isinstance(error, UnicodeDecodeError):
-        reason = f"not UTF-8: {reason}"
         return DataError(
-            f"{path}: cannot be read as {_format(path)} ({reason}); save it as UTF-8, or, if it is Latin-1, set prepare.encoding=latin-1"
+            f"{path}: cannot be read as {_format(path)} (not UTF-8: {reason}); {save_as_utf8(_format(path))}"
         )
     return DataError(f"{path}: cannot be read as {_format(path)} ({reason}); write the file again")
+
+
+def save_as_utf8(format_: str) -> str:
+    """How a file that is not UTF-8 is mended."""
+    return "save it as UTF-8" + (", or, if it is Latin-1, set prepare.encoding=latin-1" if format_ == "csv" else "")
 
 
 def _format(path: Path) -> str:
@@ -127,7 +137,7 @@ def dialect_of(path: Path, packing: str, layout: Layout) -> Dialect:
         DataError: a first line that cannot be read, has no such fields, or names a column twice.
     """
     try:
-        line = _first_line(path, packing, layout.encoding)
+        blank, line = _first_line(path, packing, layout.encoding)
         separator = layout.separator or _separator(path, line)
         quote = "" if separator == "::" or is_atomic(path) else '"'
         fields = _fields(line, separator, quote)
@@ -135,21 +145,44 @@ def dialect_of(path: Path, packing: str, layout: Layout) -> Dialect:
         raise unreadable(path, error) from None
     names = layout.names
     if names is None:
-        return Dialect(_named(path, fields), separator, quote, skip=1, encoding=layout.encoding)
+        return Dialect(_named(path, fields), separator, quote, blank, header=True, encoding=layout.encoding)
     if fields == list(names):  # the header line is there after all
-        return Dialect(names, separator, quote, skip=1, encoding=layout.encoding)
+        return Dialect(names, separator, quote, blank, header=True, encoding=layout.encoding)
     if fields and len(fields) != len(names):
         found = " ".join(repr(field) for field in fields[:8])
         raise DataError(
             f"{path}: the first line has {len(fields)} fields ({found}), but {layout.settings[1]} names {len(names)}; name all of "
             f"them in order, or correct {layout.settings[0]}"
         )
-    return Dialect(names, separator, quote, skip=0, encoding=layout.encoding)
+    return Dialect(names, separator, quote, blank, header=False, encoding=layout.encoding)
 
 
 def looks_like_data(names: list[str]) -> bool:
     """Whether the words of a first line are values, not names of columns."""
     return any(re.fullmatch(r"-?[0-9]+([.][0-9]+)?|[0-9]{4}-[0-9]{2}-[0-9]{2}.*", name) for name in names)
+
+
+def header_hint(path: Path, packing: str, dialect: Dialect, column: str) -> tuple[str, str | None] | None:
+    """Why a text table's header does not name `column`, where its first lines tell, and the separator it has, as YAML writes it."""
+    names = [name for name in dialect.names if name]
+    one = re.escape(column)
+    if len(names) == 1 and (found := re.search(rf"\b{one}(\W+)\w|\w(\W+){one}\b", names[0])):
+        mark = found[1] or found[2]
+        plain = mark == " " or (mark.isprintable() and " " not in mark and mark.isascii() and mark not in '\\"')
+        return "its fields have another separator", mark if plain else "".join(f"\\x{ord(sign):02x}" for sign in mark)
+    try:
+        with open_text(path, packing, dialect.encoding) as handle:
+            for n, line in zip(range(1, _PREAMBLE), handle, strict=False):
+                for separator in SEPARATORS:
+                    fields = [each.strip() for each in _fields(line, separator, '"')]
+                    if n > dialect.skip + 1 and len(fields) > 1 and column in fields:
+                        return (
+                            f"line {n} names it: remove the lines before that, for the first line is the header",
+                            None,
+                        )
+    except (*UNREADABLE, csv.Error):
+        return None
+    return None
 
 
 def is_atomic(path: Path) -> bool:
@@ -164,18 +197,18 @@ def _unpacked(path: Path, packing: str) -> io.BufferedIOBase:
     return cast(io.BufferedIOBase, pa.input_stream(str(path), compression="zstd"))
 
 
-def _first_line(path: Path, packing: str, encoding: Encoding) -> str:
-    """The first line that is not blank, as it is written: a quoted field may hold line ends."""
+def _first_line(path: Path, packing: str, encoding: Encoding) -> tuple[int, str]:
+    """How many lines are blank before the first that is not, and that one as it is written: a quoted field may hold line ends."""
     with open_text(path, packing, encoding) as handle:
-        line = handle.readline()
+        blank, line = 0, handle.readline()
         while line and not line.strip():
-            line = handle.readline()
+            blank, line = blank + 1, handle.readline()
         while line.count('"') % 2 and "::" not in line and not is_atomic(path) and len(line) < _BLOCK:
             more = handle.readline()
             if not more:
                 break
             line += more
-    return line
+    return blank, line
 
 
 def _separator(path: Path, line: str) -> str:
@@ -193,7 +226,7 @@ def _fields(line: str, separator: str, quote: str) -> list[str]:
 
 def _named(path: Path, fields: list[str]) -> tuple[str | None, ...]:
     """Names of a header: without blanks around them and without RecBole's types; None for the column of an index."""
-    names = [field.strip() for field in fields]
+    names = [field.strip(_INVISIBLE + string.whitespace + "\xa0") for field in fields]
     typed = [_TYPED.fullmatch(name) for name in names]
     if names and all(typed):
         names = [match[1] for match in typed if match]

@@ -7,6 +7,7 @@ since 1970. Events are sorted, compared and de-duplicated by seconds *and* nanos
 from __future__ import annotations
 
 import logging
+from datetime import datetime
 from typing import Literal
 
 import duckdb
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 NANOS = 10**9
 FLOAT32_WHOLE = 1 << 24  # above it, neighbours among float32 numbers lie more than 1 apart
 
+# Dates that are written as one number, by their digits.
+_DATES = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 _NUMBER = "-?[0-9]+([.][0-9]+)?"
 _DATE = "^[0-9]{4}-[0-9]{2}-[0-9]{2}"
 _FRACTION = "(:[0-9]{2}:[0-9]{2})[.]([0-9]+)"
@@ -85,9 +88,10 @@ def settle_unit(
         DataError: values of several units, values that are no plausible times, or float32 that cannot tell times apart.
     """
     type_ = raw.columns[column]
-    if type_ == "DATE" or type_.startswith("TIMESTAMP"):
-        return known
     where = f"{raw.path}: column '{column}'"
+    if type_ == "DATE" or type_.startswith("TIMESTAMP"):
+        _refuse_late(con, file, where, "")
+        return known
     read_as: TimeUnit = "s" if asked == "auto" else asked
     per = PER_SECOND[read_as]
     value = "time" if per == 1 else f"(CAST(time AS DOUBLE) * {per} + nanos // {NANOS // per})"
@@ -96,21 +100,23 @@ def settle_unit(
     looks = _looks(con, file, value, plausible_only=asked != "auto")
     bad = looks.pop(None, None)
     if asked == "auto":
+        if (bad is not None or looks.keys() - {"s"}) and type_ in ("VARCHAR", "JSON"):
+            numbers, dates = _numbers_and_dates(con, raw, column)
+            if not numbers:  # dates have no unit, however late
+                return known
+            if dates:
+                raise DataError(
+                    f"{where}: holds numbers that are not seconds (row {numbers}) and dates (row {dates}), or dates after 2100; write all "
+                    "one way"
+                )
+        _refuse_dates(con, file, where)
         if bad is not None:
             raise DataError(f"{where}, row {bad[1]}: {_implausible(bad[2])}")
         _require_one(where, looks, "; write all of them in one unit: sorted together they are in the wrong order")
         unit = next(iter(looks), None)
-        if unit == "s":
-            _refuse_dates(con, file, where)
     else:
         unit = read_as
-        late = con.execute(f'SELECT min("row") FROM events WHERE file = {file} AND time >= {YEAR_10000}').fetchall()[0][
-            0
-        ]
-        if late is not None:
-            raise DataError(
-                f"{where}, row {late}: in {UNIT_NAMES[unit]} lies after the year 9999; is prepare.time_unit right?"
-            )
+        _refuse_late(con, file, where, f"in {UNIT_NAMES[unit]} ")
         others = [other for other in looks if other not in (None, unit)]
         if unit in looks:
             _require_one(where, looks, f"; prepare.time_unit={unit} cannot read them together: write all in one unit")
@@ -196,17 +202,41 @@ def _require_one(where: str, looks: dict[TimeUnit | None, tuple[int, int, float]
 
 
 def _refuse_dates(con: duckdb.DuckDBPyConnection, file: int, where: str) -> None:
-    """Numbers such as 20231114, all of which are dates, would count as seconds of August 1970."""
-    row, first, others = con.execute(
-        'SELECT min("row"), arg_min(time, "row"), count(*) FILTER (try_strptime(CAST(time AS VARCHAR), \'%Y%m%d\') IS NULL '
-        f"OR time NOT BETWEEN 19700101 AND 21001231) FROM events WHERE file = {file}"
+    """Numbers such as 20231114 or 202311142213, all of which are dates, would count as seconds or milliseconds of the Seventies."""
+    row, first, most = con.execute(
+        f'SELECT min("row"), arg_min(time, "row"), max(time) FROM events WHERE file = {file}'
     ).fetchall()[0]
-    if row is not None and not others:
-        day = f"{first // 10_000}-{first // 100 % 100:02}-{first % 100:02}"
+    form = None if row is None else _DATES.get(len(str(most)))
+    if form is None:
+        return
+    rest = 10 ** (len(str(most)) - 4)
+    others = con.execute(
+        f"SELECT count(*) FILTER (try_strptime(CAST(time AS VARCHAR), '{form}') IS NULL OR time NOT BETWEEN {1970 * rest} "
+        f"AND {2101 * rest - 1}) FROM events WHERE file = {file}"
+    ).fetchall()[0][0]
+    if not others:
+        meant = datetime.strptime(str(first), form)
+        day = f"{meant:%Y-%m-%d}" if form == "%Y%m%d" else f"{meant:%Y-%m-%d %H:%M:%S}"
         raise DataError(
-            f"{where}, row {row}: {first} looks like the date {day}, as all values do; write {day}, or, if seconds are meant, say "
-            "prepare.time_unit=s"
+            f"{where}, row {row}: {first} looks like the date {day}, as all values do; write {day}, or, if it is a count since 1970, "
+            "say of what: prepare.time_unit=s, or ms, us, ns"
         )
+
+
+def _refuse_late(con: duckdb.DuckDBPyConnection, file: int, where: str, how: str) -> None:
+    """Times after the last day of the calendar."""
+    late = con.execute(f'SELECT min("row") FROM events WHERE file = {file} AND time >= {YEAR_10000}').fetchall()[0][0]
+    if late is not None:
+        fix = "is prepare.time_unit right?" if how else "correct the row"
+        raise DataError(f"{where}, row {late}: {how}lies after the year 9999; {fix}")
+
+
+def _numbers_and_dates(con: duckdb.DuckDBPyConnection, raw: RawFile, column: str) -> tuple[int | None, int | None]:
+    """First rows of a column of text that hold a number, and a date."""
+    is_number = f"regexp_full_match({raw.text_sql(column)}, '{_NUMBER}')"
+    return con.execute(
+        f'SELECT min("row") FILTER ({is_number}), min("row") FILTER (NOT {is_number}) FROM {raw.scan(column)}'
+    ).fetchall()[0]
 
 
 def _require_whole_floats(con: duckdb.DuckDBPyConnection, file: int, where: str, value: str, unit: TimeUnit) -> None:

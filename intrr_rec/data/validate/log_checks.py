@@ -17,6 +17,8 @@ from intrr_rec.config.time_units import EARLIEST, UNIT_NAMES, TimeUnit
 from intrr_rec.data.validate.findings import Extent, Finding
 
 DAY = 86_400
+# SQL of a time at full resolution, one number: pairs are no values in every release of the engine.
+FULL_TIME = "(CAST(time AS HUGEINT) * 1000000000 + nanos)"
 FLOAT32_STEP = 128  # seconds between neighbours among float32 numbers of this century's seconds since 1970
 MANY = 100  # fewer users, pairs or rows than this prove nothing
 PERIODS = 60
@@ -96,7 +98,7 @@ def check_clock(
     total, future, early, first, last, is_one, is_coarse = row_of(
         con,
         f"SELECT count(*), count(*) FILTER (time > {ahead}), count(*) FILTER (time < {EARLIEST}), min(time), max(time), "
-        f"min((time, nanos)) = max((time, nanos)), bool_and(time % {FLOAT32_STEP} = 0 AND nanos = 0) AND count(DISTINCT time % {DAY}) > 1 FROM events",
+        f"min({FULL_TIME}) = max({FULL_TIME}), bool_and(time % {FLOAT32_STEP} = 0 AND nanos = 0) AND count(DISTINCT time % {DAY}) > 1 FROM events",
     )
     if is_one:
         yield Finding(
@@ -147,8 +149,8 @@ def check_row_order(con: duckdb.DuckDBPyConnection) -> Iterator[Finding]:
     """Whether each user's rows stand in order of time."""
     users, late = row_of(
         con,
-        "SELECT count(*), count(*) FILTER (late) FROM (SELECT bool_or((time, nanos) < before) AS late FROM (SELECT user_id, "
-        'time, nanos, lag((time, nanos)) OVER (PARTITION BY user_id ORDER BY file, "row") AS before FROM events) GROUP BY user_id)',
+        f"SELECT count(*), count(*) FILTER (late) FROM (SELECT bool_or(moment < before) AS late FROM (SELECT user_id, "
+        f'{FULL_TIME} AS moment, lag({FULL_TIME}) OVER (PARTITION BY user_id ORDER BY file, "row") AS before FROM events) GROUP BY user_id)',
     )
     says = (
         f"the rows of {late:,} of {users:,} users ({late / users:.1%}) do not stand in order of time: they are sorted"
@@ -181,7 +183,7 @@ def check_item_order(con: duckdb.DuckDBPyConnection) -> Iterator[Finding]:
             yield Finding("item order", "fine", says)
     pairs, up = row_of(
         con,
-        "SELECT count(*), count(*) FILTER (item_id > item_before) FROM steps WHERE time IS NOT NULL AND (time, nanos) = before AND item_id <> item_before",
+        f"SELECT count(*), count(*) FILTER (item_id > item_before) FROM steps WHERE {FULL_TIME} = before AND item_id <> item_before",
     )
     if pairs < MANY:
         return

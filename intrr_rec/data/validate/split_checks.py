@@ -13,7 +13,7 @@ import duckdb
 from intrr_rec.config.time_units import said
 from intrr_rec.data.prepare.split import TimeSplit
 from intrr_rec.data.validate.findings import Finding
-from intrr_rec.data.validate.log_checks import MANY, row_of, scalar_of
+from intrr_rec.data.validate.log_checks import FULL_TIME, MANY, row_of, scalar_of
 
 
 def order_events(con: duckdb.DuckDBPyConnection, split: TimeSplit | None = None, features: int = 0) -> None:
@@ -34,15 +34,15 @@ def order_events(con: duckdb.DuckDBPyConnection, split: TimeSplit | None = None,
         target = f"time >= {split.test_from} AND coalesce(time_before < {split.test_from}, false)"
     con.execute(
         f"CREATE TABLE steps AS SELECT *, {learnt} AS learnt, {target} AS target, {rival} AS rival FROM (SELECT user_id, item_id, "
-        f"{also}time, nanos, lag(item_id) OVER history AS item_before, lag(time) OVER history AS time_before, lag((time, nanos)) OVER "
-        "history AS before, lead((time, nanos)) OVER history AS after, row_number() OVER history AS place, count(*) OVER (PARTITION BY user_id) AS length FROM events "
+        f"{also}time, nanos, lag(item_id) OVER history AS item_before, lag(time) OVER history AS time_before, lag({FULL_TIME}) OVER "
+        f"history AS before, lead({FULL_TIME}) OVER history AS after, row_number() OVER history AS place, count(*) OVER (PARTITION BY user_id) AS length FROM events "
         'WINDOW history AS (PARTITION BY user_id ORDER BY time, nanos, file, "row"))'
     )
 
 
 def check_ties(con: duckdb.DuckDBPyConnection, split: TimeSplit | None = None) -> Iterator[Finding]:
     """Users whose test target has the time of the event that stands next to it: the other target, or the next of its part."""
-    users, tied = row_of(con, "SELECT count(*), count(*) FILTER ((time, nanos) = rival) FROM steps WHERE target")
+    users, tied = row_of(con, f"SELECT count(*), count(*) FILTER ({FULL_TIME} = rival) FROM steps WHERE target")
     which = "the last two interactions" if split is None else "the first two interactions of the test part"
     says = f"{which} of {tied:,} of {users:,} users ({tied / users:.1%}) have the same time"
     if tied > 0.1 * users:

@@ -343,6 +343,11 @@ def _plus_plus(x_SD: Tensor, n_codes: int, generator: torch.Generator) -> Tensor
 
 
 def _too_few(n_codes: int, n_items: int, distinct: int) -> ConfigError:
+    if distinct == 1:
+        return ConfigError(
+            f"index.codes: the {n_items} vectors of this level are all equal, so they tell no item from another; embed each item by its own "
+            "text, or, if only levels after the first are so, lower index.levels"
+        )
     return ConfigError(
         f"index.codes: {n_codes} codes were asked for, but the {n_items} vectors of this level hold only "
         f"{distinct} distinct points; lower index.codes (or index.levels)"

@@ -211,7 +211,9 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
 
 async def _refused(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return problem(error.status_code, str(error.detail), error.headers)
+    unread = error.status_code == 400 and error.detail == "There was an error parsing the body"  # FastAPI's words
+    said = "the body is not UTF-8; send JSON as it is, not packed" if unread else str(error.detail)
+    return problem(error.status_code, said, error.headers)
 
 
 async def _fault(_: Request, error: Exception) -> JSONResponse:

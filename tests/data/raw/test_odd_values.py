@@ -95,6 +95,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
         "row 4: 'nan' looks like a missing id|are integers",
     ),
     "blanks around an id": ("x.csv", delimited(one(1, " 3")), "row 4: ' 3' has blanks around it"),
+    "hard blanks around an id": ("x.csv", delimited(one(1, "3\xa0")), "row 4: '3.xa0' has blanks around it"),
     "truth for an id": ("x.parquet", typed(sku=pa.array([e[1] > 3 for e in EVENTS])), "'sku' has type BOOLEAN"),
     "truth for a time": ("x.parquet", typed(timestamp=pa.array([True] * 64)), "'timestamp' has type BOOLEAN"),
     "floats for ids": ("x.parquet", typed(sku=pa.array([float(e[1]) for e in EVENTS])), "'sku' has type DOUBLE"),
@@ -104,11 +105,34 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "time of day": ("x.parquet", typed(timestamp=pa.array([1] * 64, pa.time64("us"))), "'timestamp' has type TIME"),
     "NaN for a time": ("x.parquet", typed(timestamp=pa.array([float("nan"), *[1.0] * 63])), "row 1: nan is not"),
     "infinity": ("x.csv", delimited(one(2, "infinity")), "row 4: 'infinity' is not"),
+    "scientific notation": ("x.csv", delimited(one(2, "1.7e+09")), "row 4: '1.7e.09' .* leaves out digits"),
+    "before 1970": ("x.parquet", typed(timestamp=pa.array([-5] * 64, pa.timestamp("ms"))), "row 1: '1969-12-31 23:59"),
+    "after the calendar": (
+        "x.parquet",
+        typed(timestamp=pa.array([253_402_300_800_000_000] * 64, pa.timestamp("us"))),
+        "row 1: lies after the year 9999; correct the row",
+    ),
     "negative time": ("x.csv", delimited(one(2, -5)), "row 4: '-5' is not a timestamp"),
     "decimal comma": ("x.csv", delimited([(u, i, f"{t},5") for u, i, t in EVENTS], ";"), "row 1: '.*,5' is not"),  # type: ignore[misc]
     "no such day": ("x.csv", delimited(one(2, "2023-02-30")), "row 4: '2023-02-30' is not"),
     "days first": ("x.csv", times(lambda t: t.strftime("%d/%m/%Y")), "is not a timestamp"),
     "dates as numbers": ("x.csv", times(lambda t: t.strftime("%Y%m%d")), r"looks like the date \d{4}-\d\d-\d\d"),
+    "dates and hours as numbers": ("x.csv", times(lambda t: t.strftime("%Y%m%d%H")), "the date 2023-11-14 22:00:00"),
+    "dates and minutes as numbers": (
+        "x.csv",
+        times(lambda t: t.strftime("%Y%m%d%H%M")),
+        "row 1: 202311142213 looks like the date 2023-11-14 22:13:00, as all values do",
+    ),
+    "dates and seconds as numbers": (
+        "x.csv",
+        times(lambda t: t.strftime("%Y%m%d%H%M%S")),
+        "row 1: 20231114221320 looks like the date 2023-11-14 22:13:20",
+    ),
+    "milliseconds and dates": (
+        "x.csv",
+        delimited([(u, i, 1000 * t if u % 2 else "2023-11-14") for u, i, t in EVENTS]),
+        r"numbers that are not seconds \(row 9\) and dates \(row 1\)",
+    ),
     "dates as integers": (
         "x.parquet",
         typed(timestamp=pa.array([20231114] * 64)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ import pytest
 import typer
 
 from intrr_rec.cli import app
-from intrr_rec.config import PrepareConfig
+from intrr_rec.config import PrepareConfig, load_recipe
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.data.prepare.prepare import prepare_dataset
 from intrr_rec.data.validate.validate import examine
@@ -125,6 +126,17 @@ READ: dict[str, tuple[str, dict[str, bytes], dict[str, Any]]] = {
     "mark, JSON gz": ("x.jsonl.gz", {"x.jsonl.gz": gzip.compress(MARK + lines(EVENTS))}, {}),
     "array of JSON": ("x.json", {"x.json": b"[" + b",\n".join(lines(EVENTS).splitlines()) + b"]"}, {}),
     "empty key, JSON": ("x.jsonl", {"x.jsonl": lines(EVENTS, **{"": 1})}, {}),
+    "blank lines first": ("x.csv", {"x.csv": b"\n  \n" + delimited(EVENTS)}, {}),
+    "blank lines first, no header line": (
+        "x.csv",
+        {"x.csv": b"\r\n\r\n" + delimited(EVENTS, header=None).replace(b"\n", b"\r\n")},
+        {"column_names": NAMES},
+    ),
+    "marks around names": (
+        "x.csv",
+        {"x.csv": MARK + MARK + delimited(EVENTS, header=("user_id\u200b", "\u2060sku", "timestamp\xa0"))},
+        {},
+    ),
     "line ends of Windows": ("x.csv", {"x.csv": delimited(EVENTS).replace(b"\n", b"\r\n")}, {}),
 }
 # What is named, what lies there, and what the one line says.
@@ -152,6 +164,24 @@ REFUSED: dict[str, tuple[str, dict[str, bytes], str]] = {
         "x.csv",
         {"x.csv": delimited(EVENTS, header=None)},
         r"column '\w+'.*if (its|the) first line is data, name its columns",
+    ),
+    "nothing, packed": ("x.csv.gz", {"x.csv.gz": gzip.compress(b"")}, r"x\.csv\.gz: holds nothing"),
+    "nothing, packed JSON": ("x.jsonl.gz", {"x.jsonl.gz": gzip.compress(b"\n")}, r"x\.jsonl\.gz: holds nothing"),
+    "a title above the header": (
+        "x.csv",
+        {"x.csv": b"# exported\n\n" + delimited(EVENTS)},
+        r"it has # exported; line 3 names it: remove the lines before that",
+    ),
+    "sep=; of Excel": ("x.csv", {"x.csv": b"sep=;\n" + delimited(EVENTS, ";")}, r"line 2 names it: remove the lines"),
+    "two line ends": (
+        "x.csv",
+        {"x.csv": delimited(HALF) + delimited(REST, header=None).replace(b"\n", b"\r\n").replace(b"\r\n", b"\r", 1)},
+        r"x\.csv: (cannot be read as csv \(it has line ends of several kinds|column)",
+    ),
+    "Latin-1 far below": (
+        "x.csv",
+        {"x.csv": delimited(EVENTS * 2000) + "u\xe9,1,1700000000\n".encode("latin-1")},
+        r"x\.csv: cannot be read as csv .*save it as UTF-8",
     ),
     "bzip2": ("x.csv.bz2", {"x.csv.bz2": b"BZh91AY"}, r"is packed as bzip2; unpack it"),
 }
@@ -282,6 +312,25 @@ def test_a_folder_of_a_partition_gives_the_column_that_its_files_lack(tmp_path: 
     config = PrepareConfig(item_column="sku", k_core=1, event_column="kind", event_weights={"buy": 1})
     prepare_dataset([tmp_path / "logs"], None, tmp_path / "ds", config)
     assert set(histories(tmp_path / "ds")) == {str(user) for user in range(4)}
+
+
+@pytest.mark.parametrize("mark", [" ", "^", "\x01", "   "])
+def test_the_separator_that_is_told_works(tmp_path: Path, mark: str) -> None:
+    lay(tmp_path, {"x.txt": delimited(EVENTS, mark)})
+    with pytest.raises(DataError, match="its fields have another separator: set ") as error:
+        prepare_dataset([tmp_path / "x.txt"], None, tmp_path / "ds", PrepareConfig(item_column="sku", k_core=1))
+    told = shlex.split(str(error.value).rpartition(": set ")[2])
+    config = load_recipe(None, ["prepare.item_column=sku", "prepare.k_core=1", *told]).prepare
+    prepare_dataset([tmp_path / "x.txt"], None, tmp_path / "ds", config)
+    assert histories(tmp_path / "ds") == RIGHT
+
+
+def test_all_columns_that_a_file_lacks_are_named_in_one_line_that_can_be_copied(tmp_path: Path) -> None:
+    lay(tmp_path, {"x.csv": delimited(EVENTS, header=("userId", "movie", "Timestamp"))})
+    with pytest.raises(DataError, match="no column 'user_id', 'sku', 'timestamp'; it has userId") as error:
+        prepare_dataset([tmp_path / "x.csv"], None, tmp_path / "ds", PrepareConfig(item_column="sku", k_core=1))
+    told = "prepare.user_column=userId prepare.item_column=NAME prepare.time_column=Timestamp"
+    assert str(error.value).endswith(f"; name them by {told}")
 
 
 @pytest.mark.parametrize("name", ["item_id=5", "ds[1]", "user=2"])

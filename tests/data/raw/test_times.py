@@ -236,3 +236,12 @@ def test_unit_of_a_number() -> None:
     assert [unit_of(first) for first in FIRST_OF.values()] == list(FIRST_OF)
     assert seconds_fault(NOON) is None and seconds_fault(-5) is None
     assert seconds_fault(1_000 * NOON) == f"{1_000 * NOON} looks like milliseconds; give seconds since 1970: {NOON}"
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.jsonl"])
+def test_dates_as_text_have_no_unit_however_late(tmp_path: Path, name: str) -> None:
+    late = [(user, item, moment(t).replace(year=9999 if item % 2 else 2024)) for user, item, t in EVENTS]
+    path = text(name, lambda t: t.isoformat())(tmp_path, late)
+    stored = prepared(path, tmp_path / "ds").timestamps_E
+    assert stored is not None and sorted(stored.tolist()) == sorted(int(t.timestamp()) for _, _, t in late)
+    assert json.loads((tmp_path / "ds" / STATISTICS).read_text())["time_unit"] is None

@@ -213,6 +213,11 @@ def test_fewer_distinct_points_than_codes_is_refused():
         fit(torch.randn(6, 3, generator=seeded(7)).repeat(10, 1), 9)
 
 
+def test_equal_points_are_called_so():
+    with pytest.raises(ConfigError, match="the 60 vectors of this level are all equal"):
+        fit(torch.ones(60, 3), 9)
+
+
 def test_seeding_sample_with_too_few_distinct_points_falls_back_to_all(monkeypatch):
     monkeypatch.setattr(kmeans, "SAMPLE_PER_CODE", 1)
     x_ID = torch.cat([torch.zeros(500, 2), torch.eye(2), 2 * torch.eye(2)])
