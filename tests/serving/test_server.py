@@ -165,7 +165,7 @@ def test_it_says_that_it_lives_is_ready_and_what_it_counted(server, bundle):
         ({"history": [], "kk": 1}, "unknown key; known are history, "),
         ({"history": [], "filters": {"allow": 3}}, "allow"),
         ({"history": [], "filters": {"where": {"color": ["red"]}}}, "filters: no item can pass; there is none"),
-        ({"history": [], "filters": {"where": {"color": "red"}}}, "where"),
+        ({"history": [], "filters": {"where": {"color": "red"}}}, "filters.where: Input should be a valid list"),
         ({"history": [], "filters": {"newer_than": 1.5}}, "newer_than"),
         (
             {"history": ["1"], "timestamps": [1_700_000_000_000]},

@@ -52,7 +52,7 @@ def explain_invalid(error: RequestValidationError) -> str:
     where = ".".join(str(part) for part in place if isinstance(part, int) or part in _NAMES)
     message = str(first["msg"]).removeprefix("Value error, ")
     if (
-        len(place) > 2 and not isinstance(place[-1], int) and place[-1] not in _NAMES
+        len(place) > 2 and first["type"] != "list_type" and not isinstance(place[-1], int) and place[-1] not in _NAMES
     ):  # one of several types, of which the first is told
         is_id = (
             place[0] != "user" and "where" not in place[:2] and ("described" not in place[:3] or "item" in place[3:4])
