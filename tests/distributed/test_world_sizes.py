@@ -23,6 +23,14 @@ VARIANTS = {
     "data_parallel": ("train.sharding.uid=data_parallel",),
     "row_wise": ("train.sharding.uid=row_wise",),
     "table_wise": ("train.sharding.uid=table_wise", "train.sharding.codebooks=table_wise"),
+    "neighbours": (
+        "train.sharding.uid=row_wise",
+        "model.dense.weight=1",
+        "model.dense.negatives=8",
+        "model.neighbours.kept=6",
+        "evaluate.rank_by=path_dense_and_neighbours",
+        "evaluate.pool=beam_and_dense",
+    ),
     "flattened": ("model.kind=flattened",),
     "tiger": (
         "model.kind=tiger",

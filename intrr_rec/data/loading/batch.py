@@ -282,7 +282,7 @@ class Collator:
         target_S = self.items_E[event_T[scored_S] + 1]
         wanted = [self.items_E[event_T]]
         if self.candidates is not None:
-            wanted += [target_S, self.candidates.draw(step, rank)]
+            wanted += [target_S, self.candidates.draw(step)]
         items_U, inverse = np.unique(np.concatenate(wanted), return_inverse=True)
         inverse = inverse.reshape(-1)
         inverse_T = inverse[: len(event_T)]

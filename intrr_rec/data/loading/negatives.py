@@ -40,6 +40,6 @@ class CandidateSampler:
         self.negatives = negatives
         self.seed = seed
 
-    def draw(self, step: int, rank: int) -> IntArray:
-        """Dense item ids `[M]`: other ones for another step or rank, the same when asked again."""
-        return np.random.default_rng([self.seed, step, rank]).integers(0, self.n_items, self.negatives)
+    def draw(self, step: int) -> IntArray:
+        """Dense item ids `[M]`: the same on every rank, so that figures do not depend on their number; other ones another step."""
+        return np.random.default_rng([self.seed, step, 0]).integers(0, self.n_items, self.negatives)

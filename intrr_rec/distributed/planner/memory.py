@@ -34,6 +34,7 @@ CACHE_SHARE = 0.2  # of a table's rows that `fused_uvm_caching` keeps on the dev
 # A process with torch, TorchRec and its process group, before any table; on CUDA also the context and the collectives' buffers.
 PROCESS = {"cpu": 1 * GB, "cuda": 2 * GB}
 TRIE = 16  # bytes an item at most, at four levels of 256 codes or fewer (semantic_ids/trie.py)
+NEIGHBOUR = 10  # bytes of a neighbour of an item: its id and three terms in half precision
 USABLE = 0.9  # of the memory; the rest is for activations and what the allocator cannot use
 
 
@@ -106,6 +107,8 @@ def other_bytes(
     if model.token_width is not None and recipe.keeps_catalogue(items):
         own = math.ceil(items / machines.ranks)  # is made, then gathered with the others'
         found["catalogue's tokens, in evaluation"] = (1 + machines.ranks) * own * model.token_width * FLOAT
+    if recipe.uses_neighbours:
+        found["neighbours of items, in evaluation"] = NEIGHBOUR * recipe.model.neighbours.kept * items
     if not allocated:
         found["process"] = PROCESS[machines.device]
     return {name: Bytes(size) for name, size in found.items()}

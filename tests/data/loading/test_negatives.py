@@ -22,11 +22,10 @@ def collators(items_E, negatives=7):
     return (Collator(items_E, WINDOW, None, "items", candidates=each) for each in (None, sampler))
 
 
-def test_draws_differ_by_step_and_rank_and_repeat_when_asked_again():
+def test_draws_differ_by_step_and_repeat_when_asked_again():
     sampler = CandidateSampler(1000, 50, seed=1)
-    first = sampler.draw(4, 0).tolist()
-    assert first == sampler.draw(4, 0).tolist()
-    assert first != sampler.draw(5, 0).tolist() and first != sampler.draw(4, 1).tolist()
+    first = sampler.draw(4).tolist()
+    assert first == sampler.draw(4).tolist() and first != sampler.draw(5).tolist()
 
 
 @pytest.mark.parametrize("replicas", [1, 3])
@@ -39,7 +38,7 @@ def test_candidates_hold_every_target_and_leave_the_step_as_it_was(events, repli
         assert without.candidates is None
         assert batch.items_U[batch.candidates.target_S].tolist() == batch.target_S.tolist()
         assert set(batch.items_U.tolist()) >= set(without.items_U.tolist()) | set(batch.target_S.tolist())
-        drawn = sampling.candidates.draw(2, rank)
+        drawn = sampling.candidates.draw(2)
         assert batch.items_U[batch.candidates.negative_M].tolist() == drawn.tolist()
         assert len(set(batch.items_U.tolist())) == len(batch.items_U)
         assert batch.items_U[batch.slot_T].tolist() == without.items_U[without.slot_T].tolist()

@@ -69,6 +69,13 @@ def test_gpus_know_adam_and_may_keep_tables_on_the_host(optimizer, bytes_a_row, 
     assert found.memory.host == (0 if kernel == "fused" else whole)
 
 
+def test_neighbours_cost_their_ids_and_terms_on_every_rank():
+    recipe = load_recipe(None, ["evaluate.rank_by=path_dense_and_neighbours", "model.dense.weight=1"])
+    found = make_plan(model(MILLION), machines(ranks=4), recipe, training=True, group=None)
+    per_item = recipe.model.neighbours.kept * (4 + 3 * 2)
+    assert found.others["neighbours of items, in evaluation"].device == MILLION * per_item
+
+
 @pytest.mark.parametrize("sharding", [{}, {"uid": "row_wise"}, {"uid": "column_wise"}])
 def test_an_average_costs_the_weights_once_more(sharding):
     without, averaged = (plan(MILLION, machines(ranks=2), ema_decay=decay, **sharding) for decay in (None, 0.9))
@@ -176,5 +183,6 @@ def test_a_plan_tells_all_it_counts():
     assert figures["total"]["device"] == sum(parts)
     assert figures["others"]["buffers"]["device"] < MILLION  # Semantic IDs are on the host, mapped
     assert figures["others"]["prefix trie, in evaluation"]["device"] == 2 * MILLION * 16
+    assert "neighbours of items, in evaluation" not in figures["others"]
     for words in ("2,000,000 x 128", "row_wise", "rowwise_adagrad", "0-63", "64 ranks on cuda, 80 GB each"):
         assert words in text
