@@ -22,11 +22,14 @@ from safetensors.torch import save_file
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.distributed.checkpoint.storage import read_state, verify
 from intrr_rec.errors import ArtefactError, UserError
+from intrr_rec.evaluation.evaluator import Split
+from intrr_rec.evaluation.target_ranks import read_ranks
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import MANIFEST, file_hash
 from intrr_rec.io.atomic import swap_into_place, write_json
 from intrr_rec.io.records import read_sealed, sealed
 from intrr_rec.runs.metrics_file import metric_lines
+from intrr_rec.runs.parts import recorded_files, require_whole
 from intrr_rec.runs.records import read_results
 from intrr_rec.runs.run_record import read_recipe, read_run_record
 from intrr_rec.semantic_ids.artefact import SemanticIds
@@ -35,10 +38,13 @@ from intrr_rec.serving.batch.recommend import Options, recommend_all
 from intrr_rec.serving.bundle.bundle import Bundle
 from intrr_rec.serving.bundle.export import write_bundle
 from intrr_rec.training.trainer import train
+from intrr_rec.vectors.concat import concat_vectors, parse_parts
+from intrr_rec.vectors.table import VectorTable
 from tests.tiny import make_line, recipe
 
 SMALL = 4096  # bytes of a file all of whose bytes are changed
 SAMPLE = 40  # changes of a larger file
+SPLITS: tuple[Split, ...] = ("valid", "test")
 WORLD: Any = SimpleNamespace(rank=0, size=1)
 
 
@@ -61,12 +67,18 @@ def of_recommendations(path: Path) -> str:
     return repr(artefact.read(path, "recommendations"))
 
 
-def of_run(path: Path) -> str:
-    return repr((read_run_record(path), read_recipe(path), read_results(path), metric_lines(path / "metrics.jsonl")))
+def of_vectors(path: Path) -> str:
+    return repr([(ids_P.tolist(), vectors_PD.tolist()) for ids_P, vectors_PD in VectorTable(path).blocks()])
 
 
-def of_sealed(path: Path) -> str:
-    return repr([read_sealed(path / name, "") for name in ("inspection.json", "plan.json")])
+def of_tables(path: Path) -> str:
+    require_whole(path, recorded_files(path))
+    return repr([(users.tolist(), rank_B.tolist()) for users, rank_B in (read_ranks(path, split) for split in SPLITS)])
+
+
+def of_file(name: str, read: Callable[[Path], object]) -> tuple[Callable[[Path], str], tuple[str, ...]]:
+    """A file of a run that has a reader of its own."""
+    return lambda path: repr(read(path)), (name,)
 
 
 def of_checkpoint(path: Path) -> str:
@@ -80,8 +92,14 @@ OPENERS: dict[str, tuple[Callable[[Path], str], tuple[str, ...] | None]] = {
     "semantic_ids": (of_semantic_ids, None),
     "bundle": (of_bundle, None),
     "recommendations": (of_recommendations, None),
-    "run": (of_run, ("config.yaml", "run.json", "results.json", "metrics.jsonl")),
-    "run's figures": (of_sealed, ("inspection.json", "plan.json")),
+    "vectors": (of_vectors, None),
+    "run.json": of_file("run.json", read_run_record),
+    "config.yaml": of_file("config.yaml", read_recipe),
+    "results.json": of_file("results.json", read_results),
+    "metrics.jsonl": of_file("metrics.jsonl", lambda path: metric_lines(path / "metrics.jsonl")),
+    "inspection.json": of_file("inspection.json", lambda path: read_sealed(path / "inspection.json", "")),
+    "plan.json": of_file("plan.json", lambda path: read_sealed(path / "plan.json", "")),
+    "ranks and recommendations": (of_tables, ("ranks/part-00000.parquet", "recommendations/part-00000.parquet")),
     "checkpoint": (of_checkpoint, None),
 }
 
@@ -96,13 +114,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     recommend_all(
         Bundle.load(folder / "bundle"), DatasetSource(line.dataset, 0), folder / "recommendations", Options(k=3)
     )
-    return {
+    concat_vectors(line.dataset, folder / "vectors", parse_parts([f"a={line.vectors}"], ()), "float16")
+    return dict.fromkeys(OPENERS, folder / "run") | {
         "dataset": line.dataset,
         "semantic_ids": line.semantic_ids,
         "bundle": folder / "bundle",
         "recommendations": folder / "recommendations",
-        "run": folder / "run",
-        "run's figures": folder / "run",
+        "vectors": folder / "vectors",
         "checkpoint": folder / "run" / "checkpoints" / "best",
     }
 
