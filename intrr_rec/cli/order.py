@@ -8,7 +8,7 @@ GROUPS = {
     "Logs": ("generate", "fetch", "describe", "validate", "prepare"),
     "Vectors and Semantic IDs": ("embed", "concat-vectors", "index", "inspect-ids"),
     "Training and evaluation": ("train", "evaluate", "report", "compare", "runs"),
-    "Recommending": ("export", "recommend", "serve"),
+    "Recommending": ("export", "recommend", "promote", "rollback", "serve"),
     "The whole line": ("pipeline", "plan", "doctor"),
 }
 OTHER = "Other verbs"

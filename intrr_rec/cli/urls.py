@@ -24,6 +24,8 @@ _ROLES: dict[tuple[str, str], Role] = {
     ("compare", "against"): "run to read",
     ("runs", "folders"): "runs",
     ("serve", "bundle"): "opened",
+    ("promote", "over"): "opened",
+    ("rollback", "registry"): "opened",
     ("fetch", "data"): "local",
     ("fetch", "descriptor"): "local",
     ("prepare", "data"): "local",

@@ -49,6 +49,10 @@ class ServeConfig(Section):
         0.0, ge=0, description="after SIGTERM: time between answering not ready and refusing new connections"
     )
 
+    follow_seconds: float = Field(
+        5.0, gt=0, description="between two looks at a registry (`intrr promote`), whose current bundle is served"
+    )
+
     def body_bytes(self) -> int:
         """The limit of a request's body in bytes."""
         if self.max_body_bytes is not None:

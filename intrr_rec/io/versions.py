@@ -6,6 +6,7 @@ the name with the old one or the new one. What was made from an older version fi
 
 from __future__ import annotations
 
+import errno
 import glob
 import logging
 import os
@@ -21,15 +22,39 @@ from intrr_rec.io.manifest import MANIFEST
 
 log = logging.getLogger(__name__)
 KEPT = 7  # versions beside the newest: a week of days
+_OF_TARGET = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _NUMBERED = re.compile(r"^(.+)@([1-9][0-9]{0,8})$")
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:
-    """A second name of a file; a copy where the file system has no hard links."""
+    """A second name of a file; a copy where that is not to be had.
+
+    Raises:
+        OSError: names the target where that cannot be written, the source where that cannot be read.
+    """
     try:
         os.link(source, target)
     except OSError:
-        shutil.copy2(source, target)
+        try:
+            shutil.copy2(source, target)
+        except OSError as error:
+            if error.errno in _OF_TARGET:  # what copies names the source alone
+                raise OSError(error.errno, error.strerror, str(target)) from None
+            raise
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """A folder with second names of all files of another; the first file that cannot be made ends it.
+
+    Raises:
+        OSError: which, by its number.
+    """
+    target.mkdir(parents=True)
+    for path in sorted(source.rglob("*")):
+        if path.is_dir():
+            (target / path.relative_to(source)).mkdir()
+        else:
+            link_or_copy(path, target / path.relative_to(source))
 
 
 def older(place: Path) -> list[tuple[int, Path]]:
@@ -66,7 +91,7 @@ def keep_version(place: Path) -> None:
         remove_tree(stale)
     staging = place.with_name(f".{target.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        shutil.copytree(place, staging, copy_function=link_or_copy)
+        link_tree(place, staging)
         os.rename(staging, target)
         sync(place.parent)
     finally:

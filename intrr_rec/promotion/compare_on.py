@@ -50,13 +50,18 @@ class Standing:
         coverage: share of the dataset's catalogue among the ten best of anyone.
     """
 
-    place: Path
+    place: Location
     kind: str
     items: int
     metric_TM: Floats
     known_items: int
     unknown_targets: float
     coverage: float
+
+    @property
+    def name(self) -> str:
+        """The place as a person named it."""
+        return str(origin(self.place) if isinstance(self.place, Path) else self.place)
 
     def means(self, chosen_T: NDArray[np.bool_] | None = None) -> dict[str, float] | None:
         """Metrics over the users, or over some; None where those are none."""
@@ -97,7 +102,7 @@ class Comparison:
             "bootstrap_seed": self.seed,
             "models": [
                 {
-                    "place": str(origin(each.place)),
+                    "place": each.name,
                     "kind": each.kind,
                     "metrics": each.means(),
                     "cold": each.means(self.cold_T),
@@ -143,7 +148,7 @@ def compare_on(dataset: Location, models: Sequence[Path], seed: int, out: Path |
     return found
 
 
-def compare_models(dataset: Dataset, models: Sequence[Path], world: World, seed: int) -> Comparison:
+def compare_models(dataset: Dataset, models: Sequence[Location], world: World, seed: int) -> Comparison:
     """Rank the test users of a dataset with each model, one after another; only one model is open at a time.
 
     Raises:
@@ -199,7 +204,7 @@ def show(comparison: Comparison) -> None:
         grown = f"{each.known_items:,} of {dataset.n_items:,} items"
         table.add_row(
             letter,
-            str(origin(each.place)),
+            each.name,
             *figures,
             grown,
             f"{each.unknown_targets:.1%} not in its catalogue",

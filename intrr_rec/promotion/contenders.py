@@ -25,6 +25,8 @@ from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.evaluation.evaluator import Evaluator
 from intrr_rec.io.artefact import MANIFEST
 from intrr_rec.io.mapped import roomy
+from intrr_rec.io.registry import read_registry
+from intrr_rec.io.storage import Location
 from intrr_rec.runs.inputs import Inputs
 from intrr_rec.runs.open_run import open_run
 from intrr_rec.semantic_ids.versions import old_places
@@ -45,7 +47,7 @@ class Contender(Protocol):
         n_items: O.
     """
 
-    place: Path
+    place: Location
     kind: str
 
     @property
@@ -80,7 +82,7 @@ class RunContender:
                     "train with model.features=[]"
                 )
 
-        self.place = place
+        self.place: Location = place
         opened = open_run(place, world, check=check)
         self._inputs = opened.inputs
         self._evaluator = Evaluator(opened.model, opened.inputs, world)
@@ -122,7 +124,7 @@ class BundleContender:
 
     kind = "bundle"
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Location) -> None:
         self.place = place
         self.bundle = Bundle.load(place, this_device())
         self.recommender = Recommender(self.bundle)
@@ -142,7 +144,8 @@ class BundleContender:
         return place_I
 
     @cached_property
-    def _beam(self) -> int:
+    def beam(self) -> int:
+        """W: what the bundle was evaluated with, or the size of a smaller catalogue."""
         return min(self.bundle.settings.evaluate.beam, self.n_items)
 
     def rank(self, users: MappedUsers) -> Tensor:
@@ -153,21 +156,23 @@ class BundleContender:
             chosen = spans[first : first + batch]
             histories = [users.items_E[span][:-1].tolist() for span in chosen]
             times = None if users.timestamps_E is None else [users.timestamps_E[span].tolist() for span in chosen]
-            parts.append(_padded(self.recommender.rank(histories, min(PLACES, self._beam), self._beam, times=times)[0]))
+            parts.append(_padded(self.recommender.rank(histories, min(PLACES, self.beam), self.beam, times=times)[0]))
         return torch.cat(parts)
 
     def popular(self) -> Tensor:
         """See `Contender`."""
-        return _padded(self.recommender.rank([[]], min(PLACES, self._beam), self._beam, times=[[0]])[0][0])
+        return _padded(self.recommender.rank([[]], min(PLACES, self.beam), self.beam, times=[[0]])[0][0])
 
 
-def open_contender(place: Path, world: World) -> Contender:
-    """A run folder or a bundle.
+def open_contender(place: Location, world: World) -> Contender:
+    """A run folder, a bundle, or a registry, which is its current bundle.
 
     Raises:
         ArtefactError, ConfigError: as `RunContender` and `BundleContender`.
     """
-    return BundleContender(place) if (place / MANIFEST).is_file() else RunContender(place, world)
+    if not isinstance(place, Path) or (place / MANIFEST).is_file() or read_registry(place) is not None:
+        return BundleContender(place)
+    return RunContender(place, world)
 
 
 def ranked_chunks(

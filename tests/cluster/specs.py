@@ -61,6 +61,7 @@ def examples() -> dict[str, AppDef]:
             j="4x8",
             **PLACE,
         ),
+        "promote": jobs.promote(bundle="/data/bundle", over="/data/registry", on="/data/dataset", h="cpu_medium"),
         "serve": jobs.serve("serve.max_batch=32", bundle="/data/bundle", port=8000, h="cpu_medium"),
     }
 

@@ -23,6 +23,13 @@ def test_torchx_finds_no_fault(verb):
     assert get_component(f"intrr.{verb}").fn is getattr(jobs, verb)
 
 
+def test_a_day_more_is_a_job() -> None:
+    start = jobs.train(dataset="d", semantic_ids="s", out="today", init_from="yesterday").roles[0].args[-1]
+    assert "--init-from yesterday" in start
+    words = jobs.prepare(interactions=["day.parquet"], out="d", append=True).roles[0].args
+    assert words[-1] == "--append" and "--engine" in words
+
+
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if examples()[verb].roles[0].entrypoint == "bash"])
 def test_torchrun_reads_nodes_ranks_and_restarts_out_of_the_job(verb, monkeypatch):
     role = examples()[verb].roles[0]
@@ -98,6 +105,7 @@ PATHS = [
     ("evaluate", {"run": URL}, "--run"),
     ("export", {"run": URL, "out": "b"}, "run"),
     ("recommend", {"bundle": "b", "out": "r", "events": URL}, "--events"),
+    ("promote", {"bundle": "b", "over": URL, "on": "d"}, "--over"),
     ("serve", {"bundle": URL}, "bundle"),
 ]
 

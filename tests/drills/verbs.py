@@ -9,6 +9,8 @@ from pathlib import Path
 
 import yaml
 
+from intrr_rec.io import artefact
+from intrr_rec.io.registry import REGISTRY, Registry, write_record
 from intrr_rec.serving.bundle.export import write_bundle
 from intrr_rec.training.trainer import train
 from tests.tiny import SMALL, Line, make_line, recipe
@@ -89,6 +91,16 @@ def _vectors(stock: Stock) -> list[str]:
     return ["--vectors", str(stock.line.vectors)]
 
 
+def _registry(stock: Stock, place: Path) -> list[str]:
+    """A registry on the disk that can be rolled back."""
+    registry, content_hash = place / "registry", artefact.peek(stock.bundle).content_hash
+    if not registry.exists():
+        shutil.copytree(stock.bundle, registry / "bundles" / content_hash[:16])
+        record = Registry(current=content_hash, previous=content_hash, decision=1)
+        write_record(registry, REGISTRY, record.model_dump())
+    return [str(registry)]
+
+
 ROWS = {
     "pipeline": Row(lambda s, p: [s.pipeline(p / "work")], "work/bundle", resumes="work"),
     "runs": Row(lambda s, p: [str(s.folder)]),
@@ -110,6 +122,8 @@ ROWS = {
     "recommend": Row(
         lambda s, p: ["--bundle", str(s.bundle), *_dataset(s), "--out", f"{p}/out"], "out", resumes=".out.recommend"
     ),
+    "promote": Row(lambda s, p: [str(s.bundle), "--over", f"{p}/registry", "--on", str(s.line.dataset)], "registry"),
+    "rollback": Row(_registry, "registry/registry.json", small=True),
     "serve": Row(lambda s, p: [str(s.bundle), "--port", "0"]),
     "report": Row(lambda s, p: ["--run", f"{p}/run"], "run/report.html", has_run=True),
     "compare": Row(

@@ -8,7 +8,6 @@ who has one keeps it, and newcomers follow in the order of their own ids.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from intrr_rec.data.raw.item_schema import ItemSchema
 from intrr_rec.errors import ArtefactError, ConfigError, DataError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import Manifest, file_hash
-from intrr_rec.io.versions import link_or_copy
+from intrr_rec.io.versions import link_tree
 
 ROWS = "rows"
 _NUMBERED = ("item", "item_id", "first_seen")
@@ -132,7 +131,7 @@ class Previous:
 
     def copy_rows(self, folder: Path) -> None:
         """Take the kept rows over: the two versions share the files."""
-        shutil.copytree(self.path / ROWS, folder / ROWS, copy_function=link_or_copy)
+        link_tree(self.path / ROWS, folder / ROWS)
 
     def merge_items(self, con: duckdb.DuckDBPyConnection, free: Sequence[str] | None) -> list[str]:
         """Complete `item_table` by the content that items had; returns all free columns.

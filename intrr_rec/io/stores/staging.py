@@ -17,7 +17,9 @@ from intrr_rec.errors import ArtefactError, ConfigError, PlaceError, Stopped, Us
 from intrr_rec.io.atomic import remove_tree
 from intrr_rec.io.launcher import Ranks
 from intrr_rec.io.lock import Lock
+from intrr_rec.io.manifest import MANIFEST
 from intrr_rec.io.places import url_fault, url_of
+from intrr_rec.io.registry import REGISTRY, current_of
 from intrr_rec.io.storage import OF_ARROW, Folder
 from intrr_rec.io.stores import copies, scratch
 from intrr_rec.io.stores.lease import Lease
@@ -49,6 +51,7 @@ class Staging:
         url = url_of(place)
         if url is None:
             return Path(place)
+        url = str(current_of(url))
         target = self._once("in", url, lambda path: copies.bring(openable(url), path))
         self._brought.append((target, url))
         return target
@@ -67,7 +70,7 @@ class Staging:
             return Path(place)
         folder = openable(url)
         lease = self._lease(folder)
-        get = copies.bring if with_content and folder.has("manifest.json") else copies.stand_in
+        get = copies.bring if with_content and folder.has(MANIFEST) else copies.stand_in
         target = self._once("out", url, lambda path: get(folder, path))
         if lease is not None:
             self._ends.append(lambda: copies.publish(target, folder, lease))
@@ -109,7 +112,7 @@ class Staging:
         if write and sizes[1] is not None and sizes[0] != sizes[1]:
             raise ConfigError(f"{url}: ranks on several nodes share no copy of a run at a URL; give a mounted folder")
         folder = openable(url)
-        if not write and folder.has("manifest.json"):  # a bundle, where a verb reads either
+        if not write and (folder.has(MANIFEST) or folder.has(REGISTRY)):  # a bundle, where a verb reads either
             return self.bring(url)
         lease = self._lease(folder) if write else None
         target = scratch.place_in(scratch.scratch(), "run", url)

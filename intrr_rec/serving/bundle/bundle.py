@@ -42,6 +42,7 @@ from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import Manifest, Opened
 from intrr_rec.io.records import as_record
+from intrr_rec.io.registry import current_of
 from intrr_rec.io.stores.staging import copied
 from intrr_rec.models.embeddings.item_embeddings import Width
 from intrr_rec.models.neighbours import TERMS, NeighbourTable
@@ -107,14 +108,14 @@ class Bundle:
         """Verify and open a bundle.
 
         Args:
-            path: of the bundle.
+            path: of the bundle, or of a registry, whose current bundle is opened.
             device: of all tensors.
 
         Raises:
             ArtefactError: missing, altered, of another kind or schema, or its files disagree with one another.
         """
         device = torch.device(device)
-        with copied(path) as here:
+        with copied(current_of(path)) as here:
             return cls._load(here, device)
 
     @classmethod

@@ -19,6 +19,8 @@ import uvicorn
 from intrr_rec.config.serving import ServeConfig
 from intrr_rec.distributed.malloc import keep_freed_memory
 from intrr_rec.errors import ConfigError, UserError
+from intrr_rec.io.registry import read_registry
+from intrr_rec.io.storage import Location, location
 from intrr_rec.serving.bundle.bundle import this_device
 from intrr_rec.serving.http.app import Service
 from intrr_rec.serving.http.backend import Backend
@@ -28,17 +30,18 @@ from intrr_rec.serving.http.guard import LOOPBACK, require_usable_token
 TOKEN_VARIABLE = "INTRR_TOKEN"
 # A client that does not read its answer does not keep the process alive for ever.
 STOP_SECONDS = 60
+LONGEST_FOLLOW_SECONDS = 300.0
 
 log = logging.getLogger(__name__)
 
 
 def serve(bundle: Path, *, host: str, port: int, settings: ServeConfig) -> None:
-    """Serve a bundle until SIGTERM or SIGINT; SIGHUP reads it anew.
+    """Serve a bundle until SIGTERM or SIGINT; SIGHUP reads it anew. Of a registry the current bundle is served and followed.
 
     The bearer token to ask for is the environment variable INTRR_TOKEN: command lines are for everybody to see.
 
     Args:
-        bundle: artefact written by `intrr export`.
+        bundle: artefact written by `intrr export`, or a registry.
         host: to bind to. One that others can reach needs a token.
         port: 0 takes any free one; the log says which.
         settings: batching and limits.
@@ -56,7 +59,8 @@ def serve(bundle: Path, *, host: str, port: int, settings: ServeConfig) -> None:
     load = partial(Backend.load, bundle, this_device())
     with _bound(host, port) as listening:
         service = Service(load, settings, token, LOOPBACK if local else None, local)
-        asyncio.run(_serve(service, listening))
+        follows = read_registry(location(bundle)) is not None
+        asyncio.run(_serve(service, listening, bundle if follows else None))
 
 
 def _bound(host: str, port: int) -> socket.socket:
@@ -73,7 +77,7 @@ def _bound(host: str, port: int) -> socket.socket:
     return listening
 
 
-async def _serve(service: Service, listening: socket.socket) -> None:
+async def _serve(service: Service, listening: socket.socket, registry: Path | None) -> None:
     settings = service.settings
     connections = Connections(settings, lambda reason: service.metrics.ended.labels(reason).inc())
     config = uvicorn.Config(
@@ -93,6 +97,8 @@ async def _serve(service: Service, listening: socket.socket) -> None:
         handler.addFilter(Seldom())
     asyncio.get_running_loop().set_exception_handler(partial(_on_fault, connections))
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload_soon, service)
+    if registry is not None:
+        service.background.add(asyncio.create_task(_follow(service, location(registry))))
     await _Server(config, service).serve([listening])
     log.info("stopped; all that was accepted is answered")
 
@@ -137,6 +143,22 @@ def _reload_soon(service: Service) -> None:
 
     service.background.add(task := asyncio.create_task(reload()))
     task.add_done_callback(service.background.discard)
+
+
+async def _follow(service: Service, registry: Location) -> None:
+    """Serve what becomes the current bundle of a registry; one that is not fit to serve is tried again, each time later."""
+    live, usual = service.live, service.settings.follow_seconds
+    wait = usual
+    while True:
+        await asyncio.sleep(wait)
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(live.aside, read_registry, registry)
+            if found is not None and found.current != live.current.bundle_hash:
+                await live.reload()
+            wait = usual
+        except UserError as error:
+            wait = min(2 * wait, LONGEST_FOLLOW_SECONDS)
+            log.warning("%s; looking again in %.0f s", error, wait)
 
 
 class _Server(uvicorn.Server):
