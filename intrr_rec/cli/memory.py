@@ -15,7 +15,7 @@ from intrr_rec.errors import UserError
 # Megabytes of address space with which a verb of miniature data comes to its end or to an error of its own.
 TRAINS, LOADS_TORCH, LOADS_TABLES, LOADS_LITTLE = 3_000, 2_000, 1_200, 500
 NEEDS: Mapping[str, int] = {
-    **dict.fromkeys(("train", "evaluate", "export", "serve"), TRAINS),
+    **dict.fromkeys(("train", "evaluate", "export", "promote", "rollback", "serve"), TRAINS),
     **dict.fromkeys(("embed", "index", "plan", "recommend"), LOADS_TORCH),
     **dict.fromkeys(
         ("prepare", "validate", "describe", "generate", "concat-vectors", "inspect-ids", "doctor"), LOADS_TABLES
