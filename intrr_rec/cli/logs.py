@@ -1,4 +1,4 @@
-"""Which raw logs a verb was given: by a descriptor, or file by file."""
+"""The verbs of raw logs, which are given by a descriptor or file by file."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from intrr_rec.cli.closing import beside, close, command
+from intrr_rec.cli.options import NEW_FILE, Config, Data, Described, EngineName, Interactions, Master, MemoryGb, Out
 from intrr_rec.config import PrepareConfig, load_recipe
 from intrr_rec.errors import ConfigError
 
@@ -66,3 +68,92 @@ def given_logs(
     settings = load_recipe(config, overrides, under=(path, {"prepare": descriptor.prepare})).prepare
     found = find_tables(descriptor, path, data)
     return Logs(path.stem, found.interactions, items or found.items, settings, users or found.users)
+
+
+def generate(
+    out: Out,
+    users: Annotated[int, typer.Option(min=1)] = 6_000,
+    items: Annotated[int, typer.Option(min=10)] = 2_000,
+    events_per_user: Annotated[int, typer.Option(min=1, help="Mean length of a history.")] = 12,
+    dimension: Annotated[int, typer.Option(min=1, help="Width of an item's vector.")] = 64,
+    seed: int = 0,
+) -> None:
+    """Write a synthetic catalogue, its vectors and its logs: streamed, so any size up to 10⁸ items fits in memory."""
+    from intrr_rec.data.synthetic.generator import generate_logs
+
+    generate_logs(out, n_users=users, n_items=items, seed=seed, events_per_user=events_per_user, dimension=dimension)
+
+
+def fetch(
+    descriptor: Annotated[Path, typer.Argument(metavar="DESCRIPTOR", help="datasets/*.yaml")],
+    data: Data = Path("data"),
+) -> None:
+    """Bring the files a descriptor names: resumed, checked against their checksums, official formats made into tables."""
+    from intrr_rec.data.raw.descriptors import load_descriptor
+    from intrr_rec.data.raw.download import fetch as run
+
+    for path in run(load_descriptor(descriptor), data):
+        typer.echo(path)
+
+
+def prepare(
+    out: Out,
+    words: Described = None,
+    interactions: Interactions = None,
+    items: Annotated[Path | None, typer.Option("--items", help="Item table: item id, free columns, text.")] = None,
+    users: Annotated[
+        Path | None, typer.Option("--users", help="User table: user id, columns of prepare.features.user.")
+    ] = None,
+    data: Data = Path("data"),
+    engine: EngineName = "duckdb",
+    master: Master = "local[*]",
+    memory_gb: MemoryGb = 4.0,
+    append: Annotated[
+        bool, typer.Option("--append", help="Add the logs to the dataset at --out (prepare.keep_rows); numbers stay.")
+    ] = False,
+    config: Config = None,
+) -> None:
+    """Interaction logs → dataset artefact: validate, filter, stable time order, split, dense ids; on DuckDB or Spark."""
+    from intrr_rec.cli.logs import given_logs
+    from intrr_rec.data.prepare.engines import EngineChoice
+    from intrr_rec.data.prepare.prepare import prepare_dataset
+
+    logs = given_logs(words or (), interactions or (), items, data, config, users)
+    choice = EngineChoice(engine, master, memory_gb)
+    prepare_dataset(logs.interactions, logs.items, out, logs.settings, choice, append=append, users=logs.users)
+    if not append:
+        close(_after_prepare(out), lies=out)
+
+
+def _after_prepare(dataset: Path) -> str:
+    """The next command: of the item texts that the dataset has, or, where it has none, with vectors of one's own."""
+    from intrr_rec.vectors.embed import text_columns
+
+    texts = text_columns(dataset)
+    if not texts:
+        words = ("--vectors", "VECTORS", "--out", beside(dataset, "semantic_ids"))
+        return command("index", "--dataset", dataset, *words)
+    named = () if set(texts) & {"text", "title"} else ("--text-column", texts[0])
+    return command("embed", "--dataset", dataset, *named, "--out", beside(dataset, "vectors"))
+
+
+def validate(
+    words: Described = None,
+    interactions: Interactions = None,
+    items: Annotated[Path | None, typer.Option("--items", help="Item table: item id, free columns, text.")] = None,
+    users: Annotated[
+        Path | None, typer.Option("--users", help="User table: user id, columns of prepare.features.user.")
+    ] = None,
+    data: Data = Path("data"),
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar=NEW_FILE, help="Page to write; NAME.validation.html if left out.")
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Raw logs → what is wrong with them, before anything is built: errors (exit code 2), warnings, distributions."""
+    from intrr_rec.cli.logs import given_logs
+    from intrr_rec.reporting.validation import validate as run
+
+    logs = given_logs(words or (), interactions or (), items, data, config, users)
+    page = out or Path(f"{logs.name}.validation.html")
+    run(logs.name, logs.interactions, logs.items, logs.settings, page, users=logs.users)
