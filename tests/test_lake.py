@@ -66,6 +66,7 @@ class Lake:
         at, files = self.at, self.here.parent
         logs = ("--interactions", f"{at}/logs/interactions", "--items", f"{at}/logs/items")
         self.verb("generate", "--out", f"{at}/logs", "--users", "120", "--items", "60", "--dimension", "8")
+        self.verb("describe", f"{at}/logs/interactions", f"{at}/logs/items")
         self.verb("validate", *logs, "--out", f"{at}/logs.html", *PREPARE)
         self.verb("prepare", *logs, "--out", f"{at}/dataset", *PREPARE)
         ir.embed(f"{at}/dataset", f"{at}/text", encoder=HashEncoder())
@@ -83,6 +84,10 @@ class Lake:
         self.verb("runs", f"{at}/run")
         self.verb("export", f"{at}/run", "--out", f"{at}/bundle")
         self.verb("recommend", "--bundle", f"{at}/bundle", "--dataset", f"{at}/dataset", "--out", f"{at}/recommended")
+        for _ in range(2):  # the second is no worse than the first, and so can be rolled back
+            self.verb("promote", f"{at}/bundle", "--over", f"{at}/registry", "--on", f"{at}/dataset")
+            self.verb("export", f"{at}/run", "--out", f"{at}/bundle", "--rows", "bfloat16")
+        self.verb("rollback", f"{at}/registry")
         tree = {"title": "t", "interactions": "got.parquet"}
         source = files / "source" / "got.parquet"
         source.parent.mkdir()

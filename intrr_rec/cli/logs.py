@@ -13,6 +13,7 @@ from intrr_rec.cli.closing import beside, close, command
 from intrr_rec.cli.options import NEW_FILE, Config, Data, Described, EngineName, Interactions, Master, MemoryGb, Out
 from intrr_rec.config import PrepareConfig, load_recipe
 from intrr_rec.errors import ConfigError
+from intrr_rec.io.stores.scratch import in_words
 
 
 def describe(
@@ -25,7 +26,7 @@ def describe(
     """Raw tables → a proposed descriptor with a schema of features (docs/features.md), on standard output."""
     from intrr_rec.data.raw.describe import propose
 
-    typer.echo(propose(logs, items, users), nl=False)
+    typer.echo(in_words(propose(logs, items, users)), nl=False)
 
 
 @dataclass(frozen=True)

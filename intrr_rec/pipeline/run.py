@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -47,9 +48,17 @@ def run_pipeline(path: Path, *, show: bool) -> None:
         if show:
             session.show()
             return
+        _find_own_programs()
         for stage in session.stages:
             session.bring(stage)
         session.show()
+
+
+def _find_own_programs() -> None:
+    """Let jobs on this machine find the `torchrun` of this environment, also where it was not activated."""
+    own, path = str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)
+    if own not in path.split(os.pathsep):
+        os.environ["PATH"] = f"{own}{os.pathsep}{path}"
 
 
 class _Session:

@@ -29,7 +29,8 @@ def write(folder, **changes):
 @pytest.fixture
 def here(monkeypatch):
     """A shell as a user has it: the environment activated, the package importable from anywhere."""
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    elsewhere = [place for place in os.environ["PATH"].split(os.pathsep) if place != str(Path(sys.executable).parent)]
+    monkeypatch.setenv("PATH", os.pathsep.join(elsewhere))  # as where the environment is not activated
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
