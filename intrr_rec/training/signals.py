@@ -71,11 +71,16 @@ class StopSignals:
 
     def _watch(self) -> None:
         first = 0.0
-        while number := os.read(self._pipe[0], 1)[0]:
-            if number not in EXIT_CODES:
-                continue
-            if self._asked is None:
-                self._asked, first = signal.Signals(number), time.monotonic()
-            elif time.monotonic() - first > ECHO_SECONDS:
-                os.write(2, b"intrr: stopped at once; the newest checkpoint stands\n")
-                os._exit(EXIT_CODES[signal.Signals(number)])
+        while True:
+            numbers = os.read(self._pipe[0], 64)
+            now = time.monotonic()
+            for number in numbers:  # what came together has one time, however late the interpreter lets us look
+                if not number:
+                    return
+                if number not in EXIT_CODES:
+                    continue
+                if self._asked is None:
+                    self._asked, first = signal.Signals(number), now
+                elif now - first > ECHO_SECONDS:
+                    os.write(2, b"intrr: stopped at once; the newest checkpoint stands\n")
+                    os._exit(EXIT_CODES[signal.Signals(number)])
