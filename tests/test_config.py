@@ -271,3 +271,13 @@ def test_words_for_truths_and_numbers_are_read_where_those_are_meant(tmp_path: P
     with pytest.raises(ConfigError, match="put it in two pairs of quotes, as in \"'true'\""):
         load_recipe(None, ["prepare.user_column=true"])
     assert load_recipe(None, ["prepare.user_column='true'"]).prepare.user_column == "true"
+
+
+@pytest.mark.parametrize("value", ["{title} by {brand}", "{title}", "[{title}]", "no", "007"])
+def test_text_on_the_command_line_is_what_was_written(value):
+    assert load_recipe(None, [f"prepare.text_template={value}", "train.epochs=3"]).prepare.text_template == value
+
+
+def test_a_list_where_a_number_is_asked_for_is_refused():
+    with pytest.raises(ConfigError, match=r"train\.epochs"):
+        load_recipe(None, ["train.epochs=[3]", "prepare.text_template={title}"])

@@ -10,7 +10,19 @@ from typing import Annotated
 import typer
 
 from intrr_rec.cli.closing import beside, close, command
-from intrr_rec.cli.options import NEW_FILE, Config, Data, Described, EngineName, Interactions, Master, MemoryGb, Out
+from intrr_rec.cli.options import (
+    NEW_FILE,
+    Config,
+    Data,
+    Described,
+    EngineName,
+    Interactions,
+    ItemTable,
+    Master,
+    MemoryGb,
+    Out,
+    UserTable,
+)
 from intrr_rec.config import PrepareConfig, load_recipe
 from intrr_rec.errors import ConfigError
 from intrr_rec.io.stores.scratch import in_words
@@ -101,10 +113,8 @@ def prepare(
     out: Out,
     words: Described = None,
     interactions: Interactions = None,
-    items: Annotated[Path | None, typer.Option("--items", help="Item table: item id, free columns, text.")] = None,
-    users: Annotated[
-        Path | None, typer.Option("--users", help="User table: user id, columns of prepare.features.user.")
-    ] = None,
+    items: ItemTable = None,
+    users: UserTable = None,
     data: Data = Path("data"),
     engine: EngineName = "duckdb",
     master: Master = "local[*]",
@@ -115,7 +125,6 @@ def prepare(
     config: Config = None,
 ) -> None:
     """Interaction logs → dataset artefact: validate, filter, stable time order, split, dense ids; on DuckDB or Spark."""
-    from intrr_rec.cli.logs import given_logs
     from intrr_rec.data.prepare.engines import EngineChoice
     from intrr_rec.data.prepare.prepare import prepare_dataset
 
@@ -141,10 +150,8 @@ def _after_prepare(dataset: Path) -> str:
 def validate(
     words: Described = None,
     interactions: Interactions = None,
-    items: Annotated[Path | None, typer.Option("--items", help="Item table: item id, free columns, text.")] = None,
-    users: Annotated[
-        Path | None, typer.Option("--users", help="User table: user id, columns of prepare.features.user.")
-    ] = None,
+    items: ItemTable = None,
+    users: UserTable = None,
     data: Data = Path("data"),
     out: Annotated[
         Path | None, typer.Option("--out", metavar=NEW_FILE, help="Page to write; NAME.validation.html if left out.")
@@ -152,7 +159,6 @@ def validate(
     config: Config = None,
 ) -> None:
     """Raw logs → what is wrong with them, before anything is built: errors (exit code 2), warnings, distributions."""
-    from intrr_rec.cli.logs import given_logs
     from intrr_rec.reporting.validation import validate as run
 
     logs = given_logs(words or (), interactions or (), items, data, config, users)

@@ -37,6 +37,10 @@ Interactions = Annotated[
     list[Path] | None,
     typer.Option("--interactions", help="Parquet, CSV or JSON lines, where there is no descriptor; repeatable."),
 ]
+ItemTable = Annotated[Path | None, typer.Option("--items", help="Item table: item id, free columns, text.")]
+UserTable = Annotated[
+    Path | None, typer.Option("--users", help="User table: user id, columns of prepare.features.user.")
+]
 Data = Annotated[Path, typer.Option("--data", help="Folder of the files that the descriptor names.")]
 EngineName = Annotated[
     Literal["duckdb", "spark"],

@@ -103,11 +103,16 @@ def load_recipe(
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise ConfigError(f"command line: '{word}' is not an override; write section.key=value")
+        keys = key.split(".")
         try:
             parsed = parse_yaml(value)
+            if not isinstance(parsed, str | None) and _is_text(keys):
+                parsed = value  # such as {title}, which is a mapping
         except ValueError:
-            raise ConfigError(f"command line: value of '{key}' is not valid YAML: {value!r}") from None
-        _set(settings, key.split("."), parsed, word)
+            if not _is_text(keys):
+                raise ConfigError(f"command line: value of '{key}' is not valid YAML: {value!r}") from None
+            parsed = value  # such as {title} by {brand}
+        _set(settings, keys, parsed, word)
     return parse(settings, source)
 
 
@@ -198,6 +203,18 @@ def _set(settings: dict[str, Any], keys: list[str], value: Any, word: str) -> No
         if not isinstance(settings, dict):
             raise ConfigError(f"command line: '{word}' descends into '{key}', which is a value, not a section")
     settings[keys[-1]] = value
+
+
+def _is_text(keys: Sequence[str]) -> bool:
+    """Whether a setting of ours is text, which a word of the command line gives as it is written."""
+    section: Any = Recipe
+    for key in keys[:-1]:
+        field = section.model_fields.get(key)
+        section = None if field is None else field.annotation
+        if not (isinstance(section, type) and issubclass(section, Section)):
+            return False
+    field = section.model_fields.get(keys[-1])
+    return field is not None and field.annotation in (str, str | None)
 
 
 def _explain(item: Any, source: str, settings: dict[str, Any]) -> str:

@@ -134,11 +134,15 @@ def compare_on(dataset: Location, models: Sequence[Path], seed: int, out: Path |
         models: run folders or bundles.
 
     Raises:
-        ConfigError: fewer than two models, or one that reads features of events.
+        ConfigError: fewer than two models or more than there are letters, or one that reads features of events.
         ArtefactError: a model that cannot be opened, or that knows no item of the dataset.
     """
     if len(models) < 2:
         raise ConfigError("compare --on: give at least two --run, of runs or bundles")
+    if len(models) > len(_LETTERS):
+        raise ConfigError(
+            f"compare --on: compares {len(_LETTERS)} models at most, not {len(models)}; compare them in parts"
+        )
     with join_world() as world:
         comparison = compare_models(Dataset.open(dataset), models, world, seed)
     found = comparison.record()

@@ -114,18 +114,6 @@ def roll_back(registry: Location) -> Registry:
         return fresh
 
 
-def decision_on(registry: Location, content_hash: str) -> dict[str, Any] | None:
-    """The newest decision about a candidate that took effect; None where there is none."""
-    record = read_registry(registry)
-    for number in reversed(decisions(registry)):
-        found = read_decision(registry, number)
-        if found.get("candidate") != content_hash:
-            continue
-        took_effect = not found["promoted"] or (record is not None and number <= record.decision)
-        return found if took_effect else None
-    return None
-
-
 def _judged(candidate: Path, current: Location, dataset: Location, rule: PromotionRule, seed: int) -> dict[str, Any]:
     data = Dataset.open(dataset)
     with join_world() as world:

@@ -107,7 +107,7 @@ def unreadable(path: Path, error: Exception) -> DataError:
 
 
 def save_as_utf8(format_: str) -> str:
-    """How a file that is not UTF-8 is mended."""
+    """What a user does about a file that is not UTF-8, in words."""
     return "save it as UTF-8" + (", or, if it is Latin-1, set prepare.encoding=latin-1" if format_ == "csv" else "")
 
 

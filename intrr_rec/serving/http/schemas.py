@@ -93,7 +93,7 @@ class RecommendRequest(Asked):
     """A person's history, and how many items to recommend after it."""
 
     history: list[Event] = Field(
-        description="own item ids, or objects of an item and its features, oldest first; empty: the popular items"
+        description="item ids of the raw log, or objects of an item and its features, the oldest event first; an empty list gets the popular items"
     )
     user: dict[FeatureName, FeatureValue | list[FeatureValue]] = Field(
         default_factory=dict, description="feature of users → value, or values"

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.speed.bytes_per_item import VERBS, measure
 
-MOST = 48.0  # bytes an item and rank
+MOST = 48.0  # bytes per item and rank
 
 
 @pytest.mark.slow
