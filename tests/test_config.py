@@ -268,9 +268,10 @@ def test_words_for_truths_and_numbers_are_read_where_those_are_meant(tmp_path: P
     recipe = load_recipe(None, ["prepare.user_column=no"])
     save_recipe(recipe, tmp_path / "saved.yaml")
     assert load_recipe(tmp_path / "saved.yaml") == recipe
-    with pytest.raises(ConfigError, match="put it in two pairs of quotes, as in \"'true'\""):
-        load_recipe(None, ["prepare.user_column=true"])
-    assert load_recipe(None, ["prepare.user_column='true'"]).prepare.user_column == "true"
+    with pytest.raises(ConfigError, match="put it in quotes, as in 'true'"):
+        load_recipe(write(tmp_path / "true.yaml", "prepare: {user_column: true}"))
+    for word in ("true", "'true'"):
+        assert load_recipe(None, [f"prepare.user_column={word}"]).prepare.user_column == "true"
 
 
 @pytest.mark.parametrize("value", ["{title} by {brand}", "{title}", "[{title}]", "no", "007"])

@@ -29,7 +29,7 @@ def _as_text(given: object) -> object:
     """A number that YAML made of a name is that name; which word a truth value was cannot be known."""
     if isinstance(given, bool):
         word = str(given).lower()
-        raise ValueError(f"YAML reads {word} as a truth value; put it in two pairs of quotes, as in \"'{word}'\"")
+        raise ValueError(f"YAML reads {word} as a truth value; put it in quotes, as in '{word}'")
     return str(given) if isinstance(given, int | float) and not isinstance(given, bool) else given
 
 
