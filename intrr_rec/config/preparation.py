@@ -30,7 +30,7 @@ def _as_text(given: object) -> object:
     if isinstance(given, bool):
         word = str(given).lower()
         raise ValueError(f"YAML reads {word} as a truth value; put it in quotes, as in '{word}'")
-    return str(given) if isinstance(given, int | float) and not isinstance(given, bool) else given
+    return str(given) if isinstance(given, int | float) else given
 
 
 Name = Annotated[str, BeforeValidator(_as_text)]
