@@ -37,6 +37,7 @@ def test_its_components_pass_the_contract_by_their_names(installed):
     assert out.count("ok ") >= 15
 
 
+@pytest.mark.slow
 def test_a_mistyped_name_or_setting_is_refused_with_the_nearest_one(installed, tmp_path):
     train = ("train", "--dataset", tmp_path, "--semantic-ids", tmp_path, "--out", tmp_path / "run")
     code, _, err = run(installed, *train, "model.backbone=hstu_releasd")
@@ -50,6 +51,7 @@ def test_a_mistyped_name_or_setting_is_refused_with_the_nearest_one(installed, t
     assert "model.hstu_released.layers" in err
 
 
+@pytest.mark.slow
 def test_raw_logs_to_metrics_with_its_reader_quantizer_and_backbone(installed, tmp_path):
     clicks = tmp_path / "yoochoose-clicks.dat"
     with open(clicks, "w") as lines:
@@ -84,6 +86,7 @@ def test_raw_logs_to_metrics_with_its_reader_quantizer_and_backbone(installed, t
     assert code == 0, err
 
 
+@pytest.mark.slow
 def test_an_artefact_of_a_plug_in_that_is_not_installed_says_so(tmp_path):
     bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     train = ("train", "--dataset", tmp_path, "--semantic-ids", tmp_path, "--out", tmp_path / "run")

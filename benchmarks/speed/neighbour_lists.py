@@ -48,7 +48,7 @@ def main() -> None:
         tables.append(nearest.nearest(transitions, unit_IV, config, 0, dataset.n_items)[0])
         print(f"{name}: {dataset.n_items:,} items, {time.perf_counter() - started:.1f} s")
     for places in NEAREST:
-        print(f"of the {places} nearest: {shared(*tables, places):.1%}")
+        print(f"of the {places} nearest: {shared(tables[0], tables[1], places):.1%}")
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ def differing(ours, others):
     return [name for name in sorted(set(ours) | set(others)) if ours.get(name) != others.get(name)]
 
 
+@pytest.mark.slow
 def test_two_ranks_write_the_bytes_of_one(catalogue, tmp_path):
     assert differing(index(catalogue, tmp_path / "one", 1), index(catalogue, tmp_path / "two", 2)) == []
 

@@ -70,6 +70,7 @@ def test_a_rank_that_never_comes_is_named_and_given_up():
     assert "intrr: rank 0 of 3: ranks 1, 2 did not come within 4 s" in said
 
 
+@pytest.mark.slow
 def test_a_first_rank_that_never_comes_is_named_and_given_up():
     waiting = start(RANK="1", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port(), INTRR_RANKS_TIMEOUT="5")
     _, said = waiting.communicate(timeout=120)
@@ -77,6 +78,7 @@ def test_a_first_rank_that_never_comes_is_named_and_given_up():
     assert "rank 1 of 2 waits for rank 0" in said and "intrr: rank 1 of 2: rank 0 did not answer" in said
 
 
+@pytest.mark.slow
 def test_a_port_that_another_program_has_is_told():
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
@@ -90,6 +92,7 @@ def test_a_port_that_another_program_has_is_told():
     assert alone.returncode == 0 and out.strip() == "0 1"
 
 
+@pytest.mark.slow
 def test_ranks_that_come_late_are_waited_for():
     port = free_port()
     env = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}

@@ -83,6 +83,7 @@ def test_the_baseline_refuses_weights_to_start_from(line, tmp_path):
         train(tiny.recipe("model.kind=item_knn"), out=tmp_path / "run", init_from=tmp_path, **line.inputs())
 
 
+@pytest.mark.slow
 def test_the_baseline_is_the_same_on_two_ranks(line, tmp_path):
     words = ("model.kind=item_knn", "evaluate.exclude_seen=true", "model.neighbours.kept=7")
     train(tiny.recipe(*words), out=tmp_path / "one", **line.inputs())

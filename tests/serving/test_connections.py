@@ -97,6 +97,7 @@ def test_every_refusal_is_json(server, parts, status, reason):
     assert told == status and reason.lower() in error.lower()
 
 
+@pytest.mark.slow
 def test_a_slow_body_is_told_from_a_steady_one(bundles):
     """2,000 bytes within 4 s pass where 500 a second are asked for; 8 do not, though each comes in time."""
     body = b'{"history": [1]' + b" " * 2000 + b"}"

@@ -46,6 +46,7 @@ def ask_many(server: Server, number: int) -> tuple[list[Answer], list[threading.
     return answers, threads
 
 
+@pytest.mark.slow
 def test_sigterm_in_mid_request_answers_all_that_was_accepted(place):
     with serving(place, *PATIENT) as server:
         halfway = server.connect()
@@ -76,6 +77,7 @@ def test_it_says_that_it_is_draining_while_it_still_answers(place):
         assert server.process.wait(60) == 0
 
 
+@pytest.mark.slow
 def test_a_newer_bundle_is_served_without_a_request_dropped(place, runs, bundles):
     with serving(place) as server:
         stop = threading.Event()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import pytest
+
 from intrr_rec.io import artefact
 from intrr_rec.io.registry import REGISTRY, bundle_place, read_registry, write_record
 from intrr_rec.promotion.promote import promote, roll_back
@@ -13,6 +15,7 @@ from tests.promotion.test_promote import LENIENT
 from tests.serving.process import serving
 
 
+@pytest.mark.slow
 def test_promotion_and_rollback_under_load(tmp_path: Path) -> None:
     days, registry = make_days(tmp_path), tmp_path / "registry"
     old, new = (artefact.peek(bundle).content_hash for bundle in days.bundles)
