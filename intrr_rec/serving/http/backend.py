@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from intrr_rec.data.loading.features import HistoryFeatures
 from intrr_rec.errors import ArtefactError, ConfigError, UserError
 from intrr_rec.io.places import not_the_input
 from intrr_rec.serving.bundle.bundle import Bundle
@@ -50,7 +51,7 @@ class _Known:
     times: list[int]
     unknown: int
     filters: Filters
-    features: Features
+    features: HistoryFeatures | None
 
 
 class Backend:
@@ -199,7 +200,7 @@ class Backend:
             beam,
             [each.filters for each in known],
             [each.times for each in known] if self.reads_times else None,
-            [each.features for each in known] if self.bundle.space.columns else None,
+            [each.features for each in known if each.features is not None] or None,
         )
         return [
             RecommendResponse(
@@ -219,19 +220,26 @@ class Backend:
         given = request.times or [0] * len(request.history)  # without them no model reads them
         dense = self.bundle.items.dense(map(str, request.items))
         places = [place for place, item in enumerate(dense) if item is not None]
-        words = request.words
-        if request.names_features and self.misnamed(request) is not None:  # another bundle was served when it was asked
-            words = Features()
         now = int(time.time()) if request.time is None else request.time
+        times = [*(given[place] for place in places), now]
         return _Known(
             history=[item for item in dense if item is not None],
-            times=[*(given[place] for place in places), now],
+            times=times,
             unknown=len(dense) - len(places),
             filters=self._filters(request),
-            features=Features(
-                [words.events[place] for place in places] if words.events else (), words.user, words.context
-            ),
+            features=self._numbers(request.words, places, times if self.reads_times else None),
         )
+
+    def _numbers(self, words: Features, places: Sequence[int], times: Sequence[int] | None) -> HistoryFeatures | None:
+        """The features of the events at these places, in numbers; None of a bundle that reads none."""
+        space = self.bundle.space
+        if not space.columns:
+            return None
+        events = [words.events[place] for place in places] if words.events else ()
+        try:
+            return numbers_of(space, Features(events, words.user, words.context), len(places), times)
+        except FeatureFault:  # another bundle was served when it was asked
+            return numbers_of(space, Features(), len(places), times)
 
     def _features(self) -> list[FeatureDetail]:
         found = {}
@@ -252,7 +260,7 @@ class Backend:
             beam,
             known.filters,
             known.times if self.reads_times else None,
-            known.features if self.bundle.space.columns else None,
+            known.features,
         )
         return [[Prefix(codes=list(prefix.codes), log_p=prefix.score) for prefix in level] for level in levels]
 
