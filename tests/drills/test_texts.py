@@ -101,20 +101,25 @@ def test_a_merge_within_bounds_is_read(tmp_path: Path) -> None:
 
 
 def shell(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "INTRR": f"{sys.executable} -m intrr_rec"}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHON": sys.executable}
     return subprocess.run(
-        ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=60
+        ["bash", "-c", f'intrr() {{ "$PYTHON" -m intrr_rec "$@"; }}; {script}'],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
 
 
 @pytest.mark.parametrize(
     "script",
     [
-        "$INTRR runs . >&-",
-        "$INTRR runs . 2>&-",
-        "$INTRR runs . 0<&- 1>&- 2>&-",
-        "$INTRR --help | head -1",
-        "$INTRR runs nowhere 0<&- 1>&- 2>&-; test $? = 2",
+        "intrr runs . >&-",
+        "intrr runs . 2>&-",
+        "intrr runs . 0<&- 1>&- 2>&-",
+        "intrr --help | head -1",
+        "intrr runs nowhere 0<&- 1>&- 2>&-; test $? = 2",
     ],
 )
 def test_closed_streams_end_no_verb(script: str, tmp_path: Path) -> None:
@@ -125,7 +130,7 @@ def test_closed_streams_end_no_verb(script: str, tmp_path: Path) -> None:
 
 def test_what_a_file_says_moves_no_cursor(tmp_path: Path) -> None:
     (tmp_path / "evil.yaml").write_text('"\\e[2J\\e]0;title\\aFORGED\\r\\nintrr: all is well": 1\n')
-    done = shell("$INTRR validate --interactions nothing --config evil.yaml", tmp_path)
+    done = shell("intrr validate --interactions nothing --config evil.yaml", tmp_path)
     said = done.stderr.splitlines()[-1]
     assert done.returncode == 2 and "FORGED" in said and not set("\x1b\x07\r") & set(done.stderr), done.stderr
 
@@ -155,6 +160,6 @@ def test_names_of_folders_and_values_of_logs_move_no_cursor(tmp_path: Path) -> N
     (folder / "logs.csv").write_text(
         "user_id,item_id,timestamp\n" + "".join(f"u{i % 3},\x1b[31mi{i % 2},{i}\n" for i in range(30))
     )
-    done = shell("$INTRR runs .; $INTRR validate --interactions */logs.csv --out page.html prepare.k_core=1", tmp_path)
+    done = shell("intrr runs .; intrr validate --interactions */logs.csv --out page.html prepare.k_core=1", tmp_path)
     said = done.stdout + done.stderr
     assert "\x1b" not in said and "Traceback" not in said, said
