@@ -66,6 +66,7 @@ def test_a_new_torch_minor_moves_both_companions() -> None:
     assert fixes == ["pip install --no-deps fbgemm-gpu-cpu==1.9.0", "pip install --no-deps torchrec==1.9.0"]
 
 
+@pytest.mark.slow
 def test_this_installation_is_examined_for_real() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "intrr_rec", "doctor"],

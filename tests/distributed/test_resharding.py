@@ -18,7 +18,7 @@ from tests.distributed.launch import free_port
 
 STEPS = 4  # of the 13 or so of the epoch, three times
 SHARDINGS = ("data_parallel", "row_wise", "column_wise")
-SIZES = (2, pytest.param(4, marks=pytest.mark.slow))
+SIZES = (2, 4)
 # 30 items on 4 ranks are shards of 8, 8, 8 and 6 rows. A decay that weighs keeps Adam from hiding a wrong scale.
 WORDS = ("train.batch_users=5", "model.ran.dropout=0", "train.learning_rate=0.01", "train.weight_decay=0.1")
 
@@ -94,6 +94,7 @@ def line(tmp_path_factory):
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("sharding", SHARDINGS)
 @pytest.mark.parametrize("size", SIZES)
+@pytest.mark.slow
 def test_from_one_rank_to_several_and_back(line, tmp_path: Path, sharding, size):
     words = (*WORDS, f"train.sharding.uid={sharding}")
     one, several = tmp_path / "one", tmp_path / "several"

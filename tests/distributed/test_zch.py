@@ -60,7 +60,8 @@ def reference(line, tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("world_size", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.slow
 def test_any_number_of_ranks_gives_the_figures_of_one(line, reference, tmp_path, world_size):
     runs = {tmp_path / name: (*WORDS, *words) for name, words in CASES.items()}
     train_all(tmp_path, line, runs, world_size)

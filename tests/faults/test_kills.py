@@ -21,7 +21,8 @@ def names(out):
     return sorted(path.name for path in (out / "checkpoints").iterdir())
 
 
-@pytest.mark.parametrize("killed", [1, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("killed", [1, 0])
+@pytest.mark.slow
 def test_a_rank_killed_in_a_step_ends_the_other_which_says_why(line, whole, tmp_path, killed):
     job = Job(line, tmp_path / "run", WORDS, 2, KillRank(killed, step=7))
     job.wait_for_step(7)

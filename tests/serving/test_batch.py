@@ -73,6 +73,7 @@ def test_a_table_of_events_is_as_good_as_a_dataset(bundles, line, tmp_path):
         assert lists(tmp_path / f"{kind}-events") == lists(tmp_path / f"{kind}-dataset")
 
 
+@pytest.mark.slow
 def test_the_command_ends_without_lines_of_libraries_about_each_other(bundles, tmp_path):
     events = tmp_path / "events.parquet"
     pq.write_table(pa.table({"user_id": [1, 1], "item_id": [2, 3], "timestamp": [0, 1]}), events)
@@ -265,6 +266,7 @@ def test_ranks_share_the_shards(bundles, line, tmp_path, monkeypatch):
     assert (tmp_path / "shared" / "manifest.json").stat().st_mtime_ns == again
 
 
+@pytest.mark.slow
 def test_a_killed_job_goes_on(bundles, line, tmp_path):
     """Killed after its second shard; the same command keeps those two, and gives the bytes of an undisturbed job."""
     options, out = Options(k=4, shard_users=8), tmp_path / "out"

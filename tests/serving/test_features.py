@@ -262,6 +262,7 @@ def test_an_unseen_value_is_answered(server, people):
     assert server.recommend(**body).status == 200
 
 
+@pytest.mark.slow
 def test_malformed_requests_with_features_give_no_5xx(bundle):
     with serving(bundle.path) as server:
         statuses = Fuzzer(server, 0).run(600)

@@ -108,6 +108,7 @@ def test_a_newer_bundle_is_served_without_a_request_dropped(place, runs, bundles
         server.until(lambda: server.ask("GET", "/healthz").body["bundle"] == old)
 
 
+@pytest.mark.slow
 def test_a_bundle_that_is_not_fit_leaves_the_old_one_serving(place):
     with serving(place) as server:
         expected = server.recommend(history=[1, 2, 3]).body
