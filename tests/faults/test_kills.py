@@ -45,7 +45,8 @@ def test_a_job_killed_while_it_saves_resumes_to_the_same_figures(line, whole, tm
     job = Job(line, tmp_path / "run", WORDS, size, KillInSave(save=4, seed=seed, longest=0.15))
     assert job.codes() == [-signal.SIGKILL] * size
     there = [name for name in names(tmp_path / "run") if name.startswith("step-")]
-    assert there[-1] in ("step-00000006", "step-00000008", "step-00000009") and 2 <= len(there) <= 3
+    # A slow disk may still be at the third, step 6, which the fourth waits for.
+    assert there[-1] in [f"step-{step:08}" for step in (4, 6, 8, 9)] and 2 <= len(there) <= 3
     if size == 1:
         train(tiny.recipe(*WORDS), **line.inputs(), out=tmp_path / "run")
     else:

@@ -124,15 +124,25 @@ def slowest(server: Server, paths: tuple[str, ...], seconds: float, ask: Callabl
     return worst
 
 
+def taken_in(server: Server, path: str, seconds: float = 20) -> None:
+    """Wait until what came in one moment is taken in: until ten answers in a row take less than a tenth of a second each."""
+    until, quick = time.monotonic() + seconds, 0
+    while quick < 10 and time.monotonic() < until:
+        started = time.perf_counter()
+        quick = quick + 1 if get(server, path) == 200 and time.perf_counter() - started < 0.1 else 0
+
+
 def get(server: Server, path: str) -> int:
     """The status of an answer on a connection of its own; 0 where there was none."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    began = time.perf_counter()
     try:
         connection.request("GET", path)
         response = connection.getresponse()
         response.read()
         return response.status
-    except (OSError, http.client.HTTPException):
+    except (OSError, http.client.HTTPException) as error:
+        print(f"GET {path}: {error!r} after {time.perf_counter() - began:.2f} s")
         return 0
     finally:
         connection.close()

@@ -18,7 +18,7 @@ from intrr_rec.errors import ConfigError
 from intrr_rec.serving.http.connections import fit_to_open_files
 from intrr_rec.serving.http.guard import require_usable_token
 from intrr_rec.serving.http.problems import without_places
-from tests.serving.flood import KINDS, Flood, get, open_files, slowest
+from tests.serving.flood import KINDS, Flood, get, open_files, slowest, taken_in
 from tests.serving.process import Server, serving
 
 PROBES = ("/healthz", "/readyz", "/", "/static/app.js")
@@ -270,7 +270,7 @@ def test_probes_are_answered_within_a_second_whatever_is_connected(bundles, kind
         pytest.skip(f"needs ulimit -Hn {max(files, number + 500)}, here it is {hard}")
     with open_files(number + 500), serving(bundles["path"].path, *settings, token=token, open_files=files) as server:
         with Flood(server, kind, number, stubborn=number < 10_000) as flood:
-            time.sleep(1)  # until what came in one moment is taken in
+            taken_in(server, PROBES[0])
             worst = slowest(server, PROBES, 5, lambda path: get(server, path))
             assert server.recommend(history=[1, 2]).status == 200
             assert len(flood.sockets) == number
