@@ -73,10 +73,10 @@ def bench_serving(bundle: Path, load: Load, settings: Sequence[str], out: Path) 
         raise ConfigError(f"bench serving: more than {MOST_REQUESTS} requests; lower --rates or --seconds")
     opened = Bundle.load(bundle)
     rng = np.random.default_rng(load.seed)
-    with _server(bundle, settings) as (port, server):
-        asyncio.run(_measure(port, server, 20, _bodies(opened, load, rng, WARM_UP), rng))
+    with serving_process(bundle, settings) as (port, server):
+        asyncio.run(measure(port, server, 20, request_bodies(opened, load, rng, WARM_UP), rng))
         points = [
-            asyncio.run(_measure(port, server, rate, _bodies(opened, load, rng, round(rate * load.seconds)), rng))
+            asyncio.run(measure(port, server, rate, request_bodies(opened, load, rng, round(rate * load.seconds)), rng))
             for rate in load.rates
         ]
     figures = {
@@ -123,7 +123,7 @@ def parse_rates(words: str) -> tuple[int, ...]:
 
 
 @contextmanager
-def _server(bundle: Path, settings: Sequence[str]) -> Iterator[tuple[int, psutil.Process]]:
+def serving_process(bundle: Path, settings: Sequence[str]) -> Iterator[tuple[int, psutil.Process]]:
     """`intrr serve` in a process of its own; gives its port when it listens, and the process."""
     command = [sys.executable, "-m", "intrr_rec", "serve", str(bundle), "--port", "0", *settings]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -146,7 +146,8 @@ def _server(bundle: Path, settings: Sequence[str]) -> Iterator[tuple[int, psutil
         process.wait()
 
 
-def _bodies(bundle: Bundle, load: Load, rng: np.random.Generator, number: int) -> list[bytes]:
+def request_bodies(bundle: Bundle, load: Load, rng: np.random.Generator, number: int) -> list[bytes]:
+    """So many requests, as a client sends them."""
     share_I = (bundle.items.popularity_I + 1) / (bundle.items.popularity_I + 1).sum()
     lengths = rng.integers(1, load.longest + 1, number)
     items = bundle.items.own(rng.choice(len(share_I), lengths.sum(), p=share_I).tolist())
@@ -159,11 +160,11 @@ def _bodies(bundle: Bundle, load: Load, rng: np.random.Generator, number: int) -
     return bodies
 
 
-async def _measure(
+async def measure(
     port: int, server: psutil.Process, rate: int, bodies: list[bytes], rng: np.random.Generator
 ) -> dict[str, Any]:
     """One rate: requests due at the moments of a Poisson process."""
-    client, before = _Client(port), server.cpu_times()
+    client, before = Client(port), server.cpu_times()
     due = np.cumsum(rng.exponential(1 / rate, len(bodies)))
     started = time.perf_counter() + 0.1
     answers: list[tuple[int, float]] = []
@@ -201,7 +202,7 @@ async def _measure(
     }
 
 
-class _Client:
+class Client:
     """Keeps connections open and takes a free one for each request; opens one more where none is free."""
 
     def __init__(self, port: int) -> None:

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,9 @@ TOKEN_VARIABLE = "INTRR_TOKEN"
 # A client that does not read its answer does not keep the process alive for ever.
 STOP_SECONDS = 60
 LONGEST_FOLLOW_SECONDS = 300.0
+# While a bundle is read anew, the thread that answers waits for the interpreter after each operation of torch: by default up to
+# 5 ms each time. `python -m benchmarks.speed.reload` measures what reloads cost.
+SWITCH_SECONDS = 0.0005
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +60,7 @@ def serve(bundle: Path, *, host: str, port: int, settings: ServeConfig) -> None:
         raise ConfigError(f"--host {host}: others can reach it, so set a bearer token in {TOKEN_VARIABLE}")
     settings = fit_to_open_files(settings)
     keep_freed_memory()
+    sys.setswitchinterval(SWITCH_SECONDS)
     load = partial(Backend.load, bundle, this_device())
     with _bound(host, port) as listening:
         service = Service(load, settings, token, LOOPBACK if local else None, local)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks.speed import reload
 from benchmarks.speed.serving import Load, bench_serving, parse_rates
 from intrr_rec.errors import ConfigError
 from intrr_rec.serving.bundle.export import write_bundle
@@ -35,6 +38,16 @@ def test_every_request_is_sent_and_counted(bundle, tmp_path):
         assert 0 < point["p50"] <= point["p99"] <= point["max"]
         assert point["server_cpu_ms"] > 0
     assert fast["refused"] > 0 and fast["answered"] > 0
+
+
+def test_reloads_are_counted_and_cost_no_request(bundle, monkeypatch, capsys):
+    words = ["reload", "--bundle", str(bundle), "--pairs", "2", "--seconds", "2", "--every", "0.5", "--longest", "6"]
+    monkeypatch.setattr(sys, "argv", words)
+    reload.main()
+    without, _, with_them, _, ratio = capsys.readouterr().out.splitlines()
+    assert without.startswith("0 reloads: 200 requests, 0 failed")
+    assert re.match(r"([5-9]|1\d) reloads: 200 requests, 0 failed", with_them), with_them
+    assert float(ratio.rpartition(" ")[2]) > 0
 
 
 def test_a_bench_is_bounded(bundle, tmp_path):
