@@ -9,10 +9,12 @@ from intrr_rec.config import PrepareConfig
 from intrr_rec.data.prepare.prepare import prepare_dataset
 from intrr_rec.errors import ConfigError
 from intrr_rec.semantic_ids.build import build_semantic_ids
-from intrr_rec.training.trainer import train
+from intrr_rec.training.trainer import Trainer, train
 from tests import tiny
 from tests.data.features import rich
 from tests.distributed.test_world_sizes import figures, worst
+from tests.training.figures import story
+from tests.training.test_resume import cut_off, steps
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +39,18 @@ def test_a_streamed_dataset_gives_the_figures_of_one_in_memory(line, tmp_path):
     for name, pool in (("memory", 100_000), ("streamed", 10)):
         train(tiny.recipe(*words, f"train.loader.pool_events={pool}"), **line.inputs(), out=tmp_path / name)
     assert worst(figures(tmp_path / "streamed"), figures(tmp_path / "memory")) < 1e-4
+
+
+@pytest.mark.parametrize("pool", [100_000, 10], ids=["memory", "streamed"])
+def test_cut_off_and_resumed_equals_uninterrupted(line, tmp_path, monkeypatch, pool):
+    """With a feature of every kind, some windows of each step unasked, in mid-epoch: to the last digit."""
+    words = ("train.epochs=2", "model.unasked=0.3", "model.hstu.dropout=0.2", f"train.loader.pool_events={pool}")
+    train(tiny.recipe(*words, "train.learning_rate=0.01"), **line.inputs(), out=tmp_path / "whole")
+    words = (*words, "train.learning_rate=0.01", "train.checkpoint_every=1")
+    cut_off(monkeypatch, line, tmp_path / "run", words, Trainer, "step", 6)
+    assert steps(tmp_path / "run")[-1] == 5
+    train(tiny.recipe(*words), **line.inputs(), out=tmp_path / "run")
+    assert story(tmp_path / "run") == story(tmp_path / "whole")
 
 
 def signal_line(folder, depends):
