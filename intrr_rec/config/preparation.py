@@ -14,7 +14,8 @@ from pydantic import (
 )
 
 from intrr_rec.config.features import FeaturesConfig
-from intrr_rec.config.section import Section
+from intrr_rec.config.section import Section, as_name
+from intrr_rec.config.targets import Condition, read_conditions, require_targets
 from intrr_rec.config.time_units import seconds_of
 
 Weight = Annotated[int, Field(ge=0)]
@@ -25,15 +26,7 @@ Encoding = Literal["utf-8", "latin-1"]
 Separator = Annotated[str, Field(min_length=1, max_length=4)]
 
 
-def _as_text(given: object) -> object:
-    """A number that YAML made of a name is that name; which word a truth value was cannot be known."""
-    if isinstance(given, bool):
-        word = str(given).lower()
-        raise ValueError(f"YAML reads {word} as a truth value; put it in quotes, as in '{word}'")
-    return str(given) if isinstance(given, int | float) else given
-
-
-Name = Annotated[str, BeforeValidator(_as_text)]
+Name = Annotated[str, BeforeValidator(as_name)]
 
 
 class PrepareConfig(Section):
@@ -117,15 +110,25 @@ class PrepareConfig(Section):
     features: FeaturesConfig = Field(
         FeaturesConfig(), description="what else is read of logs, item table and user table (docs/features.md)"
     )
+    targets: dict[str, Condition] = Field(
+        {},
+        description="feature of events → values, or a range {at_least: , below: }: events that meet all conditions are predicted and "
+        "measured by, the others are read only; left out: all are targets",
+    )
 
     @model_serializer(mode="wrap")
     def _without_defaults_of_features(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """A dataset without features has the manifest it had before there were any."""
         written: dict[str, Any] = handler(self)
-        for name in ("features", "users_column", "users_separator", "users_column_names", "encoding"):
+        for name in ("features", "targets", "users_column", "users_separator", "users_column_names", "encoding"):
             if name in written and getattr(self, name) == type(self).model_fields[name].default:
                 del written[name]
         return written
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _conditions(cls, given: object) -> object:
+        return read_conditions(given, "targets") if isinstance(given, dict) else given
 
     @field_validator("split_at", mode="before")
     @classmethod
@@ -144,6 +147,7 @@ class PrepareConfig(Section):
             raise ValueError(
                 "event_column and event_weights go together: name the column of the types by prepare.event_column"
             )
+        require_targets(self.targets, self.features)
         if self.min_weight and self.event_weights is None:
             raise ValueError("min_weight needs event_weights")
         if self.max_sequence is not None and self.max_sequence < max(self.min_sequence, self.k_core):

@@ -19,6 +19,14 @@ class Section(BaseModel):
 S = TypeVar("S", bound=Section)
 
 
+def as_name(given: object) -> object:
+    """A number that YAML made of a name is that name; which word a truth value was cannot be known."""
+    if isinstance(given, bool):
+        word = str(given).lower()
+        raise ValueError(f"YAML reads {word} as a truth value; put it in quotes, as in '{word}'")
+    return str(given) if isinstance(given, int | float) else given
+
+
 def read_section(section: type[S], settings: Mapping[str, Any], where: str) -> S:
     """Settings that stand alone, validated.
 

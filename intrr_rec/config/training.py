@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from intrr_rec.config.section import Section
+from intrr_rec.config.section import Section, as_name
 from intrr_rec.config.sharding import ShardingConfig
+
+Name = Annotated[str, BeforeValidator(as_name)]
+TargetWeight = Annotated[float, Field(ge=0)]
 
 
 class LoaderConfig(Section):
@@ -58,6 +61,11 @@ class TrainConfig(Section):
         gt=0,
         lt=1,
         description="of an average of the weights, which is then what is validated, kept and ranked with",
+    )
+    target_weights: dict[Name, dict[Name, TargetWeight]] = Field(
+        {},
+        description="of targets in L_rec: feature of events → value → weight, such as {action: {view: 0.2}}; a value that is not "
+        "named counts 1, one of weight 0 is not learnt",
     )
     sharding: ShardingConfig = ShardingConfig()
     loader: LoaderConfig = LoaderConfig()

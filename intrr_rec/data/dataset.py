@@ -17,13 +17,15 @@ from typing import Literal, Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from intrr_rec.config.features import Side
 from intrr_rec.config.time_units import TimeUnit
-from intrr_rec.data.event_store import EventStore
+from intrr_rec.data.event_store import TARGETS, EventStore
 from intrr_rec.data.features.store import FEATURES, TABLES, DatasetFeatures, FeatureRecord
 from intrr_rec.data.loading.windows import IntArray
+from intrr_rec.data.seen import SEEN, Seen
 from intrr_rec.errors import ArtefactError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import MANIFEST, Manifest, Opened
@@ -43,6 +45,7 @@ CHUNK = 1 << 16  # rows or events that are looked at together
 SEQUENCE_SCHEMA = pa.schema(
     [("user", pa.int64()), ("items", pa.list_(pa.int64())), ("timestamps", pa.list_(pa.int64()))]
 )
+TARGET_FIELD = pa.field(TARGETS, pa.list_(pa.uint8()))  # 1 of an event that is a target; left out where all are
 
 
 Part = Literal["train", "valid", "test"]
@@ -157,6 +160,11 @@ class Dataset:
         return self.events.whole("items")
 
     @cached_property
+    def seen(self) -> Seen | None:
+        """What users had in events that were dropped; None where none were for their type or weight."""
+        return Seen.read(self.events.folder, self.n_users, self.n_items) if SEEN in self.manifest.files else None
+
+    @cached_property
     def timestamps_E(self) -> np.ndarray | None:
         """Seconds since 1970, as long as `items_E`; None where the logs have no time column."""
         return self.events.whole("timestamps") if self.events.has_times else None
@@ -170,14 +178,32 @@ class Dataset:
         """How many events at the end of each user's history this part may not see, int64 [U].
 
         Training reads none of them. For "valid" and "test" the first of them is the target, all before it its history, and 0
-        says that the user has no target.
+        says that the user has no target. Where not all events are targets, the last two targets are held out in place of the last
+        two events, and after a moment the first target in place of the first event.
         """
+        if self.events.marks_targets:
+            return self._held_out_targets[part]
         if self.moments is None:
             return np.broadcast_to(np.int64(_LAST_ONES[part]), self.n_users)
         after_U, until_U = self._from_moments
         if part == "valid":
             return np.where(after_U > until_U, after_U, 0)
         return after_U if part == "train" else until_U
+
+    @cached_property
+    def _held_out_targets(self) -> dict[Part, IntArray]:
+        """`held_out` where not all events are targets."""
+        if self.moments is None:
+            test_U, valid_U = self.events.last_targets()
+            return {"test": test_U, "valid": valid_U, "train": np.where(valid_U > 0, valid_U, test_U)}
+        first, second = self.moments
+        valid_U = self.events.first_targets(first, second)
+        return {"train": self._from_moments[0], "valid": valid_U, "test": self.events.first_targets(second, None)}
+
+    @cached_property
+    def is_target_E(self) -> NDArray[np.uint8] | None:
+        """1 of every event that is a target, 0 of the others, as long as `items_E`; None where all are targets."""
+        return self.events.whole_marks() if self.events.marks_targets else None
 
     @cached_property
     def _from_moments(self) -> tuple[IntArray, IntArray]:
@@ -193,7 +219,7 @@ class Dataset:
         return users, event_U[users]
 
     def popularity(self) -> np.ndarray:
-        """Events of each item in the training part, int64 [I]; of a large catalogue, in a file of TMPDIR that is mapped."""
+        """Targets of the training part of each item, int64 [I]; of a large catalogue, in a file of TMPDIR that is mapped."""
         return self._popularity
 
     @cached_property
@@ -202,10 +228,13 @@ class Dataset:
         ends_U = np.cumsum(held_out_U)
         held_out = np.repeat(self.offsets[1:] - ends_U, held_out_U) + np.arange(ends_U[-1])
         counts_I = roomy(np.int64, (self.n_items,))
+        is_target_E = self.is_target_E
         for first in range(0, len(self.items_E), CHUNK):
-            np.add.at(counts_I, self.items_E[first : first + CHUNK], 1)
+            counted = 1 if is_target_E is None else is_target_E[first : first + CHUNK]
+            np.add.at(counts_I, self.items_E[first : first + CHUNK], counted)
         for first in range(0, len(held_out), CHUNK):
-            np.subtract.at(counts_I, self.items_E[held_out[first : first + CHUNK]], 1)
+            events = held_out[first : first + CHUNK]
+            np.subtract.at(counts_I, self.items_E[events], 1 if is_target_E is None else is_target_E[events])
         return counts_I
 
     def item_ids(self) -> pa.ChunkedArray:

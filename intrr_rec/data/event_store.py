@@ -21,8 +21,10 @@ from intrr_rec.io.places import not_the_input
 from intrr_rec.io.storage import Folder
 
 Column = Literal["items", "timestamps"]
+TARGETS = "targets"  # column of marks, where not all events are targets
 # Up to as many events, half a gigabyte a column, are held in memory; above, they are spooled to a local file that is mapped.
 RESIDENT_EVENTS = 1 << 26
+_NONE = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,13 @@ class EventStore:
         groups: in the order of users.
         offsets: `[U+1]`; the events of user `u` are numbers `offsets[u] … offsets[u+1]-1`.
         has_times: whether the events have times.
+        marks_targets: whether some events are no targets.
     """
 
     def __init__(self, folder: Folder, files: Sequence[str], events: int, n_items: int) -> None:
         self.folder = folder
         self.groups: list[Group] = []
-        self.has_times = True
+        self.has_times, self.marks_targets = True, False
         self._items_E = np.empty(events, np.int64) if events <= RESIDENT_EVENTS else None
         lengths: list[IntArray] = []
         users = seen = 0
@@ -72,6 +75,7 @@ class EventStore:
                     if self._items_E is not None:
                         self._items_E[seen : seen + len(items)] = items
                     users, seen = users + len(lists), seen + len(items)
+                self.marks_targets = TARGETS in parquet.schema_arrow.names
                 if parquet.num_row_groups and self.has_times:
                     self.has_times = not _only_chunk(parquet, 0, "timestamps").null_count
         self.offsets: IntArray = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(lengths))])
@@ -116,6 +120,45 @@ class EventStore:
             for starts in [self.offsets[found.first_user : found.end_user] - self.offsets[found.first_user]]
         ]
         return np.concatenate(counts)
+
+    def last_targets(self) -> tuple[IntArray, IntArray]:
+        """How many events of each user there are from the last target on, and from the last but one; 0 where there is none. `[U]`"""
+        last, before = [], []
+        for number in range(len(self.groups)):
+            back_E, starts = self._back(number)
+            is_target_E = self.read_marks(number) > 0
+            last_U = np.minimum.reduceat(np.where(is_target_E, back_E, _NONE), starts)
+            earlier_E = is_target_E & (back_E > np.repeat(last_U, np.diff(np.append(starts, len(back_E)))))
+            last.append(last_U)
+            before.append(np.minimum.reduceat(np.where(earlier_E, back_E, _NONE), starts))
+        return tuple(np.where(found == _NONE, 0, found) for found in map(np.concatenate, (last, before)))  # type: ignore[return-value]
+
+    def first_targets(self, moment: int, end: int | None) -> IntArray:
+        """How many events of each user there are from the first target on that lies at or after a moment, and before `end`. `[U]`"""
+        found = []
+        for number in range(len(self.groups)):
+            back_E, starts = self._back(number)
+            times_E = self.read(number, "timestamps")
+            counts_E = (self.read_marks(number) > 0) & (times_E >= moment)
+            if end is not None:
+                counts_E &= times_E < end
+            found.append(np.maximum.reduceat(np.where(counts_E, back_E, 0), starts))
+        return np.concatenate(found)
+
+    def _back(self, group: int) -> tuple[IntArray, IntArray]:
+        """How many events of its user there are from each event on, `[E]`, and where the users' events start."""
+        found = self.groups[group]
+        offsets = self.offsets[found.first_user : found.end_user + 1]
+        starts = offsets[:-1] - offsets[0]
+        return np.repeat(offsets[1:] - offsets[0], np.diff(offsets)) - np.arange(int(offsets[-1] - offsets[0])), starts
+
+    def read_marks(self, group: int) -> NDArray[np.uint8]:
+        """Which events of a row group are targets, 1 or 0."""
+        return self.read_narrow(group, TARGETS, np.dtype(np.uint8))
+
+    def whole_marks(self) -> NDArray[np.uint8]:
+        """Which of all events are targets, 1 or 0."""
+        return np.concatenate([self.read_marks(group) for group in range(len(self.groups))])
 
     def whole(self, column: Column) -> IntArray:
         """A column of all events, int64 [E]: in memory, or mapped from a local file without a name."""

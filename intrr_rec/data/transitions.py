@@ -15,12 +15,17 @@ CHUNK = 1 << 22  # events whose pairs are counted at once
 
 
 def count_transitions(
-    items_E: IntArray, offsets: IntArray, held_out_U: IntArray, n_items: int, config: NeighboursConfig
+    items_E: IntArray,
+    offsets: IntArray,
+    held_out_U: IntArray,
+    n_items: int,
+    config: NeighboursConfig,
+    is_target_E: NDArray[np.uint8] | None = None,
 ) -> tuple[IntArray, NDArray[np.float64]]:
     """Weighted counts of the pairs (source, target) that the training part holds.
 
     A pair g events apart counts `config.gaps[g - 1]` from the earlier item to the later one, and `config.backward` times that
-    the other way.
+    the other way. What a pair leads to is a target.
 
     Args:
         items_E: dense item id of every event, users one after the other.
@@ -28,6 +33,7 @@ def count_transitions(
         held_out_U: events at the end of each history that are not counted.
         n_items: I.
         config: gaps, backward.
+        is_target_E: 1 of events that are targets, 0 of the others; None: all are.
 
     Returns:
         `pair_N` = source · I + target, rising and distinct, and `count_N`.
@@ -37,7 +43,9 @@ def count_transitions(
     first = 0
     while first < len(offsets) - 1:
         end = max(first + 1, int(np.searchsorted(offsets, offsets[first] + CHUNK, side="right")) - 1)
-        parts.append(_count_users(items_E, offsets[first : end + 1], held_out_U[first:end], n_items, config))
+        parts.append(
+            _count_users(items_E, offsets[first : end + 1], held_out_U[first:end], n_items, config, is_target_E)
+        )
         first = end
         # Merged when they are as many as what they are merged with, so that each pair is sorted O(log chunks) times.
         if first == len(offsets) - 1 or sum(len(pair_N) for pair_N, _ in parts) > len(total_N):
@@ -47,19 +55,29 @@ def count_transitions(
 
 
 def _count_users(
-    items_E: IntArray, offsets: IntArray, held_out_U: IntArray, n_items: int, config: NeighboursConfig
+    items_E: IntArray,
+    offsets: IntArray,
+    held_out_U: IntArray,
+    n_items: int,
+    config: NeighboursConfig,
+    is_target_E: NDArray[np.uint8] | None,
 ) -> tuple[IntArray, NDArray[np.float64]]:
     """The counts of some users alone."""
-    items_E = np.asarray(items_E[offsets[0] : offsets[-1]], np.int64)
+    span = slice(offsets[0], offsets[-1])
+    items_E = np.asarray(items_E[span], np.int64)
+    leads_E = np.ones(len(items_E), np.bool_) if is_target_E is None else is_target_E[span] > 0
     offsets = offsets - offsets[0]
     user_E = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     counted_E = np.arange(len(items_E)) < (offsets[1:] - held_out_U)[user_E]
     parts = []
     for gap, weight in enumerate(config.gaps, start=1):
         same = counted_E[gap:] & (user_E[gap:] == user_E[:-gap])
-        earlier, later = items_E[:-gap][same], items_E[gap:][same]
-        parts.append((earlier * n_items + later, np.full(len(earlier), weight, np.float64)))
-        parts.append((later * n_items + earlier, np.full(len(earlier), weight * config.backward)))
+        onward, back = same & leads_E[gap:], same & leads_E[:-gap]
+        earlier_E, later_E = items_E[:-gap], items_E[gap:]
+        forward_N = earlier_E[onward] * n_items + later_E[onward]
+        backward_N = later_E[back] * n_items + earlier_E[back]
+        parts.append((forward_N, np.full(len(forward_N), weight, np.float64)))
+        parts.append((backward_N, np.full(len(backward_N), weight * config.backward)))
     return _added(parts)
 
 

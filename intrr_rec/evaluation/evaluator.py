@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from intrr_rec.data.dataset import UserEvents
+from intrr_rec.data.dataset import Dataset, UserEvents
 from intrr_rec.data.loading.batch import Batch
 from intrr_rec.data.loading.loader import Loader
 from intrr_rec.data.loading.windows import IntArray, evaluation_windows
@@ -210,13 +210,20 @@ class Evaluator:
         self.model.train(was_training)
 
     def _unseen(self, users: NDArray[np.int64], split: Split) -> Allowed:
-        """Every item but those of the users' whole histories, not only of the window that the model reads."""
+        """Every item but those of the users' whole histories, not only of the window that the model reads, and of dropped events."""
         seen = self.users
         first_B = seen.offsets[users]
         length_B = seen.offsets[users + 1] - seen.held_out(split)[users] - first_B
         place_M = np.arange(int(length_B.max(initial=0)))
         event_BM = np.minimum(first_B[:, None] + place_M, len(seen.items_E) - 1)
         seen_BM = np.where(place_M < length_B[:, None], seen.items_E[event_BM], -1)
+        if isinstance(seen, Dataset) and seen.seen is not None:
+            also = seen.seen.of(users, length_B)
+            longest = max(map(len, also), default=0)
+            also_BM = np.full((len(users), longest), -1)
+            for row, items in zip(also_BM, also, strict=True):
+                row[: len(items)] = items
+            seen_BM = np.concatenate([seen_BM, also_BM], axis=1)
         return self.leaves.allow(None, torch.from_numpy(seen_BM).to(self.world.device))
 
     @cached_property

@@ -65,7 +65,7 @@ class Flattened(CodeRecommender):
         # The last token of an item predicts the first code of the next; that code's token predicts the second; and so on.
         predicts_S = self.last_token(batch.scored_S)
         logits = [state_TD[predicts_S + level] @ book_KD.T for level, book_KD in enumerate(codebooks)]
-        rec_L = level_nll(logits, target_codes(self.codes_IL, batch)).sum(0) * batch.target_weight
+        rec_L = batch.over_targets(level_nll(logits, target_codes(self.codes_IL, batch)))
         return {"loss": rec_L.sum(), "rec_L": rec_L.detach()}
 
     def begin(self, batch: Batch, codebooks: Sequence[Tensor]) -> tuple[Tensor, Prompts]:

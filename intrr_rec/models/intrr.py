@@ -200,13 +200,13 @@ class IntRR(ItemRecommender):
         state_TD = self.states(history_TD if slot_TD is None else history_TD + slot_TD, batch.layout)
         state_SD = state_TD[batch.scored_S]
         target_SL = target_codes(self.codes_IL, batch)
-        rec_L = self._rec(state_SD, target_SL, codebooks) * batch.target_weight
+        rec_L = self._rec(state_SD, target_SL, codebooks, batch.weight_S) * batch.target_weight
         align_L = batch.align_weight_U @ sid_nll(items.log_p, batch_codes(self.codes_IL, batch))
         loss = rec_L.sum() + self.config.align_weight * align_L.sum()
         figures = {}
         if self.dense is not None:
             nll_S = self.dense.nll(state_TD, history_TD, items.representation_UD, batch)
-            dense = nll_S.sum() * batch.target_weight
+            dense = batch.over_targets(nll_S)
             loss = loss + self.config.dense.weight * dense
             figures["dense"] = dense.detach()
         return figures | {
@@ -216,23 +216,26 @@ class IntRR(ItemRecommender):
             "entropy_L": torch.stack([batch.align_weight_U @ _entropy(log_p) for log_p in items.log_p]).detach(),
         }
 
-    def _rec(self, state_SD: Tensor, target_SL: Tensor, codebooks: Sequence[Tensor]) -> Tensor:
-        """-log P of the targets' codes given the states (Eq. 10), summed over slots, `[L]`.
+    def _rec(self, state_SD: Tensor, target_SL: Tensor, codebooks: Sequence[Tensor], weight_S: Tensor | None) -> Tensor:
+        """-log P of the targets' codes given the states (Eq. 10), each by its weight, summed over slots, `[L]`.
 
         Of many slots some at a time, so that no logits of all slots are kept: the backward pass computes them again.
         """
 
-        def of_slots(state_SD: Tensor, target_SL: Tensor) -> Tensor:
+        def of_slots(state_SD: Tensor, target_SL: Tensor, weight_S: Tensor | None) -> Tensor:
             if self.config.user_side == "teacher_forcing":
                 logits = self.ran.teacher_forced(state_SD, target_SL, codebooks)
             else:
                 logits = self.ran.redistribute(state_SD, codebooks)[1]
-            return level_nll(logits, target_SL).sum(0)
+            nll_SL = level_nll(logits, target_SL)
+            return (nll_SL if weight_S is None else nll_SL * weight_S[:, None]).sum(0)
 
         slots = max(1, LOGITS // sum(len(codebook_KD) for codebook_KD in codebooks))
         if len(state_SD) <= slots:
-            return of_slots(state_SD, target_SL)
-        parts = zip(state_SD.split(slots), target_SL.split(slots), strict=True)
+            return of_slots(state_SD, target_SL, weight_S)
+        n_parts = -(-len(state_SD) // slots)
+        weights = [None] * n_parts if weight_S is None else weight_S.split(slots)
+        parts = zip(state_SD.split(slots), target_SL.split(slots), weights, strict=True)
         return torch.stack([checkpoint(of_slots, *part, use_reentrant=False) for part in parts]).sum(0)
 
 

@@ -81,5 +81,5 @@ class SASRec(ItemRecommender):
         item_UD = self.represent(batch.items_U, None)
         history_TD = F.embedding(batch.slot_T, item_UD)
         nll_S = self.dense.nll(self.states(history_TD, batch.layout), history_TD, item_UD, batch)
-        loss = nll_S.sum() * batch.target_weight
+        loss = batch.over_targets(nll_S)
         return {"loss": loss, "rec_L": loss.detach()[None]}

@@ -147,7 +147,7 @@ class Tiger(CodeRecommender):
         x_SGD = torch.stack([self.start.expand(len(target_SL), -1), *before], dim=1)
         state_SGD, *_ = self._decode(x_SGD, batch, codebooks)
         logits = [state_SGD[:, level] @ book_KD.T for level, book_KD in enumerate(codebooks)]
-        rec_L = level_nll(logits, target_SL).sum(0) * batch.target_weight
+        rec_L = batch.over_targets(level_nll(logits, target_SL))
         return {"loss": rec_L.sum(), "rec_L": rec_L.detach()}
 
     def begin(self, batch: Batch, codebooks: Sequence[Tensor]) -> tuple[Tensor, Prompts]:

@@ -22,6 +22,7 @@ from intrr_rec.data.loading.batch import Collator, look_up_content
 from intrr_rec.data.loading.features import FeatureReader
 from intrr_rec.data.loading.negatives import CandidateSampler
 from intrr_rec.data.loading.streaming import StreamedWindows
+from intrr_rec.data.loading.targets import TargetWeights
 from intrr_rec.data.loading.windows import IntArray, Windows
 from intrr_rec.data.repeats import share_of_repeats
 from intrr_rec.errors import ArtefactError, ConfigError, DataError, UserError
@@ -125,6 +126,15 @@ class Inputs:
         held_out_U, length_U = self.dataset.held_out("train"), np.diff(self.dataset.offsets)
         return held_out_U + (self.calibration_U & (length_U > held_out_U + 1))
 
+    @cached_property
+    def target_weights(self) -> TargetWeights | None:
+        """Reads what each event counts as a target of training; None where all count the same.
+
+        Raises:
+            ConfigError: `train.target_weights` names a feature or value that the dataset has not.
+        """
+        return TargetWeights.of(self.dataset, self.recipe.train.target_weights)
+
     def training_windows(self) -> Windows | StreamedWindows:
         """What this run learns from, cut as its kind of model states: every position of a window, or the last alone."""
         model = self.recipe.model
@@ -140,6 +150,7 @@ class Inputs:
             times=model.reads_times,
             readers=loader.workers,
             features=None if features is None else (features, self.space.of("event")),
+            weights=self.target_weights,
         )
 
     @property
@@ -179,6 +190,7 @@ class Inputs:
             with_targets=training and model_class(model).with_targets,
             codes_IL=self.semantic_ids.codes_IL,
             features=features,
+            weight_E=self.target_weights.whole() if training and not self.streams and self.target_weights else None,
         )
 
 
@@ -211,7 +223,7 @@ def open_inputs(recipe: Recipe, dataset: Location, semantic_ids: Path, vectors: 
     inputs = Inputs(
         recipe, data, ids, found if recipe.model.content else None, found if recipe.uses_neighbours else None
     )
-    assert inputs.space is not None  # names that are none are refused now
+    _ = inputs.space, inputs.target_weights  # names that are none are refused now
     return inputs
 
 

@@ -56,7 +56,9 @@ def build_neighbours(
     asked = time.monotonic()
     n_items, device = dataset.n_items, world.device
     held_out_U = dataset.held_out("train") if held_out_U is None else held_out_U
-    pair_N, count_N = count_transitions(dataset.items_E, dataset.offsets, held_out_U, n_items, config)
+    pair_N, count_N = count_transitions(
+        dataset.items_E, dataset.offsets, held_out_U, n_items, config, dataset.is_target_E
+    )
     matrix = transition_matrix(pair_N, count_N, n_items, config.damping)
     transitions = Transitions(*(torch.from_numpy(part) for part in matrix)).to(device)
     unit_IV = None

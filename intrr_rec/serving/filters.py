@@ -28,6 +28,7 @@ class Filters:
         allow: dense ids that the user may get; None is all.
         where: column of the bundle's items → values, one of which an item must have.
         newer_than: seconds since 1970; items that somebody had before are left out.
+        seen: dense ids of what the user had that is not in the history, such as what he disliked; left out with the history.
     """
 
     exclude_seen: bool | None = None
@@ -35,6 +36,7 @@ class Filters:
     allow: Sequence[int] | None = None
     where: Mapping[str, Sequence[str]] = field(default_factory=dict)
     newer_than: int | None = None
+    seen: Sequence[int] = ()
 
     def shared(self) -> tuple | None:
         """What one mask over the catalogue answers, as a key; None where that is every item."""

@@ -278,7 +278,7 @@ class Recommender:
         each = [
             [
                 *(() if chosen.many_denied() else chosen.deny),
-                *(history if (default if chosen.exclude_seen is None else chosen.exclude_seen) else ()),
+                *((*history, *chosen.seen) if _excludes(chosen, default) else ()),
             ]
             for chosen, history in zip(filters, histories, strict=True)
         ]
@@ -341,7 +341,7 @@ class Recommender:
             raise ConfigError(f"filters: {len(filters)} were given for {len(histories)} histories")
         lists = [(f"user {user}", history) for user, history in enumerate(histories)]
         for chosen in {id(chosen): chosen for chosen in filters}.values():
-            lists += [("filters", chosen.deny), ("filters", chosen.allow or ())]
+            lists += [("filters", chosen.deny), ("filters", chosen.allow or ()), ("filters", chosen.seen)]
         for where, items in lists:
             if len(items) and not 0 <= min(items) <= max(items) < n_items:
                 worst = min(items) if min(items) < 0 else max(items)
@@ -351,6 +351,10 @@ class Recommender:
         for user, (history, moments) in enumerate(zip(histories, times or (), strict=False)):
             if len(moments) != len(history) + 1:
                 raise DataError(f"user {user}: {len(moments)} times for {len(history)} events and the request")
+
+
+def _excludes(chosen: Filters, default: bool | None) -> bool:
+    return bool(default if chosen.exclude_seen is None else chosen.exclude_seen)
 
 
 def _some(users: Sequence[int], each: Sequence[T] | None) -> list[T] | None:

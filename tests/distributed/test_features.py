@@ -1,4 +1,7 @@
-"""Two processes train a model with a feature of every kind as one does, however its tables are sharded, and resume each other."""
+"""Two processes train a model with a feature of every kind as one does, however its tables are sharded, and resume each other.
+
+Some events are no targets, and the others weigh by their action.
+"""
 
 import pytest
 
@@ -17,7 +20,7 @@ VARIANTS = {
 
 @pytest.fixture(scope="module")
 def line(tmp_path_factory):
-    return rich.make_line(tmp_path_factory.mktemp("line"))
+    return rich.make_line(tmp_path_factory.mktemp("line"), targets={"rating": {"at_least": 3}})
 
 
 def words(variant, epochs):
@@ -29,6 +32,7 @@ def words(variant, epochs):
         "train.weight_decay=0.1",
         "evaluate.beam=10",
         "model.unasked=0.3",
+        "train.target_weights={action: {view: 0.25}}",
     )
 
 

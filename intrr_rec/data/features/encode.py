@@ -148,9 +148,14 @@ def fit(con: duckdb.DuckDBPyConnection, table: str, raws: Sequence[Raw], known: 
 
 
 def encode(
-    con: duckdb.DuckDBPyConnection, table: str, raws: Sequence[Raw], columns: Sequence[Column], keep: Sequence[str]
+    con: duckdb.DuckDBPyConnection,
+    table: str,
+    raws: Sequence[Raw],
+    columns: Sequence[Column],
+    keep: Sequence[str],
+    also: Sequence[str] = (),
 ) -> str:
-    """SQL of a table's rows with the columns `keep` and the numbers of each feature column, `feature_0`, `feature_1`, …"""
+    """SQL of a table's rows with the columns `keep`, the numbers of each feature column, `feature_0`, `feature_1`, …, and `also`."""
     kept = {raw.name: raw for raw in raws}
     joins, chosen = [], [f"t.{quoted(name)}" for name in keep]
     for n, column in enumerate(columns):
@@ -174,12 +179,18 @@ def encode(
             sql = f"CASE WHEN {value} IS NULL THEN {MISSING} ELSE coalesce(v{n}.number, {UNKNOWN}) END"
         kind = "INTEGER[]" if column.is_multi else "INTEGER"
         chosen.append(f"CAST({sql} AS {kind}) AS feature_{n}")
-    return f"SELECT {', '.join(chosen)} FROM {table} t{''.join(joins)}"
+    return f"SELECT {', '.join([*chosen, *also])} FROM {table} t{''.join(joins)}"
 
 
-def encode_events(con: duckdb.DuckDBPyConnection, raws: Sequence[Raw], columns: Sequence[Column]) -> None:
-    """Replace the raw values in the table `events` by their numbers."""
-    con.execute(f"CREATE TABLE encoded AS {encode(con, 'events', raws, columns, EVENT_COLUMNS)}")
+def encode_events(
+    con: duckdb.DuckDBPyConnection, raws: Sequence[Raw], columns: Sequence[Column], also: Sequence[str] = ()
+) -> None:
+    """Replace the raw values in the table `events` by their numbers.
+
+    Args:
+        also: further columns, as SQL over the raw values of a row `t`.
+    """
+    con.execute(f"CREATE TABLE encoded AS {encode(con, 'events', raws, columns, EVENT_COLUMNS, also)}")
     con.execute("DROP TABLE events")
     con.execute("ALTER TABLE encoded RENAME TO events")
 

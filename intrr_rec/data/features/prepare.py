@@ -17,6 +17,8 @@ from intrr_rec.data.dataset import ITEMS, USERS
 from intrr_rec.data.features.columns import Column
 from intrr_rec.data.features.encode import encode, encode_events, fit, raws_of
 from intrr_rec.data.features.store import FEATURES, TABLES, FeatureRecord, table_schema
+from intrr_rec.data.features.targets import target_sql
+from intrr_rec.data.prepare.filters import TARGET
 from intrr_rec.data.raw.files import IdKind, RawFile, open_table, parquet_sql, quoted, require_column
 from intrr_rec.data.raw.logs import bad_value
 from intrr_rec.data.raw.text import Layout
@@ -58,7 +60,9 @@ class FeatureTables:
                 f"prepare.features.event.{clock.name}: parts of the events' time, but prepare.time_column is null; name a column"
             )
         self.of_events = fit(self.con, "events", raws, self._known)
-        encode_events(self.con, raws, self.of_events)
+        targets = self.config.targets
+        marks = [f"{target_sql(self.con, raws, targets)} AS {TARGET}"] if targets else []
+        encode_events(self.con, raws, self.of_events, marks)
 
     def read_items(self, opened: Sequence[RawFile], kind: IdKind) -> None:
         """Read and fit the features of items from the files of the item table.

@@ -74,6 +74,8 @@ class Batch:
     computed over the whole step, all replicas included, and multiplied by their number: averaging the gradients of the
     replicas then gives the step's mean, however the users were dealt out.
 
+    `weight_S` weighs the targets against one another; None where they count the same. Events that are no targets are not scored.
+
     `codes_UL` and `target_codes_SL` are the Semantic IDs of `items_U` and `target_S`, as narrow as they are stored; None where
     the model is to look them up itself.
     """
@@ -91,6 +93,7 @@ class Batch:
     codes_UL: Tensor | None = None
     target_codes_SL: Tensor | None = None
     features: BatchFeatures | None = None
+    weight_S: Tensor | None = None
 
     @classmethod
     def from_histories(
@@ -141,6 +144,12 @@ class Batch:
             features=None if features is None else BatchFeatures.of_histories(*features, length_B, slot_E, len(item_T)),
         )
 
+    def over_targets(self, nll: Tensor) -> Tensor:
+        """What scored slots add to L_rec, from what each has, `[S]` or `[S, L]`: summed over the slots."""
+        if self.weight_S is not None:
+            nll = nll * (self.weight_S if nll.dim() == 1 else self.weight_S[:, None])
+        return nll.sum(0) * self.target_weight
+
     def seen_items(self) -> tuple[Tensor, Tensor]:
         """What lies in each scored slot's block `[S, N]`, and which of it is history up to that slot."""
         slots = self.layout.owner_CN.shape[1]
@@ -177,6 +186,7 @@ class Batch:
             codes_UL=None if self.codes_UL is None else move(self.codes_UL),
             target_codes_SL=None if self.target_codes_SL is None else move(self.target_codes_SL),
             features=None if self.features is None else self.features.to(device),
+            weight_S=None if self.weight_S is None else move(self.weight_S),
         )
 
 
@@ -214,6 +224,12 @@ def _positions(length_M: IntArray) -> IntArray:
     return np.arange(int(length_M.sum())) - np.repeat(np.cumsum(length_M) - length_M, length_M)
 
 
+def _targets(windows: Windows) -> IntArray:
+    """The number of the event after each scored position of some windows."""
+    count_M = windows.length_M - windows.first_scored_M
+    return np.repeat(windows.start_M + windows.first_scored_M + 1, count_M) + _positions(count_M)
+
+
 class Collator:
     """Builds batches from windows over a flat event array.
 
@@ -229,6 +245,7 @@ class Collator:
             a target to predict its next code is taught with them in place. Such a model reads no times.
         codes_IL: Semantic IDs by dense item id, for batches that go to another device than they lie on; None leaves them out.
         features: reads the features of events, items and users, for a model that reads some.
+        weight_E: what each event counts as a target, 0 where it is none; None: all count the same.
     """
 
     def __init__(
@@ -243,6 +260,7 @@ class Collator:
         with_targets: bool = False,
         codes_IL: Tensor | None = None,
         features: FeatureReader | None = None,
+        weight_E: NDArray[np.float32] | None = None,
     ) -> None:
         assert not with_targets or times_E is None, "what follows a target may be another user's"
         self.items_E = items_E
@@ -254,13 +272,18 @@ class Collator:
         self.candidates = candidates
         self.codes_IL = codes_IL
         self.features = features
+        self.weight_E = weight_E
 
     def over(
-        self, items_E: IntArray, times_E: IntArray | None, event_FE: Sequence[NDArray[np.integer]] = ()
+        self,
+        items_E: IntArray,
+        times_E: IntArray | None,
+        event_FE: Sequence[NDArray[np.integer]] = (),
+        weight_E: NDArray[np.float32] | None = None,
     ) -> Collator:
         """The same over other events."""
         other = copy(self)
-        other.items_E, other.times_E = items_E, times_E
+        other.items_E, other.times_E, other.weight_E = items_E, times_E, weight_E
         other.features = None if self.features is None else self.features.over(event_FE)
         return other
 
@@ -279,6 +302,12 @@ class Collator:
         if not len(own):
             scored_T[:] = counted_T[:] = False
         scored_S = np.flatnonzero(scored_T)
+        weight_S, total = None, float(windows.n_targets)
+        if self.weight_E is not None:
+            target_M = _targets(windows)
+            total = float(self.weight_E[target_M].sum(dtype=np.float64))
+            scored_S = scored_S[self.weight_E[event_T[scored_S] + 1] > 0]
+            weight_S = torch.from_numpy(self.weight_E[event_T[scored_S] + 1])
         target_S = self.items_E[event_T[scored_S] + 1]
         wanted = [self.items_E[event_T]]
         if self.candidates is not None:
@@ -299,7 +328,7 @@ class Collator:
             layout=self._layout(event_T, owner_T),
             scored_S=torch.from_numpy(scored_S),
             target_S=torch.from_numpy(target_S),
-            target_weight=replicas / max(1, windows.n_targets),
+            target_weight=replicas / total if total else 0.0,
             align_weight_U=torch.from_numpy(self._align_weights(windows, items_U, inverse_T[counted_T], replicas)),
             content_UV=look_up_content(self.content_IV, items_U),
             user_S=local.user_M[owner_T[scored_S]],
@@ -307,6 +336,7 @@ class Collator:
             codes_UL=None if self.codes_IL is None else self.codes_IL[torch.from_numpy(items_U)],
             target_codes_SL=None if self.codes_IL is None else self.codes_IL[torch.from_numpy(target_S)],
             features=features,
+            weight_S=weight_S,
         )
 
     def _lay_out(self, windows: Windows) -> tuple[IntArray, IntArray, NDArray[np.bool_]]:

@@ -25,6 +25,7 @@ from intrr_rec.data.features.columns import Column
 from intrr_rec.data.features.store import DatasetFeatures
 from intrr_rec.data.loading.batch import Collator
 from intrr_rec.data.loading.loader import Fetch
+from intrr_rec.data.loading.targets import TargetWeights
 from intrr_rec.data.loading.windows import IntArray, Windows
 
 BEYOND = 1  # events copied after a window's own: the target of its last position
@@ -45,6 +46,7 @@ class Pool:
     times_P: IntArray | None
     windows: Windows
     feature_FP: tuple[NDArray[np.integer], ...] = ()
+    weight_P: NDArray[np.float32] | None = None
 
 
 class StreamedWindows:
@@ -57,6 +59,7 @@ class StreamedWindows:
         times: whether to read the times, too.
         readers: threads that read row groups.
         features: columns of events to read, too, and what reads them.
+        weights: reads what each event counts as a target; None: all count the same.
     """
 
     def __init__(
@@ -69,8 +72,9 @@ class StreamedWindows:
         times: bool,
         readers: int,
         features: tuple[DatasetFeatures, Sequence[Column]] | None = None,
+        weights: TargetWeights | None = None,
     ) -> None:
-        self.features = features
+        self.features, self.weights = features, weights
         self.events, self.held_out_U, self.cut = events, held_out_U, cut
         self.pool_events, self.times, self.readers = pool_events, times, readers
         found = [self.windows_of(group) for group in range(len(events.groups))]
@@ -112,12 +116,15 @@ class StreamedWindows:
         times_P = np.empty_like(items_P) if self.times else None
         columns = self.features[1] if self.features else ()
         feature_FP = tuple(np.empty(ends_G[-1], column.dtype) for column in columns)
+        weight_P = None if self.weights is None else np.empty(ends_G[-1], np.float32)
 
         def read(place: int) -> None:
             span = slice(ends_G[place] - self.events_G[groups[place]], ends_G[place])
             items_P[span] = self.events.read(groups[place], "items")
             if times_P is not None:
                 times_P[span] = self.events.read(groups[place], "timestamps")
+            if weight_P is not None and self.weights is not None:
+                weight_P[span] = self.weights.of_group(groups[place])
             for column, values_P in zip(columns, feature_FP, strict=True):
                 assert self.features is not None
                 values_P[span] = self.features[0].of_group(groups[place], column)
@@ -129,7 +136,7 @@ class StreamedWindows:
         windows = _concatenated(parts, firsts.tolist())
         if seeds is not None:
             windows = windows.take(np.random.default_rng(seeds).permutation(len(windows)))
-        return Pool(items_P, times_P, windows, feature_FP)
+        return Pool(items_P, times_P, windows, feature_FP, weight_P)
 
 
 class StreamedOrder:
@@ -175,6 +182,7 @@ class StreamedOrder:
     def _gather(self, parts: Sequence[tuple[Future[Pool], slice]]) -> tuple[Windows, Collator]:
         """The windows, starting in a copy of their own stretches of events."""
         windows, items, times, features, firsts, total = [], [], [], list[list[NDArray[np.integer]]](), [], 0
+        weights = []
         for loading, span in parts:
             pool = loading.result()
             chosen = pool.windows.take(np.arange(span.start, span.stop))
@@ -184,13 +192,16 @@ class StreamedOrder:
             items.append(pool.items_P[event_S])
             if pool.times_P is not None:
                 times.append(pool.times_P[event_S])
+            if pool.weight_P is not None:
+                weights.append(pool.weight_P[event_S])
             features.append([values_P[event_S] for values_P in pool.feature_FP])
             windows.append(Windows(chosen.user_M, begin_M, chosen.length_M, chosen.first_scored_M))
             firsts.append(total)
             total += len(event_S)
         times_S = np.concatenate(times) if times else None
         feature_FS = [np.concatenate(column) for column in zip(*features, strict=True)]
-        return _concatenated(windows, firsts), self.collate.over(np.concatenate(items), times_S, feature_FS)
+        weight_S = np.concatenate(weights) if weights else None
+        return _concatenated(windows, firsts), self.collate.over(np.concatenate(items), times_S, feature_FS, weight_S)
 
 
 def _concatenated(parts: Sequence[Windows], firsts: Sequence[int]) -> Windows:

@@ -7,6 +7,7 @@ in which an engine happens to return rows. Sums are of whole numbers and every o
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -22,6 +23,8 @@ Frame: TypeAlias = "nw.LazyFrame[Any]"
 
 PLACE = ("time", "nanos", "file", "row")  # the order of one user's events
 FEATURE = "feature_"  # begins the columns of the numbers of features
+COUNTS = "counts"  # column that tells events of a history from those that are dropped for their type or weight
+TARGET = "target"  # column of the mark of targets, where not all events are
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,14 @@ class Relations:
     """What a dataset is made of.
 
     Attributes:
-        events: user, item (dense), time, and the numbers of each feature of events; in the order of users, then of `PLACE`.
+        events: user, item (dense), time, the numbers of each feature of events, and the mark of targets where there is one; in the
+            order of users, then of `PLACE`.
         users: user, user_id; in order.
         items: item, item_id, first_seen; in order.
         counts: users, items, interactions.
         statistics: of `statistics.json`, the counts aside.
+        seen: user, item, before: what a user had in events that do not count, and how many of his events came before the first of
+            them; in order. None where all events count.
     """
 
     events: Frame
@@ -41,6 +47,7 @@ class Relations:
     items: Frame
     counts: dict[str, int]
     statistics: dict[str, Any]
+    seen: Frame | None = None
 
 
 @dataclass(frozen=True)
@@ -115,11 +122,7 @@ def filtered(engine: Engine, config: PrepareConfig) -> Kept:
 
 def before_deduplication(engine: Engine, config: PrepareConfig) -> Frame:
     """The raw events that `prepare.deduplicate` looks at: those of the named types and of enough weight."""
-    events = engine.events()
-    for name, step in _steps(config):
-        if name in ("event_weights", "min_weight"):
-            events = step(events)
-    return events
+    return _dropping(config)(engine.events())
 
 
 def of_histories(engine: Engine, config: PrepareConfig) -> Frame:
@@ -137,6 +140,23 @@ def of_histories(engine: Engine, config: PrepareConfig) -> Frame:
     return events
 
 
+def with_dropped(engine: Engine, config: PrepareConfig, kept: Frame, features: Sequence[str]) -> Frame:
+    """The kept events, and beside them the raw ones that are dropped for their type or weight; `COUNTS` is 1 or 0.
+
+    Args:
+        kept: as `of_histories` has them.
+        features: columns of features to keep.
+    """
+    counting = _dropping(config)(engine.events()).select("file", "row")
+    dropped = engine.events().join(counting, on=["file", "row"], how="anti")
+    return nw.concat(
+        [
+            frame.select("user_id", "item_id", *PLACE, *features).with_columns(**{COUNTS: nw.lit(counts, nw.Int64)})
+            for frame, counts in ((kept, 1), (dropped, 0))
+        ]
+    )
+
+
 def relate(engine: Engine, config: PrepareConfig, known: Known | None = None) -> Relations:
     """Filter, order and number the engine's raw events.
 
@@ -147,6 +167,7 @@ def relate(engine: Engine, config: PrepareConfig, known: Known | None = None) ->
     if known is not None:
         _require_kept(engine, kept, known)
     in_time = split_in_time(engine, kept.events_left(), config) if config.split == "global_time" else None
+    marked = {"targets": _require_targets(engine, kept)} if config.targets else {}
     lengths = {row["n"]: row["users"] for row in engine.rows(kept.users.group_by("n").agg(users=nw.len()))}
     span = engine.row(kept.items.select(nw.col("first_seen").min(), nw.col("last_seen").max(), items=nw.len()))
     users = engine.keep(_continued(kept.users.select("user_id"), "user", known), "numbered_users")
@@ -162,12 +183,14 @@ def relate(engine: Engine, config: PrepareConfig, known: Known | None = None) ->
         items.select("item", "item_id", "first_seen").sort("item"),
         counts,
         kept.statistics
+        | marked
         | {
             "density": counts["interactions"] / (counts["users"] * counts["items"]),
             "sequence_length": _lengths(lengths),
             "time": None if span["first_seen"] is None else {"first": span["first_seen"], "last": span["last_seen"]},
         }
         | ({"split": in_time.statistics()} if in_time else {}),
+        _seen(engine, config, kept.events, users, items) if config.event_weights else None,
     )
 
 
@@ -260,12 +283,45 @@ def _require_kept(engine: Engine, kept: Kept, known: Known) -> None:
             )
 
 
+def _require_targets(engine: Engine, kept: Kept) -> int:
+    """How many of the kept events are targets; refuse none."""
+    found = int(engine.row(kept.events_left().select(nw.col(TARGET).cast(nw.Int64).sum()))[TARGET] or 0)
+    if not found:
+        raise DataError("prepare.targets: no event that the filters leave meets all conditions; loosen one of them")
+    return found
+
+
 def _sequences(events: Frame, users: Frame, items: Frame) -> Frame:
     named = events.join(users, on="user_id").join(items.select("item", "item_id"), on="item_id")
-    features = [name for name in events.collect_schema().names() if name.startswith(FEATURE)]
+    names = events.collect_schema().names()
+    features = [name for name in names if name.startswith(FEATURE)] + [name for name in names if name == TARGET]
     return (
         named.select("user", "item", *PLACE, *features).sort("user", *PLACE).select("user", "item", "time", *features)
     )
+
+
+def _seen(engine: Engine, config: PrepareConfig, kept: Frame, users: Frame, items: Frame) -> Frame:
+    """Pairs of users and items that stand in raw events which are dropped for their type or weight (`Relations.seen`)."""
+    events = (
+        with_dropped(engine, config, kept, ())
+        .join(users, on="user_id")
+        .join(items.select("item", "item_id"), on="item_id")
+    )
+    before = events.with_columns(before=nw.col(COUNTS).cum_sum().over("user", order_by=PLACE))
+    pairs = before.filter(nw.col(COUNTS) == 0).group_by("user", "item").agg(nw.col("before").min())
+    return pairs.select("user", "item", "before").sort("user", "item")
+
+
+def _dropping(config: PrepareConfig) -> Callable[[Frame], Frame]:
+    """What drops events of types that do not count, and of too little weight."""
+
+    def drop(events: Frame) -> Frame:
+        for name, step in _steps(config):
+            if name in ("event_weights", "min_weight"):
+                events = step(events)
+        return events
+
+    return drop
 
 
 def _lengths(lengths: dict[int, int]) -> dict[str, float]:

@@ -31,6 +31,7 @@ from intrr_rec.data.raw.files import IdKind, literal, parquet_sql, quoted
 from intrr_rec.data.raw.item_table import load_items, open_items, report_items
 from intrr_rec.data.raw.logs import common_kinds, connect, create_events, load_events, open_logs
 from intrr_rec.data.raw.paths import table_files
+from intrr_rec.data.seen import SEEN
 from intrr_rec.errors import DataError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import Manifest, file_hash
@@ -125,10 +126,14 @@ def _write_relations(
     features: Sequence[Column],
 ) -> None:
     events = engine.batches(relations.events, ROW_GROUP_EVENTS)
-    write_sequences(events, folder / SEQUENCES / "part-00000.parquet", relations.counts["interactions"], features)
+    part, total = folder / SEQUENCES / "part-00000.parquet", relations.counts["interactions"]
+    write_sequences(events, part, total, features, marked=bool(config.targets))
     users = engine.batches(relations.users, ROW_GROUP_ROWS)
     schema = pa.schema([("user", pa.int64()), ("user_id", _arrow_type(kinds[config.user_column]))])
     write_rows(users, schema, folder / USERS)
+    if relations.seen is not None:
+        schema = pa.schema([("user", pa.int64()), ("item", pa.int64()), ("before", pa.int64())])
+        write_rows(engine.batches(relations.seen, ROW_GROUP_ROWS), schema, folder / SEEN)
     write_json(folder / STATISTICS, relations.counts | relations.statistics | {"time_unit": unit})
 
 

@@ -50,7 +50,7 @@ def split_in_time(engine: Engine, events: Frame, config: PrepareConfig) -> TimeS
     """Find the moments and count what lies in each part.
 
     Args:
-        events: user_id, time; what the filters left.
+        events: user_id, time, and where not all are targets their mark; what the filters left.
 
     Raises:
         DataError: the moments are one, nobody can be learnt from, or nobody has a target.
@@ -62,10 +62,15 @@ def split_in_time(engine: Engine, events: Frame, config: PrepareConfig) -> TimeS
             "by prepare.split_at, or give finer times"
         )
     train, until = (_count(nw.col("time") < moment) for moment in (valid_from, test_from))
-    users = events.group_by("user_id").agg(train=train, until=until, n=nw.len())
+    is_target: Any = nw.col("target") == 1 if config.targets else nw.lit(True)
+    valid_targets = _count((nw.col("time") >= valid_from) & (nw.col("time") < test_from) & is_target)
+    test_targets = _count((nw.col("time") >= test_from) & is_target)
+    users = events.group_by("user_id").agg(
+        train=train, until=until, n=nw.len(), valid_targets=valid_targets, test_targets=test_targets
+    )
     learnt = nw.col("train") >= 2  # one to read, one to predict
-    validated = (nw.col("train") >= 1) & (nw.col("until") > nw.col("train"))
-    tested = (nw.col("until") >= 1) & (nw.col("n") > nw.col("until"))
+    validated = (nw.col("train") >= 1) & (nw.col("valid_targets") > 0)
+    tested = (nw.col("until") >= 1) & (nw.col("test_targets") > 0)
     found = engine.row(
         users.select(
             nw.col("train").sum(),

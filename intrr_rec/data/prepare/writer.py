@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.progress import Progress
 
-from intrr_rec.data.dataset import SEQUENCE_SCHEMA
+from intrr_rec.data.dataset import SEQUENCE_SCHEMA, TARGET_FIELD
 from intrr_rec.data.features.columns import Column
 from intrr_rec.data.features.store import sequence_field
 from intrr_rec.io.console import console, shows_bars
@@ -23,11 +23,17 @@ ROW_GROUP_ROWS = 1 << 16
 NO_TIME = -1  # real times are not negative
 
 
-def write_sequences(batches: Iterable[pa.RecordBatch], path: Path, total: int, features: Sequence[Column] = ()) -> None:
-    """One row a user, from `total` rows (user, item, time, feature columns) in the order of users and of their events."""
+def write_sequences(
+    batches: Iterable[pa.RecordBatch], path: Path, total: int, features: Sequence[Column] = (), *, marked: bool = False
+) -> None:
+    """One row a user, from `total` rows (user, item, time, feature columns, mark of targets) in the order of users and events.
+
+    Args:
+        marked: whether the rows have the mark.
+    """
     path.parent.mkdir()
-    schema = pa.schema([*SEQUENCE_SCHEMA, *map(sequence_field, features)])
-    pending_3E = np.empty((3 + len(features), 0), np.int64)
+    schema = pa.schema([*SEQUENCE_SCHEMA, *map(sequence_field, features), *([TARGET_FIELD] if marked else [])])
+    pending_3E = np.empty((len(schema), 0), np.int64)
     progress = Progress(console=console(stderr=True), transient=True, disable=not shows_bars())
     with pq.ParquetWriter(path, schema, compression="zstd") as writer, progress:
         task = progress.add_task("writing sequences", total=total)

@@ -25,11 +25,13 @@ WINDOW = 10  # events; keeps the number of pairs linear in the number of events
 def training_pairs(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Items `[P]` and `[P]` that stand within `WINDOW` events of one another in the training part of one user.
 
-    Each pair is named once, in order of time; nothing that is held out is in any.
+    Each pair is named once, in order of time; nothing that is held out is in any, nor an event that is no target.
     """
     counts_U = np.diff(dataset.offsets) - dataset.held_out("train")
     user_E = np.repeat(np.arange(dataset.n_users), np.diff(dataset.offsets))
     is_training_E = np.arange(len(user_E)) < np.repeat(dataset.offsets[:-1] + counts_U, np.diff(dataset.offsets))
+    if dataset.is_target_E is not None:
+        is_training_E &= dataset.is_target_E > 0
     items, users = dataset.items_E[is_training_E], user_E[is_training_E]
     before, after = [], []
     for apart in range(1, WINDOW + 1):

@@ -25,12 +25,14 @@ from numpy.typing import NDArray
 from intrr_rec.config import PrepareConfig, load_recipe
 from intrr_rec.config.time_units import UNIT_NAMES, TimeUnit
 from intrr_rec.data.dataset import ITEMS, KIND, REQUIRED, SEQUENCES, USERS
+from intrr_rec.data.event_store import TARGETS
 from intrr_rec.data.features.space import Space
 from intrr_rec.data.prepare.engines import DuckDBEngine
-from intrr_rec.data.prepare.filters import PLACE, of_histories
+from intrr_rec.data.prepare.filters import COUNTS, PLACE, of_histories, with_dropped
 from intrr_rec.data.raw.files import IdKind
 from intrr_rec.data.raw.logs import common_kinds, connect, create_events, load_events, open_logs
 from intrr_rec.data.raw.paths import files_hash, table_files
+from intrr_rec.data.seen import SEEN, Seen
 from intrr_rec.errors import ConfigError, DataError
 from intrr_rec.io import artefact
 from intrr_rec.io import shards as jobs
@@ -72,6 +74,7 @@ class Histories:
         times_E: seconds since 1970 of each event; None where there are none.
         request_U: the moment the recommendation is asked for, int64 seconds; None where times are not read.
         features: numbers of the features that the bundle reads; None where it reads none.
+        seen: dense ids in the bundle of what each user had in events that were dropped, -1 for one it does not know; None: of nobody.
     """
 
     user_ids: pa.Array
@@ -80,6 +83,7 @@ class Histories:
     times_E: NDArray[np.int64] | None
     request_U: NDArray[np.int64] | None
     features: ShardFeatures | None = None
+    seen: Sequence[NDArray[np.int64]] | None = None
 
 
 class Source(Protocol):
@@ -111,7 +115,7 @@ class DatasetSource:
     Args:
         path: of the dataset.
         held_out: events at the end of every history that are left out; 1 is what `intrr evaluate` does for the test
-            split of leave-one-out.
+            split of leave-one-out. Where not all events are targets, so many targets and what follows them.
 
     Raises:
         ArtefactError: not a whole dataset.
@@ -121,6 +125,9 @@ class DatasetSource:
         self._opened = artefact.open_artefact(path, KIND, lambda opened: opened, REQUIRED)
         self._features: FeaturesOfDataset | None = None
         manifest = self._opened.manifest
+        self._seen: Seen | None = None
+        if SEEN in manifest.files:
+            self._seen = Seen.read(self._opened.folder, manifest.counts["users"], manifest.counts["items"])
         self._path = path
         self.held_out = held_out
         self.identity = f"{manifest.content_hash}-{held_out}"
@@ -159,9 +166,22 @@ class DatasetSource:
             raise _none_known(self._path, example, bundle)
         return place_I
 
+    def _held_out_of(self, table: pa.Table) -> NDArray[np.int64] | int:
+        """Events that are left out of each row's history: where not all events are targets, from the `held_out`th last target on."""
+        if TARGETS not in table.column_names or not self.held_out:
+            return self.held_out
+        lengths = pc.list_value_length(table[TARGETS]).to_numpy()
+        is_target_E = pc.list_flatten(table[TARGETS]).to_numpy() > 0
+        until_E = np.concatenate([[0], np.cumsum(is_target_E)])
+        first_U, end_U = np.cumsum(lengths) - lengths, np.cumsum(lengths)
+        # The number, over all rows, of the first target that is left out.
+        wanted_U = np.maximum(until_E[end_U] - self.held_out, until_E[first_U]) + 1
+        event_U = np.searchsorted(until_E, wanted_U) - 1
+        return np.where(until_E[end_U] > until_E[first_U], end_U - event_U, 0)
+
     def _histories(self, table: pa.Table, place_I: NDArray[np.int64] | None, user_ids: pa.Array) -> Histories:
         length_U = pc.list_value_length(table["items"]).to_numpy()
-        kept_U = np.maximum(length_U - self.held_out, 0)
+        kept_U = np.maximum(length_U - self._held_out_of(table), 0)
         place_E = np.arange(length_U.sum()) - np.repeat(np.cumsum(length_U) - length_U, length_U)
         is_kept_E = place_E < np.repeat(kept_U, length_U)
         times_E = request_U = None
@@ -171,6 +191,10 @@ class DatasetSource:
             asked_U = np.minimum(kept_U, length_U - 1)  # at the first event left out, or right after the last
             request_U = all_E[np.cumsum(length_U) - length_U + asked_U]
         items_E = pc.list_flatten(table["items"]).to_numpy()[is_kept_E]
+        seen = None
+        if self._seen is not None:
+            found = self._seen.of(table["user"].to_numpy(), kept_U)
+            seen = found if place_I is None else [place_I[item_N] for item_N in found]
         return Histories(
             user_ids.take(table["user"].combine_chunks()),
             items_E if place_I is None else place_I[items_E],
@@ -178,6 +202,7 @@ class DatasetSource:
             times_E,
             request_U,
             None if self._features is None else self._features.shard(table, kept_U, is_kept_E, request_U),
+            seen,
         )
 
 
@@ -242,10 +267,15 @@ class EventSource:
             self._require_known(con, bundle)
             features = FeaturesOfEvents(con, self.config, self._space, self._table, kinds[user])
             with closing(DuckDBEngine(con)) as engine:
-                kept = of_histories(engine, self.config).with_columns(item=nw.col("item_id").cast(nw.String))
-                numbers = features.columns
+                numbers = [*features.columns, COUNTS]
+                kept = of_histories(engine, self.config)
+                events = kept.with_columns(**{COUNTS: nw.lit(1, nw.Int64)})
+                if self.config.event_weights:  # of a user who has a history, what else he had
+                    both = with_dropped(engine, self.config, kept, features.columns)
+                    events = both.join(kept.select("user_id").unique(), on="user_id", how="semi")
                 ordered = (
-                    kept.select("user_id", *PLACE, "item", *numbers)
+                    events.with_columns(item=nw.col("item_id").cast(nw.String))
+                    .select("user_id", *PLACE, "item", *numbers)
                     .sort("user_id", *PLACE)
                     .select("user_id", "item", "time", *numbers)
                 )
@@ -277,6 +307,14 @@ class EventSource:
         raise _none_known(self.path, example, bundle)
 
     def _histories(self, table: pa.Table, bundle: Bundle, features: FeaturesOfEvents) -> Histories:
+        seen = None
+        if self.config.event_weights:
+            counts_E = table[COUNTS].to_numpy() > 0
+            dropped = table.filter(pa.array(~counts_E))
+            item_P = bundle.items.index.places(dropped["item"].combine_chunks())
+            end_U = np.append(np.flatnonzero(_is_start(table["user_id"]))[1:], len(table))
+            seen = np.split(item_P, np.cumsum(~counts_E)[end_U[:-1] - 1])
+            table = table.filter(pa.array(counts_E))
         first_U = np.flatnonzero(_is_start(table["user_id"]))
         offsets = np.append(first_U, len(table))
         times_E = None if self.config.time_column is None else table["time"].to_numpy()
@@ -289,6 +327,7 @@ class EventSource:
             times_E,
             request_U,
             features.shard(table, user_ids, request_U) if self._space.columns else None,
+            seen,
         )
 
 

@@ -154,6 +154,10 @@ def _shard(recommender: Recommender, histories: Histories, options: Options) -> 
     spans_U = [slice(*span) for span in pairwise(offsets)]
     described = _described(bundle.space, histories, offsets, is_known_E, options.context)
     parts = []
+    filters = [
+        replace(options.filters, seen=seen_N[seen_N >= 0].tolist()) if len(seen_N) else options.filters
+        for seen_N in histories.seen or [np.empty(0, np.int64)] * len(spans_U)
+    ]
     for first in range(0, len(spans_U), options.batch):
         spans_B, times = spans_U[first : first + options.batch], None
         if times_E is not None and histories.request_U is not None:
@@ -164,7 +168,7 @@ def _shard(recommender: Recommender, histories: Histories, options: Options) -> 
                 [known_E[span].tolist() for span in spans_B],
                 options.k,
                 options.beam,
-                options.filters,
+                filters[first : first + options.batch],
                 times,
                 None if described is None else described[first : first + options.batch],
             )
