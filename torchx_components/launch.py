@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,13 @@ PORT = 29500
 def given(**options: str | None) -> list[str]:
     """Words for the options that have a value; the verb's own default stands for the others."""
     return [word for name, value in options.items() if value for word in (f"--{name.replace('_', '-')}", value)]
+
+
+def words_of(app: specs.AppDef) -> list[str]:
+    """The verb of a job and its words, as a command line gives them to `intrr`, whether torchrun starts it or not."""
+    (role,) = app.roles
+    words = role.args if role.entrypoint == "python" else shlex.split(role.args[-1])
+    return [word for word in words[words.index("intrr_rec") + 1 :] if word != "--"]
 
 
 class ComponentError(ConfigError, ComponentValidationException):

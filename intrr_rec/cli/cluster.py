@@ -12,7 +12,7 @@ def pipeline(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Pipeline file (YAML); see docs/cluster.md.")],
     status: Annotated[bool, typer.Option("--status", help="Show how far the stages are; start nothing.")] = False,
 ) -> None:
-    """Prepare → index → train → evaluate → export as jobs of one scheduler; what is up to date is skipped."""
+    """Prepare → index → train → evaluate → export as jobs of one scheduler, or a day of it; what is up to date is skipped."""
     from intrr_rec.pipeline.run import run_pipeline
 
     run_pipeline(file, show=status)

@@ -27,8 +27,8 @@ def embed(
     storage: Annotated[Literal["float16", "float32"], typer.Option(help="Type of the vectors on disk.")] = "float16",
 ) -> None:
     """Item texts → vectors artefact, by a sentence encoder; goes on where a killed run of the same job stopped."""
-    from intrr_rec.vectors.embed import EmbedSettings, embed_dataset
-    from intrr_rec.vectors.encoder import DEFAULT_MODEL, SentenceEncoder
+    from intrr_rec.vectors.embed import DEFAULT_MODEL, EmbedSettings, embed_dataset
+    from intrr_rec.vectors.encoder import SentenceEncoder
 
     encoder = SentenceEncoder(model or DEFAULT_MODEL, precision)
     embed_dataset(dataset, out, encoder, EmbedSettings(text_column, batch, shard_rows, storage))

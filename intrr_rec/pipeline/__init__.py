@@ -1,1 +1,1 @@
-"""The line as jobs of one scheduler: prepare → index → train → evaluate → export."""
+"""The line as jobs of one scheduler: prepare → embed → index → train → evaluate → export, and every day → promote."""

@@ -18,11 +18,14 @@ from rich.table import Table
 from torchx.runner import Runner, get_runner
 from torchx.specs import AppState, AppStatus
 
-from intrr_rec.errors import Stopped
+from intrr_rec.errors import ArtefactError, Stopped
 from intrr_rec.io.atomic import write_json
 from intrr_rec.io.console import console
+from intrr_rec.io.lock import Lock, Taken
+from intrr_rec.pipeline.daily import stages_of
 from intrr_rec.pipeline.description import Pipeline, load_pipeline
-from intrr_rec.pipeline.stages import MISSING, Stage, stages_of
+from intrr_rec.pipeline.faults import MISSING
+from intrr_rec.pipeline.stages import Stage
 from intrr_rec.pipeline.tracker import link
 
 log = logging.getLogger(__name__)
@@ -38,6 +41,7 @@ def run_pipeline(path: Path, *, show: bool) -> None:
         show: start nothing.
 
     Raises:
+        ArtefactError: another process is bringing the pipeline up to date.
         ConfigError: the file or its recipe does not fit, or the run folder holds a run on other artefacts.
         DataError: raw files that are not there.
         Stopped: a job failed or was cancelled; the same command goes on from that stage.
@@ -49,9 +53,13 @@ def run_pipeline(path: Path, *, show: bool) -> None:
             session.show()
             return
         _find_own_programs()
-        for stage in session.stages:
-            session.bring(stage)
-        session.show()
+        try:
+            session.begin()
+            for stage in session.stages:
+                session.bring(stage)
+            session.show()
+        finally:
+            session.release()
 
 
 def _find_own_programs() -> None:
@@ -67,7 +75,24 @@ class _Session:
         self.stages = stages_of(pipeline)
         assert pipeline.records is not None
         self.records, self.record = pipeline.records, pipeline.records / JOBS
-        self.jobs: dict[str, str] = json.loads(self.record.read_text()) if self.record.is_file() else {}
+        self.jobs = self._read_jobs()
+        self.lock: Lock | None = None
+
+    def begin(self) -> None:
+        """Keep others out; of a pipeline of every day, let jobs of the day before end, whose inputs are about to be replaced."""
+        if self.records.is_dir():
+            self._hold()
+        if self.pipeline.daily is None:
+            return
+        for stage in self.stages:
+            if (status := self._status(stage)) is not None and not status.is_terminal():
+                log.info("%s: %s is still running and is waited for", stage.name, self.jobs[stage.name])
+                self._end_of(stage)
+
+    def release(self) -> None:
+        """Let others in."""
+        if self.lock is not None:
+            self.lock.release()
 
     def bring(self, stage: Stage) -> None:
         """Have the stage's artefact there, as it should be."""
@@ -75,16 +100,18 @@ class _Session:
         if status is None or status.is_terminal():
             fault = stage.fault()
             if fault is None:
-                log.info("%s: up to date, %s", stage.name, stage.place)
+                log.info("%s: up to date, %s", stage.name, stage.place())
                 # Its job may have ended while nobody waited for it.
                 if status is not None and status.state == AppState.SUCCEEDED:
                     self._link(stage)
+                stage.after()
                 return
             self._submit(stage, fault)
         self._wait(stage)
         if (fault := stage.fault()) is not None:
-            raise Stopped(f"{stage.name}: {self.jobs[stage.name]} ended well, yet {stage.place}: {fault}", 1)
+            raise Stopped(f"{stage.name}: {self.jobs[stage.name]} ended well, yet {stage.place()}: {fault}", 1)
         self._link(stage)
+        stage.after()
 
     def show(self) -> None:
         """One line a stage: what is there, and its newest job."""
@@ -97,18 +124,20 @@ class _Session:
             alive = status is not None and not status.is_terminal()
             # Behind a stage that is not up to date, what is there was made from something that will change.
             fault = stage.fault() if current else "waits for the stage before"
+            place = str(stage.place()) if current else "–"
             current = current and fault is None
             state = (
                 "running" if alive else "done" if fault is None else "to do" if fault == MISSING else f"to do: {fault}"
             )
             job = self.jobs.get(stage.name, "–")
-            table.add_row(stage.name, state, job, status.state.name if status else "–", str(stage.place))
+            table.add_row(stage.name, state, job, status.state.name if status else "–", place)
         # In a file or a pipe nothing is broken over lines.
         console(width=None if sys.stdout.isatty() else 1000, markup=False).print(table)
 
     def _submit(self, stage: Stage, fault: str) -> None:
         logs = self.records / LOGS
         logs.mkdir(parents=True, exist_ok=True)
+        self._hold()
         options: dict[str, Any] = dict(self.pipeline.options)
         if (folder := {"slurm": "job_dir", "local_cwd": "log_dir"}.get(self.pipeline.scheduler)) is not None:
             options.setdefault(folder, str(logs))
@@ -118,12 +147,7 @@ class _Session:
         log.info("%s: %s, so %s was submitted; torchx log %s/%s", stage.name, fault, handle, handle, stage.name)
 
     def _wait(self, stage: Stage) -> None:
-        handle, said = self.jobs[stage.name], None
-        while (status := self._status(stage)) is not None and not status.is_terminal():
-            if status.state != said:
-                log.info("%s: %s", stage.name, status.state.name)
-                said = status.state
-            time.sleep(POLL_SECONDS)
+        handle, status = self.jobs[stage.name], self._end_of(stage)
         if status is None or status.state != AppState.SUCCEEDED:
             how = status.state.name if status else "forgotten by the scheduler"
             raise Stopped(
@@ -131,10 +155,31 @@ class _Session:
                 1,
             )
 
+    def _end_of(self, stage: Stage) -> AppStatus | None:
+        said = None
+        while (status := self._status(stage)) is not None and not status.is_terminal():
+            if status.state != said:
+                log.info("%s: %s", stage.name, status.state.name)
+                said = status.state
+            time.sleep(POLL_SECONDS)
+        return status
+
+    def _hold(self) -> None:
+        if self.lock is not None:
+            return
+        try:
+            self.lock = Lock(self.records)
+        except Taken:
+            raise ArtefactError(f"{self.records}: another `intrr pipeline` is at work there; wait for it") from None
+        self.jobs = self._read_jobs()
+
+    def _read_jobs(self) -> dict[str, str]:
+        return json.loads(self.record.read_text()) if self.record.is_file() else {}
+
     def _status(self, stage: Stage) -> AppStatus | None:
         handle = self.jobs.get(stage.name)
         return self.runner.status(handle) if handle else None
 
     def _link(self, stage: Stage) -> None:
         before = [self.jobs[other.name] for other in self.stages[: self.stages.index(stage)] if other.name in self.jobs]
-        link(self.records, self.jobs[stage.name], stage.name, stage.place, stage.made(), before[-1:])
+        link(self.records, self.jobs[stage.name], stage.name, stage.place(), stage.made(), before[-1:])

@@ -7,31 +7,22 @@ it was made from.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torchx.specs import AppDef
 
-from intrr_rec.config import Recipe, Section, load_recipe, same_run
-from intrr_rec.data.raw.paths import table_files
-from intrr_rec.errors import ArtefactError, ConfigError
-from intrr_rec.io import artefact
-from intrr_rec.io.artefact import file_hash
-from intrr_rec.io.records import read_sealed
-from intrr_rec.io.storage import Folder, Location, below
+from intrr_rec.config import Recipe, load_recipe
+from intrr_rec.io.storage import Folder, Location, below, location
 from intrr_rec.io.stores.staging import staged
-from intrr_rec.pipeline.description import Pipeline, StageName
-from intrr_rec.runs.parts import recorded_files, require_whole
-from intrr_rec.runs.records import FIX
-from intrr_rec.runs.run_files import CONFIG, INPUTS, RESULTS, weights_hash
-from intrr_rec.runs.run_record import read_recipe, read_run_record
-from intrr_rec.vectors.table import vectors_hash
+from intrr_rec.pipeline import faults
+from intrr_rec.pipeline.description import Embed, Pipeline, StageName
+from intrr_rec.pipeline.faults import content_hash
+from intrr_rec.runs.run_files import RESULTS
 from torchx_components import jobs
 from torchx_components.launch import IMAGE
-
-MISSING = "not there"
 
 
 @dataclass(frozen=True)
@@ -39,176 +30,171 @@ class Stage:
     """One job of the pipeline.
 
     Attributes:
-        place: what it makes.
+        place: what it makes; asked once the stages before are up to date.
         job: the job that makes it.
         fault: why what is there does not do, in a few words; None where it does.
         made: content hash of what is there.
+        after: done whenever the stage is found or brought up to date.
     """
 
     name: StageName
-    place: Location
+    place: Callable[[], Location]
     job: Callable[[], AppDef]
     fault: Callable[[], str | None]
     made: Callable[[], str]
+    after: Callable[[], None] = lambda: None
 
 
-def stages_of(pipeline: Pipeline) -> list[Stage]:
-    """The stages in order.
+class Line:
+    """The artefacts of a pipeline and the jobs that make them.
+
+    Args:
+        pipeline: its description.
 
     Raises:
         ConfigError: the recipe is not one.
     """
-    with staged() as places:
-        config = None if pipeline.recipe is None else places.bring(pipeline.recipe)
-        recipe = load_recipe(config, pipeline.settings)
-    dataset, ids, run, bundle = (pipeline.place(name) for name in ("dataset", "semantic_ids", "run", "bundle"))
-    recipe_words: dict[str, Any] = {"config": str(pipeline.recipe) if pipeline.recipe else None}
 
-    def settings(*sections: str) -> list[str]:
-        return [word for word in pipeline.settings if word.split(".")[0] in sections]
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+        self._recipe = self.read_recipe(pipeline.settings)
+        self.dataset, self.ids, self.bundle = map(pipeline.place, ("dataset", "semantic_ids", "bundle"))
+        self.vectors = pipeline.place("vectors") if pipeline.vectors is None else location(pipeline.vectors)
 
-    def prepare() -> AppDef:
-        return jobs.prepare(
-            *settings("prepare"),
-            interactions=[str(path) for path in pipeline.interactions],
-            items=str(pipeline.items) if pipeline.items else None,
-            out=str(dataset),
-            **recipe_words,
-            **_place(pipeline, "prepare", ranks=False),
-        )
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Words over the recipe's file."""
+        return self.pipeline.settings
 
-    def index() -> AppDef:
-        words = {"dataset": str(dataset), "vectors": str(pipeline.vectors), "out": str(ids), **recipe_words}
-        return jobs.index(*settings("index"), **words, **_place(pipeline, "index"))
+    @property
+    def recipe(self) -> Recipe:
+        """What all verbs are given."""
+        return self._recipe
 
-    def train() -> AppDef:
-        words = {"dataset": str(dataset), "semantic_ids": str(ids), "out": str(run), **recipe_words}
-        content = str(pipeline.vectors) if recipe.model.content or recipe.uses_neighbours else None
-        return jobs.train(*pipeline.settings, **words, vectors=content, **_place(pipeline, "train"))
-
-    def evaluate() -> AppDef:
-        asked = [
-            f"evaluate.{key}={json.dumps(value)}" for key, value in recipe.evaluate.model_dump(mode="json").items()
+    def stages(self) -> list[Stage]:
+        """In order."""
+        made = [
+            Stage("prepare", lambda: self.dataset, self.prepare, self.dataset_fault, lambda: content_hash(self.dataset))
         ]
-        return jobs.evaluate(*asked, run=str(run), **_place(pipeline, "evaluate"))
+        if (embed := self.pipeline.embed) is not None:
+            made.append(
+                Stage(
+                    "embed",
+                    lambda: self.vectors,
+                    lambda: self.embed(embed),
+                    lambda: faults.vectors_fault(self.vectors, self.dataset, embed),
+                    lambda: content_hash(self.vectors),
+                )
+            )
+        made += [
+            Stage("index", lambda: self.ids, self.index, self.ids_fault, lambda: content_hash(self.ids)),
+            Stage("train", self.run, self.train, self.run_fault, lambda: faults.weights(self.run())),
+            Stage(
+                "evaluate",
+                lambda: below(self.run(), RESULTS),
+                self.evaluate,
+                lambda: faults.results_fault(self.run(), self.recipe),
+                lambda: Folder.at(self.run()).hash(RESULTS),
+            ),
+        ]
+        if self.recipe.model.kind_settings.exportable:
+            made.append(
+                Stage(
+                    "export",
+                    lambda: self.bundle,
+                    self.export,
+                    lambda: faults.bundle_fault(self.pipeline, self.bundle, self.run()),
+                    lambda: content_hash(self.bundle),
+                )
+            )
+        return made
 
-    def export() -> AppDef:
-        return jobs.export(run=str(run), out=str(bundle), rows=pipeline.rows, **_place(pipeline, "export"))
+    def run(self) -> Location:
+        """The run folder."""
+        return self.pipeline.place("run")
 
-    stages = [
-        Stage("prepare", dataset, prepare, lambda: _dataset_fault(pipeline, dataset, recipe), lambda: _hash(dataset)),
-        Stage("index", ids, index, lambda: _ids_fault(pipeline, ids, dataset, recipe), lambda: _hash(ids)),
-        Stage("train", run, train, lambda: _run_fault(run, dataset, ids, recipe), lambda: _weights(run)),
-        Stage(
-            "evaluate",
-            below(run, RESULTS),
-            evaluate,
-            lambda: _results_fault(run, recipe),
-            lambda: Folder.at(run).hash(RESULTS),
-        ),
-    ]
-    if recipe.model.kind_settings.exportable:
-        stages.append(
-            Stage("export", bundle, export, lambda: _bundle_fault(pipeline, bundle, run), lambda: _hash(bundle))
+    def dataset_fault(self) -> str | None:
+        """What is wrong with the dataset."""
+        return faults.dataset_fault(self.pipeline, self.dataset, self.recipe)
+
+    def ids_fault(self) -> str | None:
+        """What is wrong with the Semantic IDs."""
+        return faults.ids_fault(self.ids, self.vectors, self.dataset, self.recipe)
+
+    def run_fault(self) -> str | None:
+        """What is wrong with the run."""
+        return faults.run_fault(self.run(), self.dataset, self.ids, self.recipe)
+
+    def prepare(self) -> AppDef:
+        """All logs → dataset."""
+        return self.prepare_job([str(path) for path in self.pipeline.interactions])
+
+    def prepare_job(self, interactions: list[str], *, append: bool = False) -> AppDef:
+        """The job that prepares logs, or adds them."""
+        return jobs.prepare(
+            *self._settings_of("prepare"),
+            interactions=interactions,
+            items=str(self.pipeline.items) if self.pipeline.items else None,
+            out=str(self.dataset),
+            append=append,
+            **self._recipe_words,
+            **self.where("prepare", ranks=False),
         )
-    return stages
 
+    def embed(self, embed: Embed) -> AppDef:
+        """Item texts → vectors."""
+        words: dict[str, Any] = {"dataset": str(self.dataset), "out": str(self.vectors)}
+        return jobs.embed(**words, model=embed.model, text_column=embed.text_column, **self.where("embed", ranks=False))
 
-def _place(pipeline: Pipeline, stage: StageName, *, ranks: bool = True) -> dict[str, Any]:
-    """The arguments of a component that say where and how often it runs."""
-    ask = pipeline.ask(stage)
-    where = {"h": ask.h, "max_retries": ask.max_retries, "image": pipeline.image or IMAGE}
-    where |= {"env": dict(pipeline.env), "mounts": list(pipeline.mounts)}
-    return where | ({"j": ask.j, "rdzv_port": pipeline.rdzv_port} if ranks else {})
+    def index(self) -> AppDef:
+        """Vectors → Semantic IDs."""
+        return self.index_job(None)
 
+    def index_job(self, extend: str | None) -> AppDef:
+        """The job that builds Semantic IDs, or extends others."""
+        words: dict[str, Any] = {"dataset": str(self.dataset), "vectors": str(self.vectors), "out": str(self.ids)}
+        own = self._settings_of("index")
+        return jobs.index(*own, **words, extend=extend, **self._recipe_words, **self.where("index"))
 
-def _dataset_fault(pipeline: Pipeline, place: Location, recipe: Recipe) -> str | None:
-    with staged() as places:
-        tables = [places.bring(table) for table in (*pipeline.interactions, pipeline.items) if table]
-        raw = [path for table in tables for path in table_files(table)]
-        return _fault(place, "dataset", recipe.prepare, sorted(file_hash(path) for path in raw))
+    def train(self) -> AppDef:
+        """Dataset and Semantic IDs → run."""
+        return self.train_job(None)
 
+    def train_job(self, init_from: str | None) -> AppDef:
+        """The job that trains, from another run if one is given."""
+        words: dict[str, Any] = {"dataset": str(self.dataset), "semantic_ids": str(self.ids), "out": str(self.run())}
+        content = str(self.vectors) if self.recipe.model.content or self.recipe.uses_neighbours else None
+        words |= self._recipe_words
+        return jobs.train(*self.settings, **words, vectors=content, init_from=init_from, **self.where("train"))
 
-def _ids_fault(pipeline: Pipeline, place: Location, dataset: Location, recipe: Recipe) -> str | None:
-    with staged() as places:
-        vectors = vectors_hash(places.bring(pipeline.vectors))
-    return _fault(place, "semantic ids", recipe.index, sorted([_hash(dataset), vectors]))
+    def evaluate(self) -> AppDef:
+        """Run → test metrics."""
+        dumped = self.recipe.evaluate.model_dump(mode="json")
+        asked = [f"evaluate.{key}={json.dumps(value)}" for key, value in dumped.items()]
+        return jobs.evaluate(*asked, run=str(self.run()), **self.where("evaluate"))
 
+    def export(self) -> AppDef:
+        """Run → bundle."""
+        return jobs.export(run=str(self.run()), out=str(self.bundle), rows=self.pipeline.rows, **self.where("export"))
 
-def _fault(place: Location, kind: str, settings: Section, parents: list[str]) -> str | None:
-    if not _is_there(place):
-        return MISSING
-    try:
-        manifest = artefact.read(place, kind)
-    except ArtefactError as error:
-        return str(error)
-    if changed := _changed(manifest.config, settings.model_dump(mode="json")):
-        return f"made with another {changed}"
-    return None if sorted(manifest.parents.values()) == parents else "made from other inputs"
+    def where(self, stage: StageName, *, ranks: bool = True) -> dict[str, Any]:
+        """The arguments of a component that say where and how often it runs."""
+        pipeline, ask = self.pipeline, self.pipeline.ask(stage)
+        where = {"h": ask.h, "max_retries": ask.max_retries, "image": pipeline.image or IMAGE}
+        where |= {"env": dict(pipeline.env), "mounts": list(pipeline.mounts)}
+        return where | ({"j": ask.j, "rdzv_port": pipeline.rdzv_port} if ranks else {})
 
+    def read_recipe(self, settings: Sequence[str]) -> Recipe:
+        """The pipeline's recipe with these settings."""
+        with staged() as places:
+            config: Path | None = None
+            if self.pipeline.recipe is not None:
+                config = places.bring(self.pipeline.recipe)
+            return load_recipe(config, settings)
 
-def _changed(was: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """The first setting that differs."""
-    return next((key for key, value in now.items() if was.get(key) != value), None)
+    @property
+    def _recipe_words(self) -> dict[str, Any]:
+        return {"config": str(self.pipeline.recipe) if self.pipeline.recipe else None}
 
-
-def _run_fault(place: Location, dataset: Location, ids: Location, recipe: Recipe) -> str | None:
-    with staged() as places:
-        return _fault_of_run(places.run(place, write=False, anew=True), dataset, ids, recipe)
-
-
-def _fault_of_run(run: Path, dataset: Location, ids: Location, recipe: Recipe) -> str | None:
-    if not (run / INPUTS).is_file():
-        return MISSING
-    hashes = read_run_record(run).hashes.model_dump()
-    if hashes != {"dataset": _hash(dataset), "semantic_ids": _hash(ids)}:
-        raise ConfigError(
-            f"{run}: was trained on other artefacts than the dataset and the Semantic IDs beside it; move it away, or give the pipeline another work"
-        )
-    saved = read_recipe(run)
-    if not same_run(run / CONFIG, recipe.model_copy(update={"evaluate": saved.evaluate})):
-        return "trained with other settings"
-    return None if (run / RESULTS).is_file() else "not finished"
-
-
-def _results_fault(place: Location, recipe: Recipe) -> str | None:
-    with staged() as places:
-        return _fault_of_results(places.run(place, write=False, anew=True), recipe)
-
-
-def _fault_of_results(run: Path, recipe: Recipe) -> str | None:
-    if not (run / RESULTS).is_file():
-        return MISSING
-    try:
-        require_whole(run, recorded_files(run))
-    except ArtefactError:
-        return "interrupted"
-    changed = _changed(
-        (read_sealed(run / RESULTS, FIX) or {}).get("evaluate", {}), recipe.evaluate.model_dump(mode="json")
-    )
-    return f"made with another {changed}" if changed else None
-
-
-def _bundle_fault(pipeline: Pipeline, place: Location, run: Location) -> str | None:
-    if not _is_there(place):
-        return MISSING
-    try:
-        manifest = artefact.read(place, "bundle")
-    except ArtefactError as error:
-        return str(error)
-    if manifest.config["rows"] != pipeline.rows:
-        return "made with other rows"
-    return None if manifest.parents["checkpoint"] == _weights(run) else "made from another checkpoint"
-
-
-def _weights(place: Location) -> str:
-    with staged() as places:
-        return weights_hash(places.run(place, write=False, anew=True))
-
-
-def _is_there(place: Location) -> bool:
-    return Folder.at(place).is_folder()
-
-
-def _hash(place: Location) -> str:
-    return artefact.peek(place).content_hash
+    def _settings_of(self, section: str) -> list[str]:
+        return [word for word in self.settings if word.split(".")[0] == section]

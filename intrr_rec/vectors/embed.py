@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # for its type alone: precomputed vectors need no torch
 
 log = logging.getLogger(__name__)
 
+DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"  # of `encoder`, which needs torch
 FALLBACK = "title"
 Storage = Literal["float16", "float32"]
 # Compressing the low bits of floats costs time and saves little.

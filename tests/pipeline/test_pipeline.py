@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from intrr_rec.errors import ArtefactError, ConfigError, Stopped
+from intrr_rec.pipeline.daily import stages_of
 from intrr_rec.pipeline.description import load_pipeline
 from intrr_rec.pipeline.listing import find_runs
 from intrr_rec.pipeline.run import run_pipeline
-from intrr_rec.pipeline.stages import stages_of
 from tests import tiny
 from tests.distributed.launch import ROOT
 

@@ -1,0 +1,79 @@
+"""Which files of logs a dataset is still to be given: those whose content it was not made of.
+
+Content decides, not names or dates, so a file that comes late is a new one whatever day it is of, and one that was moved is not. Which
+files a dataset was made of is also kept by name, so that one that was changed is refused rather than counted twice.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from intrr_rec.data.raw.paths import table_files
+from intrr_rec.errors import DataError
+from intrr_rec.io import artefact
+from intrr_rec.io.artefact import file_hash
+from intrr_rec.io.atomic import write_json
+from intrr_rec.io.places import url_of
+from intrr_rec.io.storage import Location, below
+from intrr_rec.io.stores.staging import staged
+
+RECORD = "logs.json"
+
+
+@dataclass(frozen=True)
+class Logs:
+    """The logs of a pipeline of every day.
+
+    Attributes:
+        tables: files and folders of logs.
+        dataset: what they are added to.
+        record: local file of the hashes of files that were added, by place.
+    """
+
+    tables: tuple[Path, ...]
+    dataset: Location
+    record: Path
+
+    def new(self) -> list[str]:
+        """Places of the files that the dataset was not made of.
+
+        Raises:
+            DataError: a file that was changed after it was added; or none is there.
+        """
+        known, seen = self._known(), self._seen()
+        new = []
+        for place, digest in self._hashes().items():
+            if digest in known:
+                continue
+            if seen.get(place) in known:
+                raise DataError(
+                    f"{place}: was changed after it was added to {self.dataset}; put it back, and write late events into a "
+                    "file of their own"
+                )
+            new.append(place)
+        return new
+
+    def note(self) -> None:
+        """Keep the hashes of the files that the dataset was made of."""
+        known, seen = self._known(), self._seen()
+        noted = seen | {place: digest for place, digest in self._hashes().items() if digest in known}
+        if noted != seen:
+            write_json(self.record, noted)
+
+    def _known(self) -> set[str]:
+        return set(artefact.peek(self.dataset).parents.values())
+
+    def _seen(self) -> dict[str, str]:
+        return json.loads(self.record.read_text()) if self.record.is_file() else {}
+
+    def _hashes(self) -> dict[str, str]:
+        found = {}
+        with staged() as places:
+            for table in self.tables:
+                local, place = places.bring(table), url_of(table) or table
+                for path in table_files(local):
+                    at = place if path == local else below(place, path.relative_to(local).as_posix())
+                    found[str(at)] = file_hash(path)
+        return found
