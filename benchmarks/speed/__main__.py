@@ -121,6 +121,9 @@ def bench_decoding(
     page: Annotated[
         Path | None, typer.Option("--page", help="Without a dataset: Markdown whose `decoding` section to write anew.")
     ] = None,
+    against: Annotated[
+        Path | None, typer.Option("--against", help="With a dataset: a second recipe, timed in turns with the first.")
+    ] = None,
     vectors: Vectors = None,
     config: Config = None,
     overrides: Overrides = None,
@@ -144,9 +147,12 @@ def bench_decoding(
             beams=widths,
             repeats=repeats,
             out=out,
+            against=None if against is None else recipe_of(against, overrides),
         )
-    elif dataset or semantic_ids:
-        raise ConfigError("bench decoding: give both --dataset DIR and --semantic-ids DIR, or neither")
+    elif dataset or semantic_ids or against:
+        raise ConfigError(
+            "bench decoding: give both --dataset DIR and --semantic-ids DIR, or neither; --against needs them"
+        )
     else:
         recipe = recipe_of(config, [*(() if config else SHAPE), *(overrides or ())])
         users = recipe.evaluate.batch_users

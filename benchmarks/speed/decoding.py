@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.speed.machine import describe, synchronize
-from intrr_rec.config import EvaluateConfig, Recipe
+from intrr_rec.config import Recipe
 from intrr_rec.data.loading.windows import Windows
 from intrr_rec.decoding.decode import decode
+from intrr_rec.decoding.ranker import FEATURES
 from intrr_rec.distributed.world import World, join_world
 from intrr_rec.errors import ConfigError, DataError
 from intrr_rec.evaluation.evaluator import Evaluator
@@ -40,40 +42,66 @@ def bench_decoding(
     beams: Sequence[int],
     repeats: int,
     out: Path,
+    against: Recipe | None = None,
 ) -> dict[str, Any]:
     """Time the decode of a batch of `evaluate.batch_users` histories of `model.window` items, from log to ranked items.
 
-    The tokens of the catalogue are made beforehand, as in serving. Prints a table, writes the figures to `out` (JSON):
-    `milliseconds` is the median of `repeats` a beam width.
+    The tokens of the catalogue and the neighbours of its items are made beforehand, as in serving. Prints a table, writes the
+    figures to `out` (JSON): `milliseconds` is the median of `repeats` a beam width; with `against`, `against_milliseconds` is that
+    of the second recipe, and `ratio` the median over the rounds of the first one's time over the second one's, on a CPU in time of
+    the processor.
 
     Raises:
         ArtefactError, ConfigError, DataError: as `intrr train`; or a dataset of fewer events than one batch reads.
     """
-    inputs = open_inputs(recipe, dataset, semantic_ids, vectors)
     with join_world() as world:
-        evaluator = Evaluator(inputs.model(world.device).eval(), inputs, world)
-        batch = evaluator.collate(full_windows(inputs)).to(world.device)
-        catalogue_ID = evaluator.catalogue()
-        widths = {str(beam): recipe.evaluate.model_copy(update={"beam": beam}) for beam in beams}
-
-        def work(settings: EvaluateConfig) -> None:
-            decode(evaluator.model, batch, catalogue_ID, evaluator.trie, settings)
-
-        milliseconds = _median_milliseconds(work, widths, repeats, world)
-        figures = {
+        works: dict[tuple[str, str], Callable[[], object]] = {}
+        for name, each in (("first", recipe), ("second", against)):
+            if each is not None:
+                work = _decoding(open_inputs(each, dataset, semantic_ids, vectors), world)
+                works |= {(name, str(beam)): partial(work, beam) for beam in beams}
+        # In time of the processor the ratio of two on a shared machine is steadier.
+        clock = time.process_time if against and world.device.type == "cpu" else time.perf_counter
+        seconds = _in_turns(works, repeats, clock, world)
+        figures: dict[str, Any] = {
             "machine": describe(world.device),
             "recipe": recipe.model_dump(mode="json"),
             "users": recipe.evaluate.batch_users,
             "history": recipe.model.window,
             "repeats": repeats,
-            "milliseconds": milliseconds,
+            "milliseconds": {str(beam): _milliseconds(seconds["first", str(beam)]) for beam in beams},
         }
+        if against is not None:
+            pairs = {str(beam): (seconds["first", str(beam)], seconds["second", str(beam)]) for beam in beams}
+            figures["against"] = against.model_dump(mode="json")
+            figures["against_milliseconds"] = {beam: _milliseconds(second) for beam, (_, second) in pairs.items()}
+            figures["ratio"] = {
+                beam: statistics.median(a / b for a, b in zip(*pair, strict=True)) for beam, pair in pairs.items()
+            }
     write_json(out, figures)
-    table = Table("W", "ms a batch", title=f"{figures['users']} histories of {figures['history']} items")
-    for width, value in milliseconds.items():
-        table.add_row(width, f"{value:,.1f}")
+    title = f"{figures['users']} histories of {figures['history']} items"
+    table = Table("W", "ms a batch", *(["ms, against", "ratio"] if against else []), title=title)
+    for beam, value in figures["milliseconds"].items():
+        others = [f"{figures['against_milliseconds'][beam]:,.1f}", f"{figures['ratio'][beam]:.2f}"] if against else []
+        table.add_row(beam, f"{value:,.1f}", *others)
     Console().print(table)
     return figures
+
+
+def _decoding(inputs: Inputs, world: World) -> Callable[[int], object]:
+    """The decode of one batch by a beam width, of a model with random weights."""
+    evaluator = Evaluator(inputs.model(world.device).eval(), inputs, world)
+    batch = evaluator.collate(full_windows(inputs)).to(world.device)
+    catalogue_ID, settings = evaluator.catalogue(), inputs.recipe.evaluate
+    neighbours = evaluator.neighbours
+    weight_F = None if neighbours is None else torch.ones(len(FEATURES), device=world.device)
+
+    def work(beam: int) -> object:
+        allowed = evaluator.leaves.allow(None, batch.seen_items()[0]) if settings.exclude_seen else None
+        asked = settings.model_copy(update={"beam": beam})
+        return decode(evaluator.model, batch, catalogue_ID, evaluator.trie, asked, allowed, neighbours, weight_F)
+
+    return work
 
 
 def full_windows(inputs: Inputs) -> Windows:
@@ -103,16 +131,20 @@ def parse_beams(words: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(map(int, parts)))
 
 
-def _median_milliseconds(
-    work: Callable[[EvaluateConfig], None], widths: dict[str, EvaluateConfig], repeats: int, world: World
-) -> dict[str, float]:
-    """All widths in turn, round after round, so that a machine whose speed drifts is as slow for each of them."""
-    seconds: dict[str, list[float]] = {width: [] for width in widths}
+def _in_turns(
+    works: dict[tuple[str, str], Callable[[], object]], repeats: int, clock: Callable[[], float], world: World
+) -> dict[tuple[str, str], list[float]]:
+    """Seconds of each after a warm-up: all in turns, round after round, so that a machine whose speed drifts is as slow for each."""
+    seconds: dict[tuple[str, str], list[float]] = {name: [] for name in works}
     for _ in range(WARM_UP + repeats):
-        for width, settings in widths.items():
+        for name, work in works.items():
             synchronize(world.device)
-            started = time.perf_counter()
-            work(settings)
+            started = clock()
+            work()
             synchronize(world.device)
-            seconds[width].append(time.perf_counter() - started)
-    return {width: 1e3 * statistics.median(values[WARM_UP:]) for width, values in seconds.items()}
+            seconds[name].append(clock() - started)
+    return {name: values[WARM_UP:] for name, values in seconds.items()}
+
+
+def _milliseconds(seconds: Sequence[float]) -> float:
+    return 1e3 * statistics.median(seconds)

@@ -124,12 +124,12 @@ class Workplace:
         done = (folder / (RESULTS if cell.measure == "accuracy" else FIGURES)).is_file()
         if done:
             same = same_run(folder / CONFIG, cell.recipe)
-            return "finished" if same and self._same_inputs(cell) and self._same_beams(cell) else "changed"
+            return "finished" if same and self.same_inputs(cell, folder) and self._same_beams(cell) else "changed"
         return "interrupted"
 
-    def _same_inputs(self, cell: Cell) -> bool:
-        """Whether the artefacts there now (if any) are those the cell was computed from."""
-        recorded = json.loads((self.folder(cell) / INPUTS).read_text())["hashes"]
+    def same_inputs(self, cell: Cell, folder: Path) -> bool:
+        """Whether the artefacts there now (if any) are those that what lies in `folder` was computed from."""
+        recorded = json.loads((folder / INPUTS).read_text())["hashes"]
         for role, place in (("dataset", self.dataset(cell)), ("semantic_ids", self.semantic_ids(cell))):
             now = artefact_hash(place)
             if now is not None and now != recorded[role]:

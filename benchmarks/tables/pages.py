@@ -1,17 +1,20 @@
-"""A grid's page: what was run on what, its tables, its picture, its cards. Made of the work folder alone, never edited."""
+"""A grid's page: what was run on what, its tables, its picture, its cards. Made of figures alone, never edited."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.tables.cards import card
 from benchmarks.tables.cells import Cell, Workplace
+from benchmarks.tables.figures import keep, read_kept
 from benchmarks.tables.grid import Grid
 from benchmarks.tables.pictures import picture
 from benchmarks.tables.rows import Row, gather
 from benchmarks.tables.tables import TABLES
 from intrr_rec.data.raw.descriptors import load_descriptor
+from intrr_rec.errors import ArtefactError
 from intrr_rec.io.atomic import write_text
 
 HOW = {
@@ -28,20 +31,45 @@ HOW = {
 
 
 def write_page(grid: Grid, name: str, cells: Sequence[Cell], place: Workplace, docs: Path) -> Path:
-    """Write `<name>.md` and, where there is something to draw, `<name>.svg` into `docs`; returns the page."""
-    rows = gather(grid, cells, place)
+    """Write `<name>.md` and, where there is something to draw, `<name>.svg` into `docs`; returns the page.
+
+    Figures in the work folder are added to those kept beside the page (`<name>.json`).
+
+    Raises:
+        ArtefactError: a file of a finished run or of what is kept cannot be read, or the page that is there has more rows with
+            figures than the new one would have.
+    """
+    page = docs / f"{name}.md"
+    kept = read_kept(page)
+    rows = gather(grid, cells, place, kept)
+    _require_no_loss(page, sum(bool(row.figures) for row in rows))
     drawn = picture(grid, rows)
     if drawn:
         write_text(docs / f"{name}.svg", drawn)
     else:
         (docs / f"{name}.svg").unlink(missing_ok=True)
-    page = docs / f"{name}.md"
     write_text(page, _page(grid, name, rows, with_picture=drawn is not None))
+    names = {row.first.name for row in rows}
+    figures = [figures for row in rows for figures in row.figures]
+    # What is kept of cells that the grid no longer names stays: a grid may name them again.
+    figures += [each for each in kept if each.cell not in names]
+    if figures:
+        keep(page, figures)
     return page
 
 
+def _require_no_loss(page: Path, done: int) -> None:
+    """Refuse to write over a page of more rows, whose figures were never kept beside it."""
+    before = re.search(r"; (\d+) of \d+ rows have figures", page.read_text()) if page.is_file() else None
+    if before and int(before[1]) > done:
+        raise ArtefactError(
+            f"{page}: has figures in {before[1]} rows, and the work folder and {page.with_suffix('.json').name} have them for "
+            f"{done}; give the --work of those runs, or remove the page to write it without them"
+        )
+
+
 def _page(grid: Grid, name: str, rows: Sequence[Row], *, with_picture: bool) -> str:
-    done = sum(bool(row.cells) for row in rows)
+    done = sum(bool(row.figures) for row in rows)
     parts = [
         f"# {grid.title}",
         f"Written by `python -m benchmarks.tables {name}`, never by hand; {done} of {len(rows)} rows have figures, – stands for what is not there.",
@@ -61,13 +89,15 @@ def _page(grid: Grid, name: str, rows: Sequence[Row], *, with_picture: bool) -> 
     parts += [
         "## Cards",
         "SHA-256, shortened: of the resolved settings (`config.yaml` of the run), and of what the artefacts hold.",
-        *(card(name, row) for row in rows if row.cells),
+        *(card(name, row) for row in rows if row.figures),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def _counts(rows: Sequence[Row]) -> str:
-    counts = next((run.results.dataset for row in rows for run in row.runs), None) if _trained(rows) else None
+    counts = (
+        next((each.counts for row in rows for each in row.figures if each.counts), None) if _trained(rows) else None
+    )
     if counts is None:
         return ""
     return f"{counts.users:,} users, {counts.items:,} items, {counts.interactions:,} interactions. "

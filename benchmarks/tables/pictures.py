@@ -33,7 +33,7 @@ _RC = {
 
 def picture(grid: Grid, rows: Sequence[Row]) -> str | None:
     """The page's picture as SVG text; None where nothing is finished, or the page has none."""
-    finished = [row for row in rows if row.cells]
+    finished = [row for row in rows if row.figures]
     if not finished or grid.measure == "training":
         return None
     if grid.measure == "latency":
@@ -73,8 +73,8 @@ def _curves(grid: Grid, rows: Sequence[Row]) -> Figure:
             axes.set_title(f"{dataset}, {indexer}")
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             for row in rows:
-                if row.cells and (row.dataset, row.indexer) == (dataset, indexer):
-                    points = zip(*row.validation(METRIC), strict=True)
+                if row.curve and (row.dataset, row.indexer) == (dataset, indexer):
+                    points = zip(*row.curve, strict=True)
                     (line,) = axes.plot(*points, color=colours[row.model.label], linewidth=1.2)
                     shown.setdefault(row.model.label, line)
     figure.legend(list(shown.values()), list(shown), loc="outside upper center", ncols=6)  # type: ignore[arg-type]

@@ -1,32 +1,30 @@
-"""The rows of a table as the pages need them: the finished cells of a model under a dataset and an indexer, over seeds."""
+"""The rows of a table as the pages need them: the figures of a model under a dataset and an indexer, over seeds."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from benchmarks.tables.cells import FIGURES, Cell, Workplace
+from benchmarks.tables.cells import Cell, Workplace
+from benchmarks.tables.figures import Figures, figures_of, merge, pool
 from benchmarks.tables.grid import Grid, Variant
-from intrr_rec.runs.records import RunResults, Spread, read_run, summarize
-from intrr_rec.runs.run_files import METRICS
+from intrr_rec.runs.records import Spread
 
 
 @dataclass(frozen=True)
 class Row:
     """A model under a dataset and an indexer.
 
-    `cells` are its finished cells, a seed each. `published` are the paper's figures in the order of the page's columns, or
-    nothing.
+    `figures` are those of its finished cells, by seed. `published` are the paper's figures in the order of the page's columns,
+    or nothing.
     """
 
     model: Variant
     first: Cell  # whichever seed: the name and the settings
-    cells: tuple[Cell, ...]
+    figures: tuple[Figures, ...]
     published: tuple[float | None, ...]
-    place: Workplace
 
     @property
     def dataset(self) -> str:
@@ -38,41 +36,51 @@ class Row:
         """As the grid calls it."""
         return self.first.indexer
 
-    @cached_property
-    def runs(self) -> list[RunResults]:
-        """Results of the finished runs (measure accuracy)."""
-        return [read_run(self.place.folder(cell)) for cell in self.cells]
+    @property
+    def seeds(self) -> list[int]:
+        """Of the runs."""
+        return [seed for figures in self.figures for seed in figures.seeds]
 
     @cached_property
     def test(self) -> dict[str, Spread]:
         """Test metrics over seeds; empty where nothing is finished."""
-        return summarize(self.runs) if self.runs else {}
+        names = self.figures[0].test if self.figures else ()
+        return {name: pool([figures.test[name] for figures in self.figures]) for name in names}
 
-    @cached_property
-    def figures(self) -> dict[str, Any] | None:
+    @property
+    def measured(self) -> dict[str, Any] | None:
         """What was measured (measures training and latency)."""
-        if not self.cells:
-            return None
-        return json.loads((self.place.folder(self.first) / FIGURES).read_text())
+        return self.figures[0].measured if self.figures else None
 
-    def validation(self, metric: str) -> list[tuple[float, float]]:
-        """(epoch, metric) at every validation of the first finished run."""
-        lines = map(json.loads, (self.place.folder(self.cells[0]) / METRICS).read_text().splitlines())
-        return [(line["epoch"], line[metric]) for line in lines if line["split"] == "valid"]
+    @property
+    def curve(self) -> tuple[tuple[float, float], ...]:
+        """(epoch, validation Recall@10) at every validation of the first run that has kept them."""
+        return next((figures.curve for figures in self.figures if figures.curve), ())
 
 
-def gather(grid: Grid, cells: Sequence[Cell], place: Workplace) -> list[Row]:
-    """The rows of a grid, by dataset, indexer and model as the grid lists them."""
+def gather(grid: Grid, cells: Sequence[Cell], place: Workplace, kept: Sequence[Figures] = ()) -> list[Row]:
+    """The rows of a grid, by dataset, indexer and model as the grid lists them.
+
+    Args:
+        grid: the table.
+        cells: of the grid.
+        place: where their runs lie.
+        kept: figures of runs that may be there no more.
+
+    Raises:
+        ArtefactError: a file of a finished run cannot be read.
+    """
     models = {model.label: model for model in grid.models}
     by_name: dict[str, list[Cell]] = {}
     for cell in cells:
         by_name.setdefault(cell.name, []).append(cell)
     rows = []
-    for seeds in by_name.values():
+    for name, seeds in by_name.items():
         first = seeds[0]
-        finished = tuple(cell for cell in seeds if place.state(cell) == "finished")
+        finished = [figures_of(cell, place) for cell in seeds if place.state(cell) == "finished"]
+        figures = merge(finished, [figures for figures in kept if figures.cell == name])
         published = grid.published.get(first.dataset.stem, {}).get(first.indexer, {}).get(first.label, ())
-        rows.append(Row(models[first.label], first, finished, published, place))
+        rows.append(Row(models[first.label], first, tuple(figures), published))
     return rows
 
 

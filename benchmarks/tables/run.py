@@ -17,6 +17,7 @@ from pathlib import Path
 
 from benchmarks.speed.machine import describe
 from benchmarks.tables.cells import CONFIG, FIGURES, INPUTS, Cell, Workplace, artefact_hash, artefact_settings
+from benchmarks.tables.reuse import evaluate_alike, trained_alike
 from intrr_rec.config import Section, save_recipe
 from intrr_rec.data.prepare.prepare import prepare_dataset
 from intrr_rec.data.raw.descriptors import Descriptor, find_tables, load_descriptor
@@ -128,13 +129,17 @@ class _Session:
 
     def _train(self, cell: Cell) -> None:
         folder = self.place.folder(cell)
-        train(
-            cell.recipe,
-            dataset=self.place.dataset(cell),
-            semantic_ids=self.place.semantic_ids(cell),
-            vectors=self._vectors(cell),
-            out=folder,
-        )
+        if trained := self.council.broadcast(lambda: trained_alike(cell, self.place)):
+            log.info("%s: evaluates %s, which was trained alike", cell.full_name, trained)
+            evaluate_alike(Path(trained), cell, folder, self.world)
+        else:
+            train(
+                cell.recipe,
+                dataset=self.place.dataset(cell),
+                semantic_ids=self.place.semantic_ids(cell),
+                vectors=self._vectors(cell),
+                out=folder,
+            )
         if self.world.is_main:
             write_json(folder / MACHINE, describe(self.world.device))
 

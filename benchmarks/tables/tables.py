@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from benchmarks.tables.figures import MISSING
 from benchmarks.tables.grid import ACCURACY, Grid
 from benchmarks.tables.rows import Row, twin
 from intrr_rec.runs.records import Spread
 
 SHORT = {"recall@5": "R@5", "recall@10": "R@10", "ndcg@5": "N@5", "ndcg@10": "N@10"}
-MISSING = "–"
 
 
 def accuracy_table(grid: Grid, name: str, rows: Sequence[Row]) -> str:
@@ -24,7 +24,7 @@ def accuracy_table(grid: Grid, name: str, rows: Sequence[Row]) -> str:
         if row.published:
             metrics = list(map(_fraction, row.published[:-1]))
             lines.append(["*the paper*", *_italics([*metrics, _percent(row.published[-1])]), "", ""])
-    baseline = next((run.results.baseline for row in rows for run in row.runs), None)
+    baseline = next((each.baseline for row in rows for each in row.figures if each.baseline), None)
     popular = [_fraction(baseline.metrics.get(metric)) if baseline else MISSING for metric in ACCURACY]
     lines.append(["most popular", *popular, MISSING, MISSING, "beside every run"])
     return _with_indexers(grid, rows, head, lines)
@@ -92,7 +92,7 @@ def mean_gain(ours: dict[str, Spread], theirs: dict[str, Spread], metrics: Seque
 
 def latencies(grid: Grid, row: Row) -> list[float | None]:
     """Milliseconds at each of the grid's beam widths."""
-    return [row.figures["milliseconds"][str(beam)] if row.figures else None for beam in grid.beams]
+    return [row.measured["milliseconds"][str(beam)] if row.measured else None for beam in grid.beams]
 
 
 def command(grid: str, name: str) -> str:
@@ -101,12 +101,12 @@ def command(grid: str, name: str) -> str:
 
 
 def _training_figures(row: Row) -> dict[str, float]:
-    if row.figures is None:
+    if row.measured is None:
         return {}
-    at_rest, peak = row.figures["memory_at_rest_gb"], row.figures["training_peak_memory_gb"]
+    at_rest, peak = row.measured["memory_at_rest_gb"], row.measured["training_peak_memory_gb"]
     return {
-        "users": row.figures["users_per_second"],
-        "targets": row.figures["targets_per_second"],
+        "users": row.measured["users_per_second"],
+        "targets": row.measured["targets_per_second"],
         "memory": peak - at_rest,
         "process": peak,
     }
@@ -132,7 +132,7 @@ def _compared(grid: Grid) -> str:
 
 
 def _seeds(row: Row) -> str:
-    return ", ".join(str(cell.seed) for cell in row.cells) or MISSING
+    return ", ".join(map(str, row.seeds)) or MISSING
 
 
 def _spread(spread: Spread | None) -> str:

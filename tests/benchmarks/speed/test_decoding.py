@@ -30,6 +30,22 @@ def test_every_kind_of_model_is_timed(line, tmp_path, kind):
     assert (figures["users"], figures["history"]) == (7, 8)
 
 
+def test_two_recipes_are_timed_in_turns(line, tmp_path):
+    words = (
+        "evaluate.batch_users=7",
+        "model.dense.weight=1",
+        "model.dense.negatives=8",
+        "evaluate.pool=beam_and_dense",
+    )
+    best = tiny.recipe(*words, "evaluate.rank_by=path_dense_and_neighbours", "evaluate.exclude_seen=true")
+    dense = tiny.recipe(*words, "evaluate.rank_by=path_and_dense")
+    out = tmp_path / "decoding.json"
+    figures = bench_decoding(best, **line.inputs(), beams=(5,), repeats=3, out=out, against=dense)
+    assert json.loads(out.read_text()) == figures
+    assert figures["against"]["evaluate"]["rank_by"] == "path_and_dense"
+    assert min(figures["against_milliseconds"]["5"], figures["ratio"]["5"]) > 0
+
+
 def test_every_history_is_full(line):
     inputs = open_inputs(tiny.recipe("evaluate.batch_users=7"), **line.inputs())
     batch = inputs.collator(training=False)(full_windows(inputs))

@@ -3,15 +3,19 @@
 import hashlib
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 
 from benchmarks.tables.cells import CONFIG, FIGURES, RESULTS, Cell, Workplace, expand, select
+from benchmarks.tables.figures import Figures, keep
 from benchmarks.tables.grid import ACCURACY, load_grid
 from benchmarks.tables.pages import write_page
 from benchmarks.tables.reproduce import Options, reproduce
 from intrr_rec.config import save_recipe
+from intrr_rec.errors import ArtefactError
+from intrr_rec.runs.records import Spread
 from tests.benchmarks.tables.mini import lay_out
 from tests.sealing import write_metric_lines, write_run_record, write_sealed
 
@@ -110,6 +114,66 @@ def test_write_only_shows_every_seed_there_is(mini, capsys):
     assert reproduce(Options(str(path), (), place.data, place.work, docs, None, False, True)) == 0
     assert line_of((docs / "grid.md").read_text(), "IntRR")[6] == "3, 7"
     assert not list(place.work.glob("mini"))  # nothing was run
+
+
+def test_a_page_outlives_its_work_folder(mini):
+    path, place, docs = mini
+    cells = expand(*load_grid(str(path)), (0, 1))
+    for cell in cells:
+        finish(place, cell, metrics(0.04 + cell.seed / 100, 0.06, 0.03, 0.05))
+    before = write_page(load_grid(str(path))[0], "grid", cells, place, docs).read_text()
+    shutil.rmtree(place.work)
+    assert write_page(load_grid(str(path))[0], "grid", cells, place, docs).read_text() == before
+    (again,) = (cell for cell in cells if cell.label == "IntRR" and cell.seed == 1)
+    finish(place, again, metrics(0.08, 0.06, 0.03, 0.05))
+    page = write_page(load_grid(str(path))[0], "grid", cells, place, docs).read_text()
+    assert line_of(page, "IntRR")[1] == ".0600 ± .0283" and line_of(page, "soft") == line_of(before, "soft")
+
+
+def test_figures_kept_of_several_seeds_wait_for_all_of_them(mini):
+    path, place, docs = mini
+    cells = [cell for cell in expand(*load_grid(str(path)), (0, 1, 2)) if cell.label == "IntRR"]
+    values = [0.04, 0.06, 0.11]
+    both = Spread(float(np.mean(values[:2])), float(np.std(values[:2], ddof=1)), 2)
+    card = ("| 0 | then |", "| 1 | then |")
+    old = Figures(cell=cells[0].name, seeds=(0, 1), dataset="d" * 12, test=dict.fromkeys(ACCURACY, both), card=card)
+    docs.mkdir()
+    keep(docs / "grid.md", [old])
+
+    def shown() -> tuple[list[str], str]:
+        page = write_page(load_grid(str(path))[0], "grid", cells, place, docs).read_text()
+        return line_of(page, "IntRR"), page
+
+    finish(place, cells[2], metrics(*[values[2]] * 4))
+    line, page = shown()
+    assert (
+        line[1] == f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}".replace("0.", ".") and line[6] == "0, 1, 2"
+    )
+    assert "| 1 | then |" in page and "| 2 | `" in page
+    finish(place, cells[0], metrics(*[0.5] * 4))
+    assert shown()[0] == line  # seed 0 counts once
+    finish(place, cells[1], metrics(*[0.5] * 4))
+    assert shown()[0][1] == f"{np.mean([0.5, 0.5, 0.11]):.4f} ± {np.std([0.5, 0.5, 0.11], ddof=1):.4f}".replace(
+        "0.", "."
+    )
+    shutil.rmtree(place.work)
+    finish(place, cells[2], metrics(*[values[2]] * 4))
+    keep(docs / "grid.md", [old.model_copy(update={"dataset": "f" * 12})])
+    assert shown()[0][6] == "2"  # figures of another dataset do not mix
+
+
+def test_a_page_is_not_written_over_one_with_more_rows(mini):
+    path, place, docs = mini
+    cells = expand(*load_grid(str(path)))
+    for cell in cells:
+        finish(place, cell, metrics(0.04, 0.06, 0.03, 0.05))
+    page = write_page(load_grid(str(path))[0], "grid", cells, place, docs)
+    (docs / "grid.json").unlink()
+    shutil.rmtree(place.folder(cells[0]))
+    before = page.read_bytes()
+    with pytest.raises(ArtefactError, match=r"has figures in 2 rows, .* for 1; give the --work of those runs"):
+        write_page(load_grid(str(path))[0], "grid", cells, place, docs)
+    assert page.read_bytes() == before and not (docs / "grid.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from benchmarks.tables.grid import load_grid
 from benchmarks.tables.reproduce import Options, reproduce
 from benchmarks.tables.run import run_cells
 from intrr_rec import cli
+from intrr_rec.runs.records import read_run
 from tests.benchmarks.tables.mini import GRID, lay_out, write
 from tests.distributed.launch import environment
 
@@ -56,6 +57,29 @@ def test_artefacts_and_runs_are_made_once(tmp_path, trained):
     assert place.state(changed[0]) == "changed"
     (outcome,) = run_cells(changed[:1], place)
     assert outcome.what == "failed" and "remove it, or choose another --work" in outcome.why
+
+
+def test_rows_that_filter_the_history_otherwise_share_a_training(tmp_path, trained):
+    models = [
+        {"label": "filtered", "recipe": "paper.yaml", "set": ["evaluate.exclude_seen=true"]},
+        {"label": "not filtered", "recipe": "paper.yaml"},
+        {"label": "soft", "recipe": "paper.yaml", "set": ["model.user_side=soft"]},
+    ]
+    path = lay_out(tmp_path, models=models, published={})
+    grid, place = load_grid(str(path)), workplace(tmp_path)
+    cells = expand(*grid)
+    assert [outcome.what for outcome in run_cells(cells, place)] == ["done"] * 3
+    assert trained == [
+        f"{name}/seed0" for name in ("paper-hstu,evaluate.exclude_seen=true", "paper-hstu,user_side=soft")
+    ]
+    assert [place.state(cell) for cell in cells] == ["finished"] * 3
+    shared, own = read_run(place.folder(cells[1])).results, Workplace(place.data, tmp_path / "apart")
+    assert shared.test != read_run(place.folder(cells[0])).results.test
+    # Where it is trained by itself, to the same number of epochs, it comes to the same.
+    run_cells(cells[1:2], own)
+    assert len(trained) == 3
+    alone = read_run(own.folder(cells[1])).results
+    assert alone.test == shared.test and alone.best_epoch == shared.best_epoch
 
 
 def test_an_interrupted_run_goes_on(tmp_path, trained, monkeypatch):
