@@ -90,11 +90,19 @@ def generate(
     events_per_user: Annotated[int, typer.Option(min=1, help="Mean length of a history.")] = 12,
     dimension: Annotated[int, typer.Option(min=1, help="Width of an item's vector.")] = 64,
     seed: int = 0,
+    features: Annotated[
+        bool, typer.Option("--features", help="Also write features of events, items and users (docs/features.md).")
+    ] = False,
+    signal: Annotated[
+        list[str] | None,
+        typer.Option(help="Feature that the next item depends on: action, context, item or user; may be repeated."),
+    ] = None,
 ) -> None:
     """Write a synthetic catalogue, its vectors and its logs: streamed, so any size up to 10⁸ items fits in memory."""
     from intrr_rec.data.synthetic.generator import generate_logs
 
-    generate_logs(out, n_users=users, n_items=items, seed=seed, events_per_user=events_per_user, dimension=dimension)
+    sizes = {"n_users": users, "n_items": items, "events_per_user": events_per_user, "dimension": dimension}
+    generate_logs(out, **sizes, seed=seed, features=features, signals=signal or ())
 
 
 def fetch(

@@ -71,7 +71,13 @@ def recommend(
     ] = None,
     deny: Annotated[Path | None, typer.Option("--deny", help="Text file of item ids nobody gets.")] = None,
     allow: Annotated[Path | None, typer.Option("--allow", help="Text file of the item ids that may be had.")] = None,
-    where: Annotated[list[str] | None, typer.Option("--where", help="COLUMN=VALUE of the items; repeatable.")] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--where",
+            help="COLUMN=VALUE of the items, or !=, >=, <; with OR between several; repeatable: all must hold.",
+        ),
+    ] = None,
     newer_than: Annotated[str | None, typer.Option(help="Only items nobody had before this date.")] = None,
     overrides: Overrides = None,
 ) -> None:

@@ -67,6 +67,11 @@ class TrainConfig(Section):
         description="of targets in L_rec: feature of events → value → weight, such as {action: {view: 0.2}}; a value that is not "
         "named counts 1, one of weight 0 is not learnt",
     )
+    learn_all: bool = Field(
+        False,
+        description="learn to predict all events, not only the targets of prepare.targets, by which the model is measured all the same: "
+        "for a feature that is asked for",
+    )
     sharding: ShardingConfig = ShardingConfig()
     loader: LoaderConfig = LoaderConfig()
     validate_every: int = Field(1, ge=1, description="epochs between validations")

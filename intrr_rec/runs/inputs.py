@@ -133,7 +133,8 @@ class Inputs:
         Raises:
             ConfigError: `train.target_weights` names a feature or value that the dataset has not.
         """
-        return TargetWeights.of(self.dataset, self.recipe.train.target_weights)
+        train = self.recipe.train
+        return TargetWeights.of(self.dataset, train.target_weights, marked=not train.learn_all)
 
     def training_windows(self) -> Windows | StreamedWindows:
         """What this run learns from, cut as its kind of model states: every position of a window, or the last alone."""

@@ -13,6 +13,7 @@ import numpy as np
 from intrr_rec.config.time_units import said
 from intrr_rec.errors import ConfigError
 from intrr_rec.serving.bundle.items import ItemTable
+from intrr_rec.serving.conditions import Bounds, Conditions
 
 FEW_DENIED = 256
 
@@ -26,7 +27,8 @@ class Filters:
             (`evaluate.exclude_seen`).
         deny: dense ids that the user may not get.
         allow: dense ids that the user may get; None is all.
-        where: column of the bundle's items → values, one of which an item must have.
+        where, without, ranges: conditions on columns of the bundle's items, see `Conditions`.
+        any_of: of each of these lists of conditions an item must meet one.
         newer_than: seconds since 1970; items that somebody had before are left out.
         seen: dense ids of what the user had that is not in the history, such as what he disliked; left out with the history.
     """
@@ -37,13 +39,22 @@ class Filters:
     where: Mapping[str, Sequence[str]] = field(default_factory=dict)
     newer_than: int | None = None
     seen: Sequence[int] = ()
+    without: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    ranges: Mapping[str, Bounds] = field(default_factory=dict)
+    any_of: Sequence[Sequence[Conditions]] = ()
+
+    @property
+    def conditions(self) -> Conditions:
+        """Those that every item must meet."""
+        return Conditions(self.where, self.without, self.ranges)
 
     def shared(self) -> tuple | None:
         """What one mask over the catalogue answers, as a key; None where that is every item."""
-        where = tuple(sorted((column, tuple(values)) for column, values in self.where.items()))
+        conditions = self.conditions.key() if self.conditions else ()
+        any_of = tuple(tuple(each.key() for each in clause) for clause in self.any_of)
         allow = None if self.allow is None else tuple(self.allow)
-        key = (allow, self.many_denied(), where, self.newer_than)
-        return key if key != (None, (), (), None) else None
+        key = (allow, self.many_denied(), conditions, any_of, self.newer_than)
+        return key if key != (None, (), (), (), None) else None
 
     def mask(self, items: ItemTable) -> np.ndarray:
         """Which items all users of these filters may get, `[I]`; a short `deny` and what is seen are left to each user.
@@ -56,8 +67,9 @@ class Filters:
             mask_I[:] = False
             mask_I[list(self.allow)] = True
         mask_I[list(self.many_denied())] = False
-        for column, values in self.where.items():
-            mask_I &= items.having(column, values)
+        mask_I &= self.conditions.mask(items)
+        for clause in self.any_of:
+            mask_I &= np.any([each.mask(items) for each in clause], axis=0)
         if self.newer_than is not None:
             mask_I &= items.newer(self.newer_than)
         return mask_I
@@ -74,11 +86,12 @@ class Filters:
     @property
     def looks_at_items(self) -> bool:
         """Whether columns of the item table decide."""
-        return bool(self.where) or self.newer_than is not None
+        return bool(self.conditions or self.any_of) or self.newer_than is not None
 
     def none_passes(self) -> ConfigError:
         """What to say where no item passes."""
-        given = [f"{column}={'|'.join(values)}" for column, values in self.where.items()]
+        given = self.conditions.said()
+        given += [" OR ".join(" AND ".join(each.said()) for each in clause) for clause in self.any_of]
         given += [] if self.allow is None else [f"{len(self.allow):,} allowed items"]
         given += [] if self.newer_than is None else [f"newer than {said(self.newer_than)}"]
         return ConfigError(f"no item passes all filters together ({', '.join(given)}); leave one out")

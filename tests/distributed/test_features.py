@@ -11,7 +11,7 @@ from tests.data.features import rich
 from tests.distributed.launch import train_all
 from tests.distributed.test_world_sizes import figures, worst
 
-TOLERANCE = 1e-4
+TOLERANCE = 1e-5
 VARIANTS = {
     "data_parallel": ("train.sharding.uid=data_parallel",),
     "row_wise": ("train.sharding.uid=row_wise", "train.sharding.codebooks=table_wise"),

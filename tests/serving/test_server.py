@@ -157,6 +157,18 @@ def test_it_says_that_it_lives_is_ready_and_what_it_counted(server, bundle):
         ({"history": [2**63]}, "history.0: an item id is text"),
         ({"history": [], "filters": {"deny": [[]]}}, "filters.deny.0: an item id is text"),
         ({"history": [], "filters": {"where": {"color": [None]}}}, "where.0: a value is text, a number, true or false"),
+        (
+            {"history": [], "filters": {"any_of": [{"without": {"SECRET": [None]}}]}},
+            "filters.any_of.0.without.0: a value is text, a number, true or false",
+        ),
+        (
+            {"history": [], "filters": {"any_of": [{"SECRET": {}}]}},
+            "filters.any_of.0: unknown key; known are where, without, ranges",
+        ),
+        (
+            {"history": [], "filters": {"ranges": {"SECRET": {"at_lest": 1}}}},
+            "filters.ranges: unknown key; known are at_least, below",
+        ),
         ({"history": [True]}, "history"),
         ({"history": [1], "timestamps": []}, "as many"),
         ({"history": [1]}, "this model reads times"),

@@ -24,28 +24,31 @@ class TargetWeights:
     Args:
         dataset: may mark its targets.
         weights: feature of events → value → weight; a value that is not named counts 1 (`train.target_weights`).
+        marked: events that are no targets count nothing; False: as the others (`train.learn_all`).
 
     Raises:
         ConfigError: a feature or value that the dataset has not, or a feature of another kind.
     """
 
-    def __init__(self, dataset: Dataset, weights: Mapping[str, Mapping[str, float]]) -> None:
+    def __init__(self, dataset: Dataset, weights: Mapping[str, Mapping[str, float]], *, marked: bool = True) -> None:
         self.dataset = dataset
+        self.marked = marked and dataset.events.marks_targets
         columns = [] if dataset.features is None else dataset.features.record.of("event")
         self.tables = [_table(columns, name, by_value) for name, by_value in weights.items()]
 
     @classmethod
-    def of(cls, dataset: Dataset, weights: Mapping[str, Mapping[str, float]]) -> TargetWeights | None:
+    def of(
+        cls, dataset: Dataset, weights: Mapping[str, Mapping[str, float]], *, marked: bool = True
+    ) -> TargetWeights | None:
         """None where every event counts the same."""
-        return cls(dataset, weights) if weights or dataset.events.marks_targets else None
+        found = cls(dataset, weights, marked=marked)
+        return found if found.tables or found.marked else None
 
     def of_group(self, group: int) -> Weights:
         """Of the events of one row group, `[E]`."""
         events = self.dataset.events
         first, end = events.events_of(group)
-        weight_E = (
-            events.read_marks(group).astype(np.float32) if events.marks_targets else np.ones(end - first, np.float32)
-        )
+        weight_E = events.read_marks(group).astype(np.float32) if self.marked else np.ones(end - first, np.float32)
         for column, weight_K in self.tables:
             assert self.dataset.features is not None
             weight_E = weight_E * weight_K[self.dataset.features.of_group(group, column)]

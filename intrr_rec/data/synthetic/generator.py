@@ -9,6 +9,9 @@ as long as the catalogue is ever held, and the rows do not depend on how they ar
   among which they drift. Nothing of this shows in vectors or texts;
 * popularity: Zipf-like over styles and over the items of a style.
 
+Logs may have features, and the next item may depend on each of them (`SIGNALS`): the style that follows a style is then another for
+each value. Where it does not, the values are drawn all the same and tell nothing.
+
 Shape suffixes: B rows of a block (items or users), T steps of a user's history, D width of a vector, S styles, H home
 styles.
 """
@@ -17,28 +20,36 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from rich.progress import Progress
 
-from intrr_rec.data.synthetic.words import BRANDS, COLOURS, SERIES, TREE
-from intrr_rec.errors import ConfigError
+from intrr_rec.data.synthetic.draws import (
+    ATTEMPTS,
+    VALUES,
+    Floats,
+    Ints,
+    Keys,
+    counter,
+    directions,
+    hashed,
+    joined,
+    starts_session,
+    uniform,
+    word,
+    zipf,
+)
+from intrr_rec.data.synthetic.parts import progress_bar, write_parts
+from intrr_rec.data.synthetic.words import ACTIONS, BRANDS, COLOURS, DEVICES, PLANS, SEASONS, SERIES, SIGNALS, TREE
+from intrr_rec.errors import ConfigError, instead
 from intrr_rec.io import artefact
 
 log = logging.getLogger(__name__)
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-Keys = NDArray[np.uint64]
 
 _CATEGORIES = 6
 _LEAVES = len(TREE) * _CATEGORIES  # (department, category) pairs
@@ -57,18 +68,17 @@ _SCALES = {
 
 _SUCCESSORS = 4
 _HOMES = 3
-_ATTEMPTS = 4  # redraws of a step that would repeat an item of the user's history
-_P_NEW_SESSION = 0.25
+_ACTION, _DEVICE = 6, 7  # counters of a step: what is drawn for it
+_PLAN = 16  # counter of a user
 # what happens inside a session; the rest of the probability is a draw from the popularity of the whole catalogue
 _P_SUCCESSOR, _P_SERIES, _P_CATEGORY = 0.40, 0.30, 0.20
+_P_SIGNALLED = 0.8  # of the steps inside a session, where a feature carries a signal: they follow it
 _STYLE_SHIFT, _ITEM_SHIFT = 60.0, 4.0  # of the Zipf laws: larger is flatter at the head
 
 _EPOCH = 1_600_000_000
 _DAY = 86_400
 _MAX_ITEMS = 1 << 31  # keeps the id permutation's products inside int64
 _BLOCK = 1 << 15  # rows computed at a time, one Parquet row group
-
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def generate_logs(
@@ -80,12 +90,16 @@ def generate_logs(
     events_per_user: int = 12,
     dimension: int = 64,
     shard: int = 1 << 20,
+    features: bool = False,
+    signals: Sequence[str] = (),
 ) -> None:
     """Write the artefact "logs": `interactions/`, `items/` and `vectors/`, each a folder of `part-*.parquet`.
 
     * interactions: user_id int64, item_id int64, timestamp int64 (seconds, rising within a user); grouped by user.
     * items: item_id int64, title, categories ("A > B > C"), brand, text.
     * vectors: item_id int64, embedding fixed_size_list<float16>[dimension], L2-normalised.
+
+    With `features` also: `action` and `device` of interactions, `season` of items, and `users/`: user_id, plan.
 
     Ids are integers: at 10⁸ items strings would be the larger part of the interactions. Equal arguments give equal bytes;
     `shard` changes how rows are cut into files, not the rows.
@@ -98,6 +112,9 @@ def generate_logs(
         events_per_user: mean length of a history; lengths are uniform around it.
         dimension: width D of a vector.
         shard: users or items a file.
+        features: also write features.
+        signals: features that the next item depends on, of `SIGNALS`: the action of the last event, the device of the next one, the
+            season of the last item, the plan of the user; any of them writes the features.
 
     Raises:
         ConfigError: an argument out of range.
@@ -106,16 +123,32 @@ def generate_logs(
     for name, value in (("users", n_users), ("shard", shard)):
         if value < 1:
             raise ConfigError(f"generate: {name} is {value}; give 1 or more")
-    world = World(n_items=n_items, seed=seed, events_per_user=events_per_user, dimension=dimension)
-    settings = {"users": n_users, "items": n_items, "seed": seed, "events_per_user": events_per_user}
+    features = features or bool(signals)
+    world = World(
+        n_items=n_items,
+        seed=seed,
+        events_per_user=events_per_user,
+        dimension=dimension,
+        features=features,
+        signals=signals,
+    )
+    settings: dict[str, Any] = {
+        "users": n_users,
+        "items": n_items,
+        "seed": seed,
+        "events_per_user": events_per_user,
+    }
+    settings |= {"signals": [name for name in SIGNALS if name in signals]} if features else {}
     user_block = min(_BLOCK, max(1, 16 * _BLOCK // world.longest))
     with (
         artefact.writing(out, "logs", settings | {"dimension": dimension}) as draft,
-        _progress(n_users + 2 * n_items) as advance,
+        progress_bar((1 + features) * n_users + 2 * n_items) as advance,
     ):
-        rows = _write_parts(draft.path / "interactions", n_users, shard, user_block, world.interactions, advance)
-        _write_parts(draft.path / "items", n_items, shard, _BLOCK, world.items, advance)
-        _write_parts(draft.path / "vectors", n_items, shard, _BLOCK, world.vectors, advance)
+        rows = write_parts(draft.path / "interactions", n_users, shard, user_block, world.interactions, advance)
+        write_parts(draft.path / "items", n_items, shard, _BLOCK, world.items, advance)
+        write_parts(draft.path / "vectors", n_items, shard, _BLOCK, world.vectors, advance)
+        if features:
+            write_parts(draft.path / "users", n_users, shard, _BLOCK, world.users, advance)
         draft.counts.update(users=n_users, items=n_items, interactions=rows)
     log.info("%s: %d users, %d items, %d interactions", out, n_users, n_items, rows)
 
@@ -131,30 +164,42 @@ class World:
         ConfigError: an argument out of range.
     """
 
-    def __init__(self, *, n_items: int, seed: int, events_per_user: int = 12, dimension: int = 64) -> None:
+    def __init__(
+        self,
+        *,
+        n_items: int,
+        seed: int,
+        events_per_user: int = 12,
+        dimension: int = 64,
+        features: bool = False,
+        signals: Sequence[str] = (),
+    ) -> None:
         if not 1 <= n_items <= _MAX_ITEMS:
             raise ConfigError(f"generate: items is {n_items}; give 1 to {_MAX_ITEMS}")
         for name, value in (("events_per_user", events_per_user), ("dimension", dimension)):
             if value < 1:
                 raise ConfigError(f"generate: {name} is {value}; give 1 or more")
+        if unknown := next((name for name in signals if name not in SIGNALS), None):
+            raise ConfigError(f"generate: no signal '{unknown}'{instead(unknown, SIGNALS)}")
         self.n_items, self.dimension = n_items, dimension
+        self.features, self.signals = features, tuple(name for name in SIGNALS if name in signals)
         self.shortest = min(5, events_per_user)
         self.longest = 2 * events_per_user - self.shortest
         self.n_styles = max(1, min(_MAX_STYLES, n_items // _SERIES_SIZE))
         self.n_series = max(1, n_items // self.n_styles // _SERIES_SIZE)
 
         root = np.array([seed % (1 << 64)], dtype=np.uint64)
-        streams = ("users", "popularity", "links", "successors", "tints", "shift", *_SCALES)
-        self._keys = {name: _hash(root, number) for number, name in enumerate(streams)}
+        streams = ("users", "popularity", "links", "successors", "tints", "shift", *_SCALES, "seasons", "paths")
+        self._keys = {name: hashed(root, number) for number, name in enumerate(streams)}
         self._style_by_rank_S: Ints = np.argsort(
-            _hash(self._keys["popularity"], np.arange(self.n_styles)), kind="stable"
+            hashed(self._keys["popularity"], np.arange(self.n_styles)), kind="stable"
         )
 
         self._stride = max(1, round(n_items * (math.sqrt(5) - 1) / 2))
         while math.gcd(self._stride, n_items) != 1:
             self._stride += 1
         self._unstride = pow(self._stride, -1, n_items)
-        self._offset = int(_hash(self._keys["shift"], 0)[0] % np.uint64(n_items))
+        self._offset = int(hashed(self._keys["shift"], 0)[0] % np.uint64(n_items))
 
         styles = np.arange(self.n_styles)
         departments, categories = styles % len(TREE), styles % _LEAVES
@@ -182,20 +227,27 @@ class World:
         names = self._names.take(pa.array(style_B))
         paths = self._paths.take(pa.array(style_B))
         brands = pa.array(BRANDS).take(pa.array(brand_B))
-        numbered = _join(names, " No. ", number)
-        titles = _join(pa.array(COLOURS).take(pa.array(colour_B)), " ", numbered)
-        series_name_B = _hash(self._series_keys(style_B, series_B), 1) % np.uint64(len(SERIES))
+        numbered = joined(names, " No. ", number)
+        titles = joined(pa.array(COLOURS).take(pa.array(colour_B)), " ", numbered)
+        series_name_B = hashed(self._series_keys(style_B, series_B), 1) % np.uint64(len(SERIES))
         series = pa.array(SERIES).take(pa.array(series_name_B))
-        texts = _join(titles, " by ", brands, ", from the ", series, " series. ", paths)
+        texts = joined(titles, " by ", brands, ", from the ", series, " series. ", paths)
         columns = {"item_id": pa.array(ids_B), "title": titles, "categories": paths, "brand": brands, "text": texts}
+        if self.features:
+            columns["season"] = pa.array(SEASONS).take(pa.array(self._season(position_B)))
         return pa.table(columns)
+
+    def users(self, users_B: Ints) -> pa.Table:
+        """User table of the given ids: user_id, plan."""
+        plan_B = self._plan(hashed(self._keys["users"], users_B))
+        return pa.table({"user_id": pa.array(users_B), "plan": pa.array(PLANS).take(pa.array(plan_B))})
 
     def vectors(self, ids_B: Ints) -> pa.Table:
         """Vector table of the given ids: item_id, embedding [D] float16 of unit length."""
         position_B = self._position(ids_B)
         style_B, series_B, brand_B, colour_B = self._attributes(position_B)
         x_BD = self._style_vectors_SD[style_B]
-        x_BD += _directions(_hash(self._series_keys(style_B, series_B), 2), self.dimension, _SCALES["series"])
+        x_BD += directions(hashed(self._series_keys(style_B, series_B), 2), self.dimension, _SCALES["series"])
         x_BD += self._brand_vectors[brand_B]
         x_BD += self._colour_vectors[colour_B]
         x_BD += self._nodes("noise", position_B)
@@ -205,19 +257,19 @@ class World:
         return pa.table({"item_id": pa.array(ids_B), "embedding": embedding})
 
     def interactions(self, users_B: Ints) -> pa.Table:
-        """Events of the given users, grouped by user and rising in time: user_id, item_id, timestamp."""
-        key_B = _hash(self._keys["users"], users_B)
+        """Events of the given users, grouped by user and rising in time: user_id, item_id, timestamp, and features if there are any."""
+        key_B = hashed(self._keys["users"], users_B)
         spread = self.longest - self.shortest + 1
-        length_B = self.shortest + (_uniform(_hash(key_B, 0)) * spread).astype(np.int64)
+        length_B = self.shortest + (uniform(hashed(key_B, 0)) * spread).astype(np.int64)
         by_length = np.argsort(-length_B, kind="stable")  # so that the users still active at a step are a prefix
         position_BT = np.full((len(users_B), self.longest), -1, dtype=np.int64)
         position_BT[by_length] = self._walk(key_B[by_length], length_B[by_length])
 
         step_T = np.arange(self.longest)
-        new_BT = _starts_session(key_B[:, None], step_T)
-        wait_BT = -np.log1p(-_uniform(_hash(key_B[:, None], _counter(step_T, 0, 1))))
+        new_BT = starts_session(key_B[:, None], step_T)
+        wait_BT = -np.log1p(-uniform(hashed(key_B[:, None], counter(step_T, 0, 1))))
         gap_BT = np.where(new_BT, _DAY / 4 + 9 * _DAY * wait_BT, 20 + 240 * wait_BT).astype(np.int64)
-        start_B = _EPOCH + (_uniform(_hash(key_B, 1)) * 730 * _DAY).astype(np.int64)
+        start_B = _EPOCH + (uniform(hashed(key_B, 1)) * 730 * _DAY).astype(np.int64)
         time_BT = start_B[:, None] + np.cumsum(gap_BT, axis=1)
 
         held_BT = step_T < length_B[:, None]
@@ -226,15 +278,20 @@ class World:
             "item_id": self._ids(position_BT[held_BT]),
             "timestamp": time_BT[held_BT],
         }
-        return pa.table({name: pa.array(column) for name, column in columns.items()})
+        table = pa.table({name: pa.array(column) for name, column in columns.items()})
+        if self.features:
+            for name, words, purpose in (("action", ACTIONS, _ACTION), ("device", DEVICES, _DEVICE)):
+                number_BT = word(key_B[:, None], step_T, purpose)
+                table = table.append_column(name, pa.array(words).take(pa.array(number_BT[held_BT])))
+        return table
 
     def _walk(self, key_B: Keys, length_B: Ints) -> Ints:
         """Positions [B, T] of the histories of users sorted by falling length; -1 after the end."""
         position_BT = np.full((len(key_B), self.longest), -1, dtype=np.int64)
-        home_BH = np.stack([self._popular_style(_uniform(_hash(key_B, 2 + home))) for home in range(_HOMES)], axis=1)
+        home_BH = np.stack([self._popular_style(uniform(hashed(key_B, 2 + home))) for home in range(_HOMES)], axis=1)
         for step in range(int(length_B[0])):
             rows = np.arange(np.count_nonzero(length_B > step))
-            for attempt in range(_ATTEMPTS):
+            for attempt in range(ATTEMPTS):
                 phase = (step * _HOMES) // length_B[rows]
                 last = position_BT[rows, step - 1]
                 drawn = self._next(key_B[rows], step, attempt, last, home_BH[rows], phase)
@@ -247,9 +304,9 @@ class World:
     def _next(self, key_B: Keys, step: int, attempt: int, last_B: Ints, home_BH: Ints, phase_B: Ints) -> Ints:
         """Position [B] of each user's next item after `last_B`; tastes drift from home to home with `phase_B`."""
         act_B, aux_B, where_B, rank_B = (
-            _uniform(_hash(key_B, _counter(step, attempt, purpose))) for purpose in (2, 3, 4, 5)
+            uniform(hashed(key_B, counter(step, attempt, purpose))) for purpose in (2, 3, 4, 5)
         )
-        new_B = _starts_session(key_B, step)
+        new_B = starts_session(key_B, step)
         style_B, last_rank_B = last_B % self.n_styles, last_B // self.n_styles
 
         # a new session begins at a home: mostly the one of the user's present phase, sometimes any
@@ -265,11 +322,14 @@ class World:
 
         follow_B = ~new_B & (act_B < _P_SUCCESSOR)
         link_B = (_SUCCESSORS * aux_B * aux_B).astype(np.int64)
-        linked_style_B = _hash(self._keys["links"], style_B * _SUCCESSORS + link_B) % np.uint64(self.n_styles)
+        linked_style_B = hashed(self._keys["links"], style_B * _SUCCESSORS + link_B) % np.uint64(self.n_styles)
         chosen_B = np.where(follow_B, linked_style_B.astype(np.int64), chosen_B)
-        linked_B = _uniform(_hash(self._keys["successors"], last_B * _SUCCESSORS + link_B))
+        linked_B = uniform(hashed(self._keys["successors"], last_B * _SUCCESSORS + link_B))
+        if self.signals:
+            chosen_B, told_B = self._signalled(key_B, step, last_B, chosen_B, new_B, act_B)
+            follow_B, near_B, new_B = follow_B & ~told_B, near_B & ~told_B, new_B | told_B
         size_B = self._size(chosen_B)
-        next_rank_B = _zipf(size_B, np.where(follow_B, linked_B, rank_B), _ITEM_SHIFT)
+        next_rank_B = zipf(size_B, np.where(follow_B, linked_B, rank_B), _ITEM_SHIFT)
 
         stay_B = ~new_B & ~follow_B & ~near_B & (act_B < _P_SUCCESSOR + _P_SERIES)
         series_B = last_rank_B % self.n_series
@@ -277,8 +337,32 @@ class World:
         sibling_B = series_B + self.n_series * (rank_B * members_B).astype(np.int64)
         return np.where(stay_B, sibling_B * self.n_styles + style_B, next_rank_B * self.n_styles + chosen_B)
 
+    def _signalled(
+        self, key_B: Keys, step: int, last_B: Ints, chosen_B: Ints, new_B: NDArray[np.bool_], act_B: Floats
+    ) -> tuple[Ints, NDArray[np.bool_]]:
+        """Styles [B] where the features that carry a signal have their say, and where they have had it."""
+        path_B = last_B % self.n_styles
+        values = {
+            "action": lambda: word(key_B, step - 1, _ACTION),
+            "context": lambda: word(key_B, step, _DEVICE),
+            "item": lambda: self._season(last_B),
+            "user": lambda: self._plan(key_B),
+        }
+        for name in self.signals:
+            path_B = path_B * VALUES + values[name]()
+        told_B = ~new_B & (act_B < _P_SIGNALLED)
+        style_B = (hashed(self._keys["paths"], path_B) % np.uint64(self.n_styles)).astype(np.int64)
+        return np.where(told_B, style_B, chosen_B), told_B
+
+    def _season(self, position_B: Ints) -> Ints:
+        return (hashed(self._keys["seasons"], position_B) % np.uint64(VALUES)).astype(np.int64)
+
+    @staticmethod
+    def _plan(key_B: Keys) -> Ints:
+        return (hashed(key_B, _PLAN) % np.uint64(VALUES)).astype(np.int64)
+
     def _popular_style(self, uniform_B: Floats) -> Ints:
-        return self._style_by_rank_S[_zipf(np.int64(self.n_styles), uniform_B, _STYLE_SHIFT)]
+        return self._style_by_rank_S[zipf(np.int64(self.n_styles), uniform_B, _STYLE_SHIFT)]
 
     def _size(self, style_B: Ints) -> Ints:
         return (self.n_items - style_B + self.n_styles - 1) // self.n_styles
@@ -294,105 +378,13 @@ class World:
         style_B = position_B % self.n_styles
         series_B = position_B // self.n_styles % self.n_series
         own_brands = len(BRANDS) // len(TREE)
-        draw_B = _hash(self._series_keys(style_B, series_B), 0) % np.uint64(own_brands)
+        draw_B = hashed(self._series_keys(style_B, series_B), 0) % np.uint64(own_brands)
         brand_B = style_B % len(TREE) * own_brands + draw_B.astype(np.int64)
-        colour_B = _hash(self._keys["tints"], position_B) % np.uint64(len(COLOURS))
+        colour_B = hashed(self._keys["tints"], position_B) % np.uint64(len(COLOURS))
         return style_B, series_B, brand_B, colour_B.astype(np.int64)
 
     def _series_keys(self, style_B: Ints, series_B: Ints) -> Keys:
-        return _hash(self._keys["series"], style_B * self.n_series + series_B)
+        return hashed(self._keys["series"], style_B * self.n_series + series_B)
 
     def _nodes(self, level: str, numbers_B: Ints) -> NDArray[np.float32]:
-        return _directions(_hash(self._keys[level], numbers_B), self.dimension, _SCALES[level])
-
-
-def _hash(key: Keys, counter: Ints | int) -> Keys:
-    """SplitMix64's output function at `key + counter · golden`; broadcasts. Good both as a hash and as a stream."""
-    x = np.atleast_1d(np.asarray(counter)).astype(np.uint64) * _GOLDEN + key + _GOLDEN
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-def _uniform(bits: Keys) -> Floats:
-    """Uniform numbers in [0, 1) from the upper 53 bits."""
-    return (bits >> np.uint64(11)) * 2.0**-53
-
-
-def _directions(key_B: Keys, dimension: int, scale: float) -> NDArray[np.float32]:
-    """Random vectors [B, D], uniform in a cube centred on 0, of expected squared length scale²."""
-    words = _hash(key_B[:, None], np.arange(-(-dimension // 4)))
-    halves = words.astype("<u8", copy=False).view("<u2")[:, :dimension].astype(np.float32)
-    return (halves - np.float32(32767.5)) * np.float32(scale * math.sqrt(3 / dimension) / 32767.5)
-
-
-def _zipf(size: Ints | np.int64, uniform_B: Floats, shift: float) -> Ints:
-    """Ranks [B] in [0, size) with density ∝ (rank + shift)^(-3/4), by inverse CDF (the exponent makes it two squares)."""
-    low, high = math.sqrt(math.sqrt(shift)), np.sqrt(np.sqrt(size + shift))
-    root_B = low + uniform_B * (high - low)
-    return np.minimum((np.square(np.square(root_B)) - shift).astype(np.int64), size - 1)
-
-
-def _counter(step: Ints | int, attempt: int, purpose: int) -> Ints | int:
-    """Counters of a user's stream; those below 64 are left for draws made once a user."""
-    return 64 + (step * _ATTEMPTS + attempt) * 8 + purpose
-
-
-def _starts_session(key: Keys, step: Ints | int) -> NDArray[np.bool_]:
-    return (_uniform(_hash(key, _counter(step, 0, 0))) < _P_NEW_SESSION) | (np.asarray(step) == 0)
-
-
-def _join(*parts: pa.Array | str) -> pa.Array:
-    return pc.binary_join_element_wise(*parts, "")
-
-
-def _write_parts(
-    folder: Path,
-    total: int,
-    shard: int,
-    block: int,
-    table_of: Callable[[Ints], pa.Table],
-    advance: Callable[[int], None],
-) -> int:
-    """Write rows of ids [0, total) as `part-*.parquet`, `shard` ids a file, `block` ids a row group; returns the rows."""
-    folder.mkdir()
-    rows = 0
-    for part, first in enumerate(range(0, total, shard)):
-        end = min(first + shard, total)
-        with ExitStack() as stack:
-            writer = None
-            for start in range(first, end, block):
-                ids_B = np.arange(start, min(start + block, end))
-                table = table_of(ids_B)
-                if writer is None:
-                    writer = stack.enter_context(_writer(folder / f"part-{part:05d}.parquet", table.schema))
-                writer.write_table(table)
-                rows += table.num_rows
-                advance(len(ids_B))
-    return rows
-
-
-def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    # dictionaries pay only for columns that repeat
-    repeated = [name for name in ("user_id", "categories", "brand") if name in schema.names]
-    return pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=repeated)
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, a log line every ten seconds elsewhere; yields what counts the work done."""
-    if sys.stderr.isatty():
-        with Progress() as bar:
-            task = bar.add_task("generate", total=total)
-            yield lambda amount: bar.advance(task, amount)
-        return
-    done, spoke = 0, time.monotonic()
-
-    def count(amount: int) -> None:
-        nonlocal done, spoke
-        done += amount
-        if time.monotonic() - spoke > 10:
-            spoke = time.monotonic()
-            log.info("generate: %d %%", 100 * done // total)
-
-    yield count
+        return directions(hashed(self._keys[level], numbers_B), self.dimension, _SCALES[level])

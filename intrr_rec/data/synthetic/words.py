@@ -56,3 +56,11 @@ _FIRST = (
 )
 _SECOND = ("Coast", "Garden", "Harbour", "Valley", "Song", "Forest", "Light", "River", "Bloom", "Horizon")
 SERIES = tuple(f"{first} {second}" for first in _FIRST for second in _SECOND)
+
+# Features, of four values each: of an event what was done with the item, and where it happened, which is known when a
+# recommendation is asked for; of an item what no vector or text tells; of a user.
+SIGNALS = ("action", "context", "item", "user")
+ACTIONS = ("view", "cart", "buy", "like")
+DEVICES = ("phone", "tablet", "desktop", "tv")
+SEASONS = ("spring", "summer", "autumn", "winter")
+PLANS = ("free", "basic", "family", "premium")

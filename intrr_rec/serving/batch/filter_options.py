@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -9,7 +10,11 @@ from typing import cast
 from intrr_rec.config.time_units import seconds_of
 from intrr_rec.errors import ConfigError, DataError
 from intrr_rec.serving.bundle.items import ItemTable
+from intrr_rec.serving.conditions import Bounds, Conditions
 from intrr_rec.serving.filters import Filters
+
+OR = " OR "
+SIGN = re.compile(r"!=|>=|<=|=|<|>")
 
 
 def read_filters(
@@ -27,24 +32,24 @@ def read_filters(
         items: of the bundle.
         exclude_seen: nothing of the user's own history; None is as the bundle was evaluated.
         deny, allow: text files of own item ids, one a line; ids that the bundle does not know are passed over.
-        where: `COLUMN=VALUE` words; several of one column mean any of the values.
+        where: `COLUMN=VALUE` words, of which several of one column mean any of the values; `COLUMN!=VALUE`, `COLUMN>=BOUND` and
+            `COLUMN<BOUND`; and several of these with ` OR ` between them. All words must hold.
         newer_than: seconds since 1970, or a date (UTC unless it says otherwise).
 
     Raises:
         DataError: a file that cannot be read, or `allow` names no item of the bundle.
         ConfigError: a word that is none of these, a column or value that is not there, or filters that no item passes.
     """
-    wanted: dict[str, list[str]] = {}
-    for word in where:
-        column, equals, value = word.partition("=")
-        if not equals or not column:
-            raise ConfigError(f"--where {word}: write COLUMN=VALUE")
-        wanted.setdefault(column, []).append(value)
+    alone = [word for word in where if OR not in word]
+    conditions = _conditions(alone)
     filters = Filters(
         exclude_seen=exclude_seen,
         deny=_read_ids(items, deny) if deny else (),
         allow=_read_ids(items, allow) if allow else None,
-        where=wanted,
+        where=conditions.where,
+        without=conditions.without,
+        ranges=conditions.ranges,
+        any_of=tuple([_conditions([part]) for part in word.split(OR)] for word in where if OR in word),
         newer_than=None if newer_than is None else _seconds(newer_than),
     )
     if allow and not filters.allow:
@@ -53,6 +58,32 @@ def read_filters(
         )
     filters.require_some(items)
     return filters
+
+
+def _conditions(words: Sequence[str]) -> Conditions:
+    """What words say together: values of one column are alternatives, bounds and values that are ruled out hold all."""
+    where: dict[str, list[str]] = {}
+    without: dict[str, list[str]] = {}
+    ranges: dict[str, Bounds] = {}
+    for word in words:
+        column, sign, value = _parted(word.strip())
+        if sign in ("=", "!="):
+            (where if sign == "=" else without).setdefault(column, []).append(value)
+            continue
+        low, high = ranges.get(column, (None, None))
+        if (low if sign == ">=" else high) is not None:
+            raise ConfigError(f"--where {word}: '{column}' has such a bound already; give one")
+        ranges[column] = (value, high) if sign == ">=" else (low, value)
+    return Conditions(where, without, ranges)
+
+
+def _parted(word: str) -> tuple[str, str, str]:
+    found = SIGN.search(word)
+    if found is None or not found.start() or (found[0] in (">=", "<") and not word[found.end() :].strip()):
+        raise ConfigError(f"--where {word}: write COLUMN=VALUE, COLUMN!=VALUE, COLUMN>=BOUND or COLUMN<BOUND")
+    if found[0] in (">", "<="):
+        raise ConfigError(f"--where {word}: bounds are written >= and <")
+    return word[: found.start()], found[0], word[found.end() :]
 
 
 def _read_ids(items: ItemTable, path: Path) -> list[int]:

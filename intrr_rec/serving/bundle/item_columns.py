@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import date, datetime, timedelta, timezone
-from decimal import Decimal, InvalidOperation
+from decimal import ROUND_CEILING, Decimal, InvalidOperation
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from intrr_rec.errors import ConfigError, nearest
 
+ORDERED = "numbers, dates and timestamps, and lists of these"
 FILTERABLE = "text, numbers, true or false, dates and timestamps, and lists of these"
 MOST_SHOWN = 8
 _TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
@@ -33,10 +34,7 @@ def having(column: str, items: pa.Array, values: Sequence[str]) -> NDArray[np.bo
     Raises:
         ConfigError: the column's type cannot be filtered by, a value is not of its type, or no item has it.
     """
-    is_list = pa.types.is_list(items.type) or pa.types.is_large_list(items.type)
-    entries = pc.list_flatten(items) if is_list else items
-    if pa.types.is_dictionary(entries.type):
-        entries = entries.dictionary_decode()
+    entries = _entries(items)
     parse, what = _parser(entries.type)
     if parse is None:
         raise ConfigError(f"column '{column}' has type {items.type}; items can be filtered by {FILTERABLE}")
@@ -51,16 +49,58 @@ def having(column: str, items: pa.Array, values: Sequence[str]) -> NDArray[np.bo
         if not has_E.any():
             raise ConfigError(f"no item has {column}={value}; {_there(column, entries, value)}")
         having_E |= has_E
-    if not is_list:
-        return having_E
-    having_I = np.zeros(len(items), np.bool_)
-    having_I[pc.list_parent_indices(items).to_numpy()[having_E]] = True
-    return having_I
+    return _of_items(items, having_E)
+
+
+def within(column: str, items: pa.Array, bounds: tuple[str | None, str | None]) -> NDArray[np.bool_]:
+    """Which items have a number or moment from `bounds[0]` on that is below `bounds[1]`; an entry of a list is enough. `[I]`
+
+    A day stands for its first moment.
+
+    Raises:
+        ConfigError: the column's type has no order, or a bound is not of its type.
+    """
+    entries = _entries(items)
+    before, what = _orderer(entries.type)
+    if before is None:
+        raise ConfigError(f"column '{column}' has type {items.type}; ranges are of {ORDERED}")
+    is_there = pc.is_valid(entries).to_numpy(zero_copy_only=False)
+    within_E = is_there.copy()
+    for bound, is_least in zip(bounds, (True, False), strict=True):
+        if bound is None:
+            continue
+        try:
+            below_E = before(entries, bound)
+        except (ValueError, InvalidOperation, OverflowError):
+            raise ConfigError(
+                f"column '{column}' holds {what}, and '{bound}' is none; {_there(column, entries)}"
+            ) from None
+        within_E &= ~below_E if is_least else below_E
+    return _of_items(items, within_E)
+
+
+def _entries(items: pa.Array) -> pa.Array:
+    """The values of a column, or the entries of its lists."""
+    entries = pc.list_flatten(items) if _is_list(items.type) else items
+    return entries.dictionary_decode() if pa.types.is_dictionary(entries.type) else entries
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+
+
+def _of_items(items: pa.Array, passes_E: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Items of which an entry passes."""
+    if not _is_list(items.type):
+        return passes_E
+    passes_I = np.zeros(len(items), np.bool_)
+    passes_I[pc.list_parent_indices(items).to_numpy()[passes_E]] = True
+    return passes_I
 
 
 def is_filterable(kind: pa.DataType) -> bool:
     """Whether items can be filtered by a column of this type."""
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    if _is_list(kind):
         kind = kind.value_type
     return _parser(kind.value_type if pa.types.is_dictionary(kind) else kind)[0] is not None
 
@@ -97,6 +137,15 @@ def _parser(kind: pa.DataType) -> tuple[Parser | None, str]:
         return _equal_number, "numbers"
     if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
         return _equal_moment, "dates" if pa.types.is_date(kind) else "timestamps"
+    return None, ""
+
+
+def _orderer(kind: pa.DataType) -> tuple[Parser | None, str]:
+    """What says which entries of a type lie before what a text stands for, and what such a column holds, in words."""
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return _before_number, "numbers"
+    if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
+        return _before_moment, "dates" if pa.types.is_date(kind) else "timestamps"
     return None, ""
 
 
@@ -139,9 +188,7 @@ def _step(kind: pa.DataType) -> Decimal:
 
 def _equal_moment(entries: pa.Array, value: str) -> NDArray[np.bool_]:
     """A day stands for all its moments; times without a zone are UTC."""
-    text = value.strip()
-    moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    utc = (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).astimezone(timezone.utc)
+    text, utc = value.strip(), _utc(value)
     kind = pa.timestamp("us", "UTC")
     whole_day = len(text) == len("2020-01-02")
     if pa.types.is_date(entries.type):
@@ -154,3 +201,36 @@ def _equal_moment(entries: pa.Array, value: str) -> NDArray[np.bool_]:
         return _mask(pc.equal(moments, first))
     last = pa.scalar(utc + timedelta(days=1), kind).cast(pa.int64())
     return _mask(pc.and_(pc.greater_equal(moments, first), pc.less(moments, last)))
+
+
+def _utc(value: str) -> datetime:
+    moment = datetime.fromisoformat(value.strip().replace("Z", "+00:00"))
+    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).astimezone(timezone.utc)
+
+
+def _before_number(entries: pa.Array, value: str) -> NDArray[np.bool_]:
+    """x < v; of whole numbers and decimals that is x < v rounded up to what the column can hold."""
+    number = Decimal(value.strip())
+    if not number.is_finite():
+        raise ValueError(value)
+    if pa.types.is_floating(entries.type):
+        return _mask(pc.less(entries, pa.scalar(float(number), pa.float64()).cast(entries.type)))
+    try:
+        if pa.types.is_integer(entries.type):
+            bound: Any = int(number.to_integral_value(ROUND_CEILING))
+        else:
+            bound = number.quantize(_step(entries.type), ROUND_CEILING)
+        return _mask(pc.less(entries, pa.scalar(bound, entries.type)))
+    except (pa.ArrowInvalid, OverflowError, InvalidOperation):  # beyond all that the column can hold
+        return np.full(len(entries), number > 0) & pc.is_valid(entries).to_numpy(zero_copy_only=False)
+
+
+def _before_moment(entries: pa.Array, value: str) -> NDArray[np.bool_]:
+    """Whether a moment lies before another; a day is its first moment, times without a zone are UTC."""
+    utc = _utc(value)
+    if pa.types.is_date(entries.type):
+        midnight = utc.replace(hour=0, minute=0, second=0, microsecond=0)
+        day = utc.date() if utc == midnight else utc.date() + timedelta(days=1)
+        return _mask(pc.less(entries.cast(pa.date32()), pa.scalar(day, pa.date32())))
+    moments = entries.cast(pa.timestamp("us", entries.type.tz), safe=False).cast(pa.int64())
+    return _mask(pc.less(moments, pa.scalar(utc, pa.timestamp("us", "UTC")).cast(pa.int64())))

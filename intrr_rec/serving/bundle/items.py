@@ -26,7 +26,7 @@ from intrr_rec.data.dataset import ITEMS, Dataset
 from intrr_rec.data.popularity import falling_order
 from intrr_rec.errors import ArtefactError, ConfigError, instead
 from intrr_rec.io.places import not_the_input
-from intrr_rec.serving.bundle.item_columns import having, is_filterable
+from intrr_rec.serving.bundle.item_columns import having, is_filterable, within
 from intrr_rec.serving.bundle.item_index import BYTES, OFFSETS, ItemIndex, texts
 from intrr_rec.serving.bundle.tensor_file import TensorFile
 
@@ -106,9 +106,20 @@ class ItemTable:
         Raises:
             ConfigError: no such column, one that cannot be filtered by, or a value that no item has.
         """
+        return having(column, self._filtered(column), list(values))
+
+    def within(self, column: str, bounds: tuple[str | None, str | None]) -> NDArray[np.bool_]:
+        """Which items have a number or moment from the first bound on that is below the second; an entry of a list is enough. `[I]`
+
+        Raises:
+            ConfigError: no such column, one that has no order, or a bound that is none of its type.
+        """
+        return within(column, self._filtered(column), bounds)
+
+    def _filtered(self, column: str) -> pa.Array:
         if column not in self.schema.names or column in OWN:
             raise ConfigError(f"no column '{column}' to filter by{instead(column, self.columns) or '; there is none'}")
-        return having(column, self._column(column).combine_chunks(), list(values))
+        return self._column(column).combine_chunks()
 
     def newer(self, than: int) -> NDArray[np.bool_]:
         """Which items nobody had before a moment (seconds since 1970); one that nobody has had counts as new. `[I]`

@@ -21,10 +21,13 @@ from intrr_rec.data.loading.features import HistoryFeatures
 from intrr_rec.errors import ArtefactError, ConfigError, UserError
 from intrr_rec.io.places import not_the_input
 from intrr_rec.serving.bundle.bundle import Bundle
+from intrr_rec.serving.conditions import Conditions
 from intrr_rec.serving.filters import Filters
+from intrr_rec.serving.http import schemas
 from intrr_rec.serving.http.schemas import (
     BundleDetail,
     FeatureDetail,
+    Group,
     Item,
     ItemDetail,
     Neighbour,
@@ -273,8 +276,17 @@ class Backend:
     def _asked(self, request: RecommendRequest) -> Filters:
         chosen = request.filters
         allow = None if chosen.allow is None else self._known(chosen.allow)
-        where = {column: [str(value) for value in values] for column, values in chosen.where.items()}
-        return Filters(chosen.exclude_seen, self._known(chosen.deny), allow, where, chosen.newer_than)
+        own = _conditions(chosen)
+        return Filters(
+            chosen.exclude_seen,
+            self._known(chosen.deny),
+            allow,
+            own.where,
+            chosen.newer_than,
+            without=own.without,
+            ranges=own.ranges,
+            any_of=[[_conditions(group) for group in chosen.any_of]] if chosen.any_of else (),
+        )
 
     def _known(self, own: Iterable[int | str]) -> list[int]:
         return [item for item in self.bundle.items.dense(map(str, own)) if item is not None]
@@ -309,3 +321,17 @@ class Backend:
             nearest_W = torch.cat([nearest_W, place_W + first])[order_W]
             first += len(chunk_RD)
         return best_W.tolist(), nearest_W.tolist()
+
+
+def _conditions(group: schemas.Filters | Group) -> Conditions:
+    """Conditions of a request, with their values as text."""
+    where, without = (
+        {column: [str(value) for value in values] for column, values in each.items()}
+        for each in (group.where, group.without)
+    )
+    bounds = {column: (_text(bound.at_least), _text(bound.below)) for column, bound in group.ranges.items()}
+    return Conditions(where, without, bounds)
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)

@@ -12,12 +12,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from intrr_rec.config.preparation import MAX_ID_CHARACTERS
-from intrr_rec.serving.http.schemas import Filters, HistoryEvent, RecommendRequest
+from intrr_rec.serving.http.schemas import Filters, Group, HistoryEvent, Range, RecommendRequest
 
 # The parts of a request that take keys, by the place that FastAPI names.
 _PARTS: dict[tuple[str, ...], type[BaseModel]] = {(): RecommendRequest, ("filters",): Filters}
-_TAKING: tuple[type[BaseModel], ...] = (*_PARTS.values(), HistoryEvent)
+_TAKING: tuple[type[BaseModel], ...] = (*_PARTS.values(), Group, Range, HistoryEvent)
 _NAMES = {"query", "limit", "item_id", *(name for part in _TAKING for name in part.model_fields)}
+_CONDITIONS = {"where", "without", "ranges"}
 _ABSOLUTE = re.compile(r"(?<![\w./])/\w")
 _ID = f"text of at most {MAX_ID_CHARACTERS:,} characters, or a whole number of 64 bits"
 _VALUE = "text, a number, true or false"
@@ -46,19 +47,33 @@ def explain_invalid(error: RequestValidationError) -> str:
     if not place and first["type"] in ("missing", "model_attributes_type"):  # no body, another type of body, or a list
         return "the body must be a JSON object, sent with the header Content-Type: application/json"
     if first["type"] == "extra_forbidden":
-        known = _PARTS[tuple(map(str, place[:-1]))].model_fields
-        where = ".".join(map(str, place[:-1]))
+        known = _part(place[:-1]).model_fields
+        where = _told(place[:-1])
         return (f"{where}: " if where else "") + "unknown key; known are " + ", ".join(known)
-    where = ".".join(str(part) for part in place if isinstance(part, int) or part in _NAMES)
+    where = _told(place)
     message = str(first["msg"]).removeprefix("Value error, ")
     if (
         len(place) > 2 and first["type"] != "list_type" and not isinstance(place[-1], int) and place[-1] not in _NAMES
     ):  # one of several types, of which the first is told
         is_id = (
-            place[0] != "user" and "where" not in place[:2] and ("described" not in place[:3] or "item" in place[3:4])
+            place[0] != "user"
+            and _CONDITIONS.isdisjoint(place[1:4])
+            and ("described" not in place[:3] or "item" in place[3:4])
         )
         message = f"an item id is {_ID}" if is_id else f"a value is {_VALUE}"
     return f"{where}: {message}" if where else message
+
+
+def _part(place: list[int | str]) -> type[BaseModel]:
+    """What takes keys at a place of a request."""
+    if "ranges" in place[1:4]:
+        return Range
+    return Group if "any_of" in place[1:2] else _PARTS[tuple(map(str, place))]
+
+
+def _told(place: list[int | str]) -> str:
+    """A place without the keys that the client made up."""
+    return ".".join(str(part) for part in place if isinstance(part, int) or part in _NAMES)
 
 
 def without_places(message: str, *folders: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -29,6 +30,7 @@ Text = Annotated[StrictStr, Field(max_length=MAX_ID_CHARACTERS)]
 Whole = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
 FeatureName = Annotated[StrictStr, Field(max_length=256)]
 FeatureValue = StrictBool | Whole | StrictFloat | Text | None
+Column = Annotated[StrictStr, Field(max_length=256)]
 FilterValue = StrictBool | StrictInt | StrictFloat | Annotated[StrictStr, Field(max_length=MAX_ID_CHARACTERS)]
 
 
@@ -47,6 +49,21 @@ class Asked(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class Range(Asked):
+    """Bounds of a column, compared by its type; a day is its first moment."""
+
+    at_least: FilterValue | None = Field(None, description="the least that passes")
+    below: FilterValue | None = Field(None, description="the first that is too large")
+
+
+class Group(Asked):
+    """Conditions that an item must all meet."""
+
+    where: dict[Column, list[FilterValue]] = Field(default_factory=dict, description="as in `filters`")
+    without: dict[Column, list[FilterValue]] = Field(default_factory=dict, description="as in `filters`")
+    ranges: dict[Column, Range] = Field(default_factory=dict, description="as in `filters`")
+
+
 class Filters(Asked):
     """What may be recommended; a filtered answer still has `k` items while `k` allowed ones exist."""
 
@@ -55,16 +72,30 @@ class Filters(Asked):
     exclude_seen: bool | None = Field(
         None, description="do not recommend what the history holds; null: as the bundle was evaluated"
     )
-    where: dict[Annotated[StrictStr, Field(max_length=256)], list[FilterValue]] = Field(
+    where: dict[Column, list[FilterValue]] = Field(
         default_factory=dict,
         description="column of the item table → values, one of which an item must have; compared by the column's type",
     )
     newer_than: Seconds | None = Field(None, description="seconds since 1970: only items that nobody had before")
+    without: dict[Column, list[FilterValue]] = Field(
+        default_factory=dict, description="column of the item table → values, none of which an item may have"
+    )
+    ranges: dict[Column, Range] = Field(
+        default_factory=dict, description="column of numbers, dates or timestamps → bounds"
+    )
+    any_of: list[Group] = Field(
+        default_factory=list, description="groups of conditions, one of which an item must meet"
+    )
 
     @property
     def looks_at_items(self) -> bool:
         """Whether columns of the item table decide."""
-        return bool(self.where) or self.newer_than is not None
+        return bool(self.where or self.without or self.ranges or self.any_of) or self.newer_than is not None
+
+    def groups(self) -> Iterator[Filters | Group]:
+        """All conditions on columns: its own, and the groups'."""
+        yield self
+        yield from self.any_of
 
 
 class HistoryEvent(BaseModel):
@@ -151,7 +182,10 @@ class RecommendRequest(Asked):
 
     def beyond(self, limits: ServeConfig) -> str | None:
         """Which limit of the server this request passes, in words; None where it keeps them all."""
-        where: list[object] = [word for column, values in self.filters.where.items() for word in (column, *values)]
+        where: list[object] = []
+        for group in self.filters.groups():
+            where += [word for each in (group.where, group.without) for name in each for word in (name, *each[name])]
+            where += [group.ranges, *group.ranges]
         lists = {"filters.deny": self.filters.deny, "filters.allow": self.filters.allow or (), "filters.where": where}
         sizes = {name: (len(items), limits.max_filter_items, "items") for name, items in lists.items()}
         sizes["history"] = (len(self.history), limits.max_history, "items; send the newest")

@@ -89,6 +89,7 @@ def test_only_targets_are_scored_and_each_counts_its_weight(tmp_path):
     action = {"view": 0.25, "like": 0.0, "buy": 1.0}
     expected_E = np.array([action[row["action"]] * (row["rating"] >= 4) for row in rows(tmp_path)], np.float32)
     np.testing.assert_array_equal(weights.whole(), expected_E)
+    assert TargetWeights.of(data, {}, marked=False) is None, "train.learn_all: every event counts the same"
 
     windows = training_windows(data.offsets, 4, data.held_out("train"))
     collate = Collator(data.items_E, 4, None, "items", weight_E=weights.whole())

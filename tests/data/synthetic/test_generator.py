@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +26,7 @@ TABLES = ("interactions", "items", "vectors")
 USERS, ITEMS = 6_000, 2_000
 
 
-def small(out: Path, **changes: int) -> dict[str, pa.Table]:
+def small(out: Path, **changes: Any) -> dict[str, pa.Table]:
     generate_logs(out, **({"n_users": 300, "n_items": 500, "seed": 3, "dimension": 10} | changes))
     return {name: pq.read_table(out / name) for name in TABLES}
 
@@ -55,6 +57,52 @@ def test_equal_seeds_give_equal_bytes_and_others_do_not(tmp_path: Path) -> None:
     a, b, c = (artefact.read(tmp_path / name, "logs") for name in "abc")
     assert a.files == b.files and a.content_hash == b.content_hash
     assert not set(a.files.values()) & set(c.files.values())
+
+
+def test_features_leave_the_rest_as_it_is_and_have_four_values_each(tmp_path: Path) -> None:
+    plain, rich = small(tmp_path / "plain"), small(tmp_path / "rich", features=True)
+    assert rich["interactions"].drop(["action", "device"]).equals(plain["interactions"])
+    assert rich["items"].drop(["season"]).equals(plain["items"]) and rich["vectors"].equals(plain["vectors"])
+    users = pq.read_table(tmp_path / "rich/users")
+    assert users["user_id"].to_pylist() == list(range(300)) and not (tmp_path / "plain/users").exists()
+    for values in (
+        *(rich["interactions"][name] for name in ("action", "device")),
+        rich["items"]["season"],
+        users["plan"],
+    ):
+        counts = [row["counts"] for row in values.value_counts().to_pylist()]
+        assert len(counts) == 4 and min(counts) > 0.8 * len(values) / 4
+
+
+@pytest.mark.parametrize("signal", ["action", "context", "item", "user"])
+def test_the_style_that_follows_is_another_for_each_value(signal: str) -> None:
+    """Of steps from one style under one value most lead to one style, where the value carries the signal, and few where it does not."""
+    shares = {}
+    for signals in ((signal,), ()):
+        world = World(n_items=80, seed=0, features=True, signals=signals)
+        table, people = world.interactions(np.arange(3000)), world.users(np.arange(3000))
+        user, item = column(table, "user_id"), column(table, "item_id")
+        season = np.array(world.items(np.arange(80))["season"].to_pylist())
+        value = {
+            "action": np.array(table["action"].to_pylist())[:-1],
+            "context": np.array(table["device"].to_pylist())[1:],
+            "item": season[item[:-1]],
+            "user": np.array(people["plan"].to_pylist())[user[:-1]],
+        }[signal]
+        style, inside = world.style(item), user[1:] == user[:-1]
+        ways = Counter(
+            zip(style[:-1][inside].tolist(), value[inside].tolist(), style[1:][inside].tolist(), strict=True)
+        )
+        best: Counter[tuple[int, str]] = Counter()
+        for (source, word, _), count in ways.items():
+            best[source, word] = max(best[source, word], count)
+        shares[signals] = sum(best.values()) / inside.sum()
+    assert shares[signal,] > 0.6 and shares[()] < 0.5
+
+
+def test_a_signal_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"generate: no signal 'acton'; did you mean 'action'\?"):
+        small(tmp_path / "logs", signals=["acton"])
 
 
 def test_rows_do_not_depend_on_the_files_they_are_cut_into(tmp_path: Path) -> None:
@@ -191,6 +239,7 @@ def test_hidden_successors_are_not_near_in_content(world: World, events: tuple[n
 MEASURE = """
 import resource, sys
 from pathlib import Path
+from typing import Any
 from intrr_rec.data.synthetic.generator import generate_logs
 n = int(sys.argv[2])
 generate_logs(Path(sys.argv[1]), n_users=n // 20, n_items=n, seed=0, events_per_user=3, dimension=8)
@@ -270,6 +319,6 @@ def test_progress_counts_every_row_once(tmp_path: Path, monkeypatch: pytest.Monk
         yield counted.append
         assert sum(counted) == total
 
-    monkeypatch.setattr(generator, "_progress", record)
+    monkeypatch.setattr(generator, "progress_bar", record)
     small(tmp_path / "logs", shard=77)
     assert sum(counted) == 300 + 2 * 500
