@@ -276,6 +276,26 @@ def bench_attention(
     run(window or [64, 128, 256, 512, 1_024, 2_048, 4_096, 8_192], repeats, out)
 
 
+@bench.command("ranks")
+def bench_ranks(
+    out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
+    ranks: Annotated[int, typer.Option(min=2, help="R: ranks that are simulated.")] = 64,
+    rank: Annotated[int, typer.Option(min=0, help="The rank that is timed.")] = 0,
+    window: Annotated[list[int] | None, typer.Option("--window", min=2, help="N; repeatable; 30 if left out.")] = None,
+    users: Annotated[int, typer.Option(min=1, help="Windows a step of each rank.")] = 512,
+    steps: Annotated[int, typer.Option(min=1, help="Steps; their median is reported.")] = 5,
+    page: Annotated[
+        Path | None, typer.Option("--page", help="Markdown file whose section `host work of a rank` is written.")
+    ] = None,
+) -> None:
+    """What the host of one rank of R does for a step, beside one rank alone: milliseconds by part, bytes read, balance of tokens."""
+    from benchmarks.speed.host_work import bench_host_work as run
+
+    if rank >= ranks:
+        raise ConfigError(f"--rank {rank}: ranks count from 0, so with --ranks {ranks} the last one is {ranks - 1}")
+    run(ranks=ranks, rank=rank, windows=window or [30], users=users, steps=steps, out=out, page=page)
+
+
 @bench.command("catalogue")
 def bench_catalogue(
     work: Annotated[Path, typer.Option("--work", help="Folder to work in; finished stages there are not run again.")],

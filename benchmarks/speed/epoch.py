@@ -10,6 +10,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def bench_epoch(
         run = Trainer(inputs, Path(scratch), world)
         run.parallel.module.train()
         figures: dict[str, Any] = {"machine": describe(world.device), "recipe": recipe.model_dump(mode="json")}
-        batches = list(run.loader.epoch(1))
+        batches = list(chain.from_iterable(run.loader.epoch(1)))
         for batch in batches[:WARM_UP]:
             run.step(batch)
         figures |= _time_epoch(run)
@@ -87,8 +88,8 @@ def _time_epoch(run: Trainer) -> dict[str, float]:
     """A whole epoch through the loader, as training runs it."""
     steps: list[float] = []
     started = last = time.perf_counter()
-    for batch in run.loader.epoch(2):
-        run.step(batch)["loss"].item()
+    for parts in run.loader.epoch(2):
+        run.step(*parts)["loss"].item()
         now = time.perf_counter()
         steps.append(now - last)
         last = now

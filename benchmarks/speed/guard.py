@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from benchmarks.speed.machine import describe
 from intrr_rec.config import Recipe, load_recipe
-from intrr_rec.data.loading.batch import Batch, Collator
+from intrr_rec.data.loading.batch import Batch
+from intrr_rec.data.loading.collator import Collator
 from intrr_rec.data.loading.windows import Windows
 from intrr_rec.decoding.decode import decode
 from intrr_rec.distributed.parallelize import META, parallelize

@@ -70,8 +70,7 @@ def _training(inputs: Inputs, world: World, steps: int) -> float:
     with tempfile.TemporaryDirectory() as scratch:
         run = Trainer(inputs, Path(scratch), world)
         run.parallel.module.train()
-        parts = zip(*(loader.epoch(1) for loader in run.parts), strict=True)
-        batches = list(itertools.islice(parts, min(steps + WARM_UP, run.loader.steps)))
+        batches = list(itertools.islice(run.loader.epoch(1), min(steps + WARM_UP, run.loader.steps)))
         seconds = []
         for batch in batches:
             started = time.perf_counter()
@@ -106,7 +105,7 @@ def _made(inputs: Inputs, world: World, pool_events: int, steps: int) -> dict[st
         settings.batch_users,
         seed=settings.seed,
         rank=world.rank,
-        replicas=world.size,
+        ranks=world.size,
         workers=loading.workers,
     )
     started = time.perf_counter()
@@ -116,9 +115,9 @@ def _made(inputs: Inputs, world: World, pool_events: int, steps: int) -> dict[st
     return {"sequences_per_second": sequences / seconds, "slots_filled": filled / slots}
 
 
-def _count(batches: Iterable[Batch]) -> tuple[int, int]:
+def _count(steps: Iterable[tuple[Batch, ...]]) -> tuple[int, int]:
     slots = filled = 0
-    for batch in batches:
+    for batch in itertools.chain.from_iterable(steps):
         owner_CN = batch.layout.owner_CN
         slots, filled = slots + owner_CN.numel(), filled + int((owner_CN >= 0).sum())
     return slots, filled

@@ -23,13 +23,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.speed.machine import quiet, synchronize
 from intrr_rec.config import Recipe
-from intrr_rec.data.loading.batch import Batch, Collator
+from intrr_rec.data.loading.batch import Batch
+from intrr_rec.data.loading.collator import Collator
+from intrr_rec.data.loading.counts import alone
+from intrr_rec.data.loading.loader import Loader
 from intrr_rec.data.loading.windows import Windows
 from intrr_rec.distributed.parallelize import META, parallelize
 from intrr_rec.distributed.planner.dry_run import meta_model
 from intrr_rec.distributed.planner.hardware import GB, Machines
 from intrr_rec.distributed.planner.plan import make_plan
 from intrr_rec.distributed.planner.traffic import Traffic, estimate_traffic
+from intrr_rec.distributed.step_counts import CountExchange
 from intrr_rec.distributed.world import World, join_world
 from intrr_rec.errors import ConfigError
 from intrr_rec.models.registry import make_model
@@ -51,18 +55,21 @@ def measure_ranks(recipe: Recipe, *, rows: int, ranks: Sequence[int], steps: int
     return [_run(recipe, rows, size, steps, threads) for size in ranks]
 
 
-def batches(recipe: Recipe, rows: int, count: int, rank: int = 0, ranks: int = 1, *, apart: int = 1) -> list[Batch]:
+def batches(recipe: Recipe, rows: int, count: int, world: World | None = None, *, apart: int = 1) -> list[Batch]:
     """Full windows of random items, none seen twice: the share of a rank in steps of `batch_users` a rank.
 
     The items are `rows` ones that lie `apart` in the table, so that tables of any size are asked for the same batches.
     """
+    rank, ranks = (world.rank, world.size) if world else (0, 1)
     users, length = recipe.train.batch_users * ranks, recipe.model.window
     rng = np.random.default_rng(recipe.train.seed)
     items_E = apart * rng.integers(rows, size=count * users * length + 1)
     collate = Collator(items_E, length, None, recipe.model.align_average)
     whole = np.arange(count * users)
     windows = Windows(whole, whole * length, np.full(len(whole), length), np.zeros(len(whole), np.int64))
-    return [collate(windows.take(part), rank, ranks) for part in whole.reshape(count, users)]
+    exchange = CountExchange(world) if ranks > 1 and world else alone
+    loader = Loader(windows, collate, users, seed=None, rank=rank, ranks=ranks, exchange=exchange)
+    return [batch for (batch,) in loader.epoch()]
 
 
 def timed_steps(step: TrainingStep, shares: Sequence[Batch]) -> float:
@@ -111,8 +118,8 @@ def _rank(
     rng = np.random.default_rng(recipe.train.seed)
     codes = [*recipe.index.sizes, recipe.index.dedup_codes]
     codes_IL = torch.from_numpy(np.stack([rng.integers(k, size=rows) for k in codes], axis=1))
-    shares = batches(recipe, rows, WARM_UP + steps, rank, size)
     with join_world() as world:
+        shares = batches(recipe, rows, WARM_UP + steps, world)
         torch.manual_seed(recipe.train.seed)
         parallel = parallelize(make_model(recipe.model, codes_IL, codes, None, META), world, recipe)
         parallel.module.train()

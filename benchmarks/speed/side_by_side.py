@@ -27,7 +27,8 @@ from benchmarks.speed.machine import describe
 from benchmarks.speed.page import row, write_section
 from benchmarks.speed.uncached import uncached_beam_search
 from intrr_rec.config import Recipe
-from intrr_rec.data.loading.batch import Batch, Collator
+from intrr_rec.data.loading.batch import Batch
+from intrr_rec.data.loading.collator import Collator
 from intrr_rec.data.loading.windows import Windows
 from intrr_rec.decoding.beam import beam_search
 from intrr_rec.decoding.beam_cached import cached_beam_search

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -99,7 +100,7 @@ def breakdown(run: Trainer, steps: int) -> dict[str, float]:
             watch.watch(model, "items", ITEMS, undo)
             watch.watch(model.ran, "teacher_forced", USERS, undo)
         watch.watch(run.parallel.optimizer, "step", OPTIMIZER, undo)
-        batches = iter(run.loader.epoch(1))
+        batches = chain.from_iterable(run.loader.epoch(1))
         while len(found) < steps:
             watch.seconds = dict.fromkeys(PARTS, 0.0)
             with watch.around(LOADER):

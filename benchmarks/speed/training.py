@@ -19,7 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import Enum
-from itertools import count, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -166,7 +166,7 @@ def _full_batches(run: Trainer) -> Iterator[Batch]:
     """Batches of the run's own loader, epoch after epoch, but for the short last one of an epoch."""
     whole = max(1, len(run.loader.windows) // run.loader.batch_windows)
     for epoch in count(1):
-        yield from islice(run.loader.epoch(epoch), whole)
+        yield from chain.from_iterable(islice(run.loader.epoch(epoch), whole))
 
 
 def _time(

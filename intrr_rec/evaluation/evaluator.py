@@ -171,8 +171,8 @@ class Evaluator:
         if chosen_U is not None:
             windows = windows.take(np.flatnonzero(chosen_U[windows.user_M]))
         batch_users = self.inputs.recipe.evaluate.batch_users
-        loader = Loader(windows, self.collate, batch_users, seed=None, rank=self.world.rank, replicas=self.world.size)
-        for batch in loader.epoch():
+        loader = Loader(windows, self.collate, batch_users, seed=None, rank=self.world.rank, ranks=self.world.size)
+        for (batch,) in loader.epoch():
             self.between()
             yield batch
 

@@ -18,7 +18,8 @@ from intrr_rec.config import Recipe
 from intrr_rec.data.dataset import Dataset, UserEvents
 from intrr_rec.data.features.columns import find
 from intrr_rec.data.features.space import Space
-from intrr_rec.data.loading.batch import Collator, look_up_content
+from intrr_rec.data.loading.batch import look_up_content
+from intrr_rec.data.loading.collator import Collator
 from intrr_rec.data.loading.features import FeatureReader
 from intrr_rec.data.loading.negatives import CandidateSampler
 from intrr_rec.data.loading.streaming import StreamedWindows

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from intrr_rec.config import Recipe, Section, component, load_recipe, save_recipe
 from intrr_rec.config.components import Group
-from intrr_rec.data.loading.batch import Batch, Collator
+from intrr_rec.data.loading.batch import Batch
+from intrr_rec.data.loading.collator import Collator
 from intrr_rec.data.loading.negatives import CandidateSampler
 from intrr_rec.errors import UserError
 from intrr_rec.models.registry import model_class

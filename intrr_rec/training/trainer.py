@@ -20,8 +20,10 @@ from torch import Tensor
 
 from intrr_rec.config import Recipe, same_run, save_recipe
 from intrr_rec.data.loading.batch import Batch
+from intrr_rec.data.loading.counts import alone
 from intrr_rec.data.loading.loader import Loader
 from intrr_rec.distributed.parallelize import META, Parallel, parallelize
+from intrr_rec.distributed.step_counts import CountExchange
 from intrr_rec.distributed.world import World, is_lost_rank, join_world
 from intrr_rec.distributed.zch import managed_figures
 from intrr_rec.errors import ArtefactError, ConfigError, DataError, PlaceError, Stopped
@@ -145,20 +147,17 @@ class Trainer:
         self.evaluator = Evaluator(self.parallel.model, inputs, world, between=self._heed)
         self.finite = FiniteGuard(out, world)
         self.make_step = TrainingStep(self.parallel, config, world)
-        # A part of an accumulated step is what another replica would take of it.
-        self.parts = [
-            Loader(
-                windows,
-                inputs.collator(training=True),
-                config.batch_users,
-                seed=config.seed,
-                rank=part * world.size + world.rank,
-                replicas=config.accumulate * world.size,
-                workers=config.loader.workers,
-            )
-            for part in range(config.accumulate)
-        ]
-        self.loader = self.parts[0]
+        self.loader = Loader(
+            windows,
+            inputs.collator(training=True),
+            config.batch_users,
+            seed=config.seed,
+            rank=world.rank,
+            ranks=world.size,
+            parts=config.accumulate,
+            workers=config.loader.workers,
+            exchange=CountExchange(world) if world.size > 1 else alone,
+        )
         self.schedule = Schedule(self.parallel.optimizer, config, config.epochs * self.loader.steps)
         # Epochs done; steps done of the next one, and what they came to; steps in all; lines of figures that are final.
         self.state: dict[str, Any] = {"epoch": 0, "epoch_step": 0, "partial": None, "step": 0, "lines": 0}
@@ -212,7 +211,7 @@ class Trainer:
             f"epoch {epoch} of {self.config.epochs}", self.loader.steps, self.world, done, state["partial"]
         ) as progress:
             self._progress = progress
-            for parts in zip(*(loader.epoch(epoch, done) for loader in self.parts), strict=True):
+            for parts in self.loader.epoch(epoch, done):
                 torch.manual_seed(_mix(self.config.seed, state["step"], self.world.rank))
                 self.schedule.apply(state["step"])
                 losses = self.step(*parts)

@@ -44,8 +44,8 @@ def go_on(line, words, out, save):
         run = Trainer(open_inputs(tiny.recipe(*words), **line.inputs()), out, world)
         run.parallel.module.train()
         loaded, losses = gathered(run), []
-        for batch in islice(run.loader.epoch(1, run.state["epoch_step"]), STEPS):
-            losses.append(world.sum(run.step(batch)["loss"].detach()) / world.size)
+        for parts in islice(run.loader.epoch(1, run.state["epoch_step"]), STEPS):
+            losses.append(world.sum(run.step(*parts)["loss"].detach()) / world.size)
             run.state["step"] += 1
             run.state["epoch_step"] += 1
         if save:

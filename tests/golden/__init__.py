@@ -54,7 +54,7 @@ def first_losses(name: str, line: tiny.Line, out: Path) -> list[float]:
         run = Trainer(inputs, out, world)
         run.parallel.module.train()
         batches = chain.from_iterable(map(run.loader.epoch, count()))
-        losses = [run.step(batch)["loss"].item() for batch in islice(batches, STEPS)]
+        losses = [run.step(*parts)["loss"].item() for parts in islice(batches, STEPS)]
         if run.figures:
             run.figures.close()
     return losses

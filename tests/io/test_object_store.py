@@ -52,7 +52,7 @@ def test_its_row_groups_are_streamed_as_from_disk(bucket: pafs.FileSystem, line:
     def stream(dataset: Dataset) -> list:
         cut = partial(training_windows, window=6)
         source = StreamedWindows(dataset.events, dataset.held_out("train"), cut, 60, times=True, readers=3)
-        return list(Loader(source, collator(dataset), 7, seed=0, rank=0, replicas=1, workers=2).epoch(1))
+        return [batch for (batch,) in Loader(source, collator(dataset), 7, seed=0, rank=0, ranks=1, workers=2).epoch(1)]
 
     many = line.dataset.parent / "many"
     there, here = stream(Dataset.open(upload(bucket, many, "many"))), stream(Dataset.open(many))

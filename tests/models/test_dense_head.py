@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from intrr_rec.config import EvaluateConfig, ModelConfig, load_recipe
-from intrr_rec.data.loading.batch import Collator
+from intrr_rec.data.loading.collator import Collator
 from intrr_rec.data.loading.negatives import CandidateSampler
 from intrr_rec.data.loading.windows import evaluation_windows, training_windows
 from intrr_rec.decoding.decode import decode

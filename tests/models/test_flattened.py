@@ -6,12 +6,14 @@ import torch
 import torch.nn.functional as F
 
 from intrr_rec.config import ModelConfig
-from intrr_rec.data.loading.batch import Collator, Layout
+from intrr_rec.data.loading.batch import Layout
+from intrr_rec.data.loading.collator import Collator
 from intrr_rec.data.loading.windows import evaluation_windows, training_windows
 from intrr_rec.decoding.beam_cached import cached_beam_search
 from intrr_rec.models.flattened import Flattened
 from intrr_rec.semantic_ids.trie import PrefixTrie
 from tests import tiny
+from tests.data.loading.deal import deal
 from tests.models.siblings import not_siblings
 
 CODES, N_ITEMS, WINDOW = (4, 5, 3), 22, 6
@@ -165,7 +167,7 @@ def test_mean_over_replicas_is_the_single_replicas_step(model, replicas):
     collate, parameters = Collator(items_E, WINDOW, None, "items", with_targets=True), list(model.parameters())
 
     def step(rank, of):
-        losses = model(collate(windows, rank, of))
+        losses = model(deal(collate, windows, rank, of))
         return [losses["rec_L"], *torch.autograd.grad(losses["loss"], parameters)]
 
     shares = [step(rank, replicas) for rank in range(replicas)]

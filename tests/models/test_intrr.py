@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from intrr_rec.config import ModelConfig
-from intrr_rec.data.loading.batch import Collator, Layout
+from intrr_rec.data.loading.batch import Layout
+from intrr_rec.data.loading.collator import Collator
 from intrr_rec.data.loading.windows import prefix_windows, training_windows
 from intrr_rec.models import intrr
 from intrr_rec.models.embeddings.tables import UID_TABLE, look_up

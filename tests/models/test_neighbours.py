@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from intrr_rec.config import NeighboursConfig
-from intrr_rec.data.loading.batch import Collator
+from intrr_rec.data.loading.collator import Collator
 from intrr_rec.data.loading.windows import evaluation_windows
 from intrr_rec.data.transitions import count_transitions, transition_matrix
 from intrr_rec.models import nearest as nearest_module

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from intrr_rec.config import ModelConfig, RanConfig
-from intrr_rec.data.loading.batch import Collator
+from intrr_rec.data.loading.collator import Collator
 from intrr_rec.data.loading.windows import training_windows
 from intrr_rec.models.intrr import IntRR
 from intrr_rec.models.ran import Ran

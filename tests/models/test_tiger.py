@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from intrr_rec.config import TigerConfig
-from intrr_rec.data.loading.batch import Collator
+from intrr_rec.data.loading.collator import Collator
 from intrr_rec.data.loading.windows import evaluation_windows, prefix_windows
 from intrr_rec.decoding.beam_cached import cached_beam_search
 from intrr_rec.models.backbones.t5 import distance_bucket, two_sided_bucket
 from intrr_rec.models.tiger import Tiger
 from intrr_rec.semantic_ids.trie import PrefixTrie
+from tests.data.loading.deal import deal
 from tests.models.siblings import not_siblings
 from tests.models.test_flattened import CODES, LENGTHS, N_ITEMS, WINDOW, make_events
 
@@ -116,7 +117,7 @@ def test_mean_over_replicas_is_the_single_replicas_step(model):
     collate, parameters = Collator(items_E, WINDOW, None, "items"), list(model.parameters())
 
     def step(rank, of):
-        losses = model(collate(windows, rank, of))
+        losses = model(deal(collate, windows, rank, of))
         return [losses["rec_L"], *torch.autograd.grad(losses["loss"], parameters)]
 
     shares = [step(rank, 7) for rank in range(7)]

@@ -75,7 +75,7 @@ def test_learns_fifty_users_by_heart(words, tmp_path, learned):
         run = Trainer(inputs, tmp_path / "run", world)
         for epoch in range(1, LONGEST + 1):
             run.parallel.module.train()
-            for batch in run.loader.epoch(epoch):
+            for (batch,) in run.loader.epoch(epoch):
                 run.step(batch)
             if epoch % 10 == 0 and _share_first(run) > 0.95:
                 break
@@ -88,7 +88,7 @@ def test_learns_fifty_users_by_heart(words, tmp_path, learned):
 def _share_first(run):
     model, first = run.parallel.model.eval(), []
     with torch.no_grad():
-        for batch in run.loader.epoch():
+        for (batch,) in run.loader.epoch():
             catalogue = run.evaluator.catalogue()
             items_SW, _ = decode(model, batch, catalogue, run.evaluator.trie, run.inputs.recipe.evaluate)
             first.append(items_SW[:, 0] == batch.target_S)

@@ -10,7 +10,6 @@ L levels of a Semantic ID.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,9 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from intrr_rec.data.features.space import Space
-from intrr_rec.data.loading.features import BatchFeatures, FeatureReader, HistoryFeatures
-from intrr_rec.data.loading.negatives import Candidates, CandidateSampler
-from intrr_rec.data.loading.windows import IntArray, Windows
+from intrr_rec.data.loading.features import BatchFeatures, HistoryFeatures
+from intrr_rec.data.loading.negatives import Candidates
+from intrr_rec.data.loading.windows import IntArray
 
 SHORT_BLOCK = 128  # slots of a block of short histories, where the window is longer
 
@@ -116,7 +115,7 @@ class Batch:
         slots = min(window, max(SHORT_BLOCK, int(length_B.max())))
         block_B, offset_B, n_blocks = pack(length_B, slots)
         first_B = block_B * slots + offset_B
-        slot_E = np.repeat(first_B, length_B) + _positions(length_B)
+        slot_E = np.repeat(first_B, length_B) + positions_of(length_B)
         item_T, owner_T = np.full(n_blocks * slots, newest[0][0]), np.full(n_blocks * slots, -1)
         item_T[slot_E] = np.concatenate(newest)
         owner_T[slot_E] = np.repeat(np.arange(len(newest)), length_B)
@@ -219,155 +218,6 @@ def look_up_content(content_IV: NDArray[np.floating[Any]] | None, items_U: Tenso
     return None if content_IV is None else torch.from_numpy(content_IV[items_U].astype(np.float32, copy=False))
 
 
-def _positions(length_M: IntArray) -> IntArray:
+def positions_of(length_M: IntArray) -> IntArray:
     """0, 1, … within each of the stretches of these lengths, one after the other."""
     return np.arange(int(length_M.sum())) - np.repeat(np.cumsum(length_M) - length_M, length_M)
-
-
-def _targets(windows: Windows) -> IntArray:
-    """The number of the event after each scored position of some windows."""
-    count_M = windows.length_M - windows.first_scored_M
-    return np.repeat(windows.start_M + windows.first_scored_M + 1, count_M) + _positions(count_M)
-
-
-class Collator:
-    """Builds batches from windows over a flat event array.
-
-    Args:
-        items_E: dense item id of every event, users one after the other.
-        window: N, the longest window.
-        content_IV: content vectors by dense item id, float16 or float32, or None.
-        align_average: "items" gives each distinct item of the step the same weight in L_aln, "positions" weighs it by
-            how often it occurs (IntRR Eq. 8 sums over items).
-        candidates: draws negatives for a model with a sampled softmax; None leaves them out.
-        times_E: seconds of every event, for a model that reads times; None leaves them out of the layout.
-        with_targets: also lay out the event after each window, in blocks of N + 1 slots: a model that reads the codes of
-            a target to predict its next code is taught with them in place. Such a model reads no times.
-        codes_IL: Semantic IDs by dense item id, for batches that go to another device than they lie on; None leaves them out.
-        features: reads the features of events, items and users, for a model that reads some.
-        weight_E: what each event counts as a target, 0 where it is none; None: all count the same.
-    """
-
-    def __init__(
-        self,
-        items_E: IntArray,
-        window: int,
-        content_IV: NDArray[np.floating[Any]] | None,
-        align_average: str,
-        times_E: IntArray | None = None,
-        candidates: CandidateSampler | None = None,
-        *,
-        with_targets: bool = False,
-        codes_IL: Tensor | None = None,
-        features: FeatureReader | None = None,
-        weight_E: NDArray[np.float32] | None = None,
-    ) -> None:
-        assert not with_targets or times_E is None, "what follows a target may be another user's"
-        self.items_E = items_E
-        self.slots = window + with_targets
-        self.beyond = int(with_targets)
-        self.content_IV = content_IV
-        self.align_average = align_average
-        self.times_E = times_E
-        self.candidates = candidates
-        self.codes_IL = codes_IL
-        self.features = features
-        self.weight_E = weight_E
-
-    def over(
-        self,
-        items_E: IntArray,
-        times_E: IntArray | None,
-        event_FE: Sequence[NDArray[np.integer]] = (),
-        weight_E: NDArray[np.float32] | None = None,
-    ) -> Collator:
-        """The same over other events."""
-        other = copy(self)
-        other.items_E, other.times_E, other.weight_E = items_E, times_E, weight_E
-        other.features = None if self.features is None else self.features.over(event_FE)
-        return other
-
-    def __call__(self, windows: Windows, rank: int = 0, replicas: int = 1, step: int = 0) -> Batch:
-        """The share of replica `rank` in the step made of `windows` (every `replicas`-th window).
-
-        `step` numbers it for what is drawn at random.
-
-        It may be empty: then it has no users and no scored slots, but one window of weight nothing, so that every table is
-        still asked for a row and every parameter gets a (zero) gradient to average with the other replicas'.
-        """
-        own = np.arange(rank, len(windows), replicas)
-        local = windows.take(own if len(own) else np.zeros(1, dtype=np.int64))
-        event_T, owner_T, scored_T = self._lay_out(local)
-        counted_T = owner_T >= 0
-        if not len(own):
-            scored_T[:] = counted_T[:] = False
-        scored_S = np.flatnonzero(scored_T)
-        weight_S, total = None, float(windows.n_targets)
-        if self.weight_E is not None:
-            target_M = _targets(windows)
-            total = float(self.weight_E[target_M].sum(dtype=np.float64))
-            scored_S = scored_S[self.weight_E[event_T[scored_S] + 1] > 0]
-            weight_S = torch.from_numpy(self.weight_E[event_T[scored_S] + 1])
-        target_S = self.items_E[event_T[scored_S] + 1]
-        wanted = [self.items_E[event_T]]
-        if self.candidates is not None:
-            wanted += [target_S, self.candidates.draw(step)]
-        items_U, inverse = np.unique(np.concatenate(wanted), return_inverse=True)
-        inverse = inverse.reshape(-1)
-        inverse_T = inverse[: len(event_T)]
-        candidates = None
-        if self.candidates is not None:
-            places = torch.from_numpy(inverse[len(event_T) :])
-            candidates = Candidates(*places.split([len(target_S), self.candidates.negatives]))
-        features = None
-        if self.features is not None:
-            features = self.features.batch(event_T, local.user_M[owner_T.clip(min=0)], items_U, step)
-        return Batch(
-            items_U=torch.from_numpy(items_U),
-            slot_T=torch.from_numpy(inverse_T),
-            layout=self._layout(event_T, owner_T),
-            scored_S=torch.from_numpy(scored_S),
-            target_S=torch.from_numpy(target_S),
-            target_weight=replicas / total if total else 0.0,
-            align_weight_U=torch.from_numpy(self._align_weights(windows, items_U, inverse_T[counted_T], replicas)),
-            content_UV=look_up_content(self.content_IV, items_U),
-            user_S=local.user_M[owner_T[scored_S]],
-            candidates=candidates,
-            codes_UL=None if self.codes_IL is None else self.codes_IL[torch.from_numpy(items_U)],
-            target_codes_SL=None if self.codes_IL is None else self.codes_IL[torch.from_numpy(target_S)],
-            features=features,
-            weight_S=weight_S,
-        )
-
-    def _lay_out(self, windows: Windows) -> tuple[IntArray, IntArray, NDArray[np.bool_]]:
-        """Event, owner and whether scored, of every slot; a padding slot repeats the first event."""
-        length_M = windows.length_M + self.beyond
-        block_M, offset_M, n_blocks = pack(length_M, self.slots)
-        owner = np.repeat(np.arange(len(windows)), length_M)
-        position = _positions(length_M)
-        slot = block_M[owner] * self.slots + offset_M[owner] + position
-        event_T = np.full(n_blocks * self.slots, windows.start_M[0])
-        owner_T = np.full(len(event_T), -1)
-        scored_T = np.zeros(len(event_T), dtype=np.bool_)
-        event_T[slot] = windows.start_M[owner] + position
-        owner_T[slot] = owner
-        scored_T[slot] = (position >= windows.first_scored_M[owner]) & (position < windows.length_M[owner])
-        return event_T, owner_T, scored_T
-
-    def _layout(self, event_T: IntArray, owner_T: IntArray) -> Layout:
-        per_slot = [owner_T] if self.times_E is None else [owner_T, self.times_E[event_T], self.times_E[event_T + 1]]
-        return Layout(*(torch.from_numpy(each_T.reshape(-1, self.slots)) for each_T in per_slot))
-
-    def _align_weights(
-        self, windows: Windows, items_U: IntArray, real_inverse: IntArray, replicas: int
-    ) -> NDArray[np.float32]:
-        length_M = windows.length_M + self.beyond
-        here_U = np.bincount(real_inverse, minlength=len(items_U)).astype(np.float64)
-        if self.align_average == "positions":
-            return (here_U * replicas / max(1, int(length_M.sum()))).astype(np.float32)
-        # An item seen by two replicas is shared between them in proportion to its occurrences: its weights add up to one.
-        first = np.repeat(windows.start_M - np.cumsum(length_M) + length_M, length_M)
-        everywhere, counts = np.unique(self.items_E[first + np.arange(len(first))], return_counts=True)
-        place_U = np.searchsorted(everywhere, items_U).clip(max=len(everywhere) - 1)  # candidates only: none here
-        share_U = here_U / counts[place_U]
-        return (share_U * replicas / max(1, len(everywhere))).astype(np.float32)

@@ -1,6 +1,6 @@
 """Seeded, world-size-independent order of steps; batches are built ahead by threads.
 
-The global step is fixed by (seed, epoch, step) alone; each replica takes every `replicas`-th window of it. All replicas
+The global step is fixed by (seed, epoch, step) alone; each rank takes its share of it, and builds nothing else. All ranks
 therefore make the same number of steps, and some may get an empty share of the last one. How many threads build batches, or
 how far ahead they are, changes nothing either.
 """
@@ -15,7 +15,9 @@ from typing import Protocol
 
 import numpy as np
 
-from intrr_rec.data.loading.batch import Batch, Collator
+from intrr_rec.data.loading.batch import Batch
+from intrr_rec.data.loading.collator import Collator, Share
+from intrr_rec.data.loading.counts import Exchange, alone
 from intrr_rec.data.loading.windows import Windows
 
 PREFETCH = 4
@@ -24,17 +26,17 @@ Fetch = Callable[[], tuple[Windows, Collator]]
 
 
 class Order(Protocol):
-    """The windows of one epoch, in order."""
+    """The windows of one epoch that one rank takes, in order."""
 
     def fetch(self, first: int, end: int) -> Fetch:
-        """How to get the windows at places `first … end-1`, and a collator over their events; calls go forward."""
+        """How to get the rank's windows among places `first … end-1` of the epoch, and a collator over their events; calls go forward."""
 
     def close(self) -> None:
         """Stop what reads ahead."""
 
 
 class Source(Protocol):
-    """Windows that a `Loader` draws from, in memory or read as they are needed (`stream.py`)."""
+    """Windows that a `Loader` draws from, in memory or read as they are needed (`streaming.py`)."""
 
     def __len__(self) -> int: ...
 
@@ -42,19 +44,21 @@ class Source(Protocol):
     def n_targets(self) -> int:
         """Scored positions over all windows."""
 
-    def order(self, collate: Collator, seed: int | None, epoch: int) -> Order:
-        """The order of an epoch; seed None keeps that of the dataset."""
+    def order(self, collate: Collator, seed: int | None, epoch: int, rank: int, ranks: int) -> Order:
+        """The order of an epoch for one of so many ranks; seed None keeps that of the dataset."""
 
 
 class Loader:
     """Batches of one rank.
 
     Args:
-        windows: all windows, of all replicas.
-        collate: builds a replica's batch from the windows of a step.
-        batch_windows: windows a step over all replicas.
+        windows: all windows, of all ranks.
+        collate: builds a share of a step from its windows.
+        batch_windows: windows a step over all ranks.
         seed: of the shuffling; None keeps the order (evaluation).
+        parts: micro-batches of this rank a step.
         workers: threads that build batches.
+        exchange: adds the counts of a step up over ranks. Left out, batches are weighed as if the rank's share were the whole step.
     """
 
     def __init__(
@@ -65,65 +69,91 @@ class Loader:
         *,
         seed: int | None,
         rank: int,
-        replicas: int,
+        ranks: int,
+        parts: int = 1,
         workers: int = 1,
+        exchange: Exchange = alone,
     ) -> None:
         self.windows = windows
         self.collate = collate
         self.batch_windows = batch_windows
         self.seed = seed
         self.rank = rank
-        self.replicas = replicas
+        self.ranks = ranks
+        self.parts = parts
         self.workers = workers
+        self.exchange = exchange
 
     @property
     def steps(self) -> int:
         """Steps an epoch, the same on every rank."""
         return -(-len(self.windows) // self.batch_windows)
 
-    def epoch(self, epoch: int = 0, first_step: int = 0) -> Iterator[Batch]:
-        """Batches of one epoch from `first_step` on, built ahead by threads (NumPy and Arrow release the interpreter lock)."""
+    def epoch(self, epoch: int = 0, first_step: int = 0) -> Iterator[tuple[Batch, ...]]:
+        """This rank's micro-batches of each step of one epoch, from `first_step` on.
+
+        Threads build them ahead (NumPy and Arrow release the interpreter lock), and one more weighs them in the order of steps. All
+        ranks are asked for the same steps, and leave an epoch after the same step: what has begun by then is weighed on all of them.
+        """
         order = self._order(epoch)
+        broken = False
 
-        def build(fetch: Fetch, step: int) -> Batch:
+        def build(fetch: Fetch, step: int) -> tuple[Collator, list[Share]]:
             windows, collate = fetch()
-            return collate(windows, self.rank, self.replicas, epoch * self.steps + step)
+            places, number = np.arange(len(windows)), epoch * self.steps + step
+            parts = (windows.take(places[part :: self.parts]) for part in range(self.parts))
+            return collate, [collate.share(part, number) for part in parts]
 
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="loader")
-        ahead: deque[Future[Batch]] = deque()
+        def weigh(building: Future[tuple[Collator, list[Share]]]) -> tuple[Batch, ...]:
+            nonlocal broken
+            if broken:  # the error of an earlier step is raised; the exchanges of other ranks would be off by a step
+                raise RuntimeError("a step could not be built")
+            broken = True
+            collate, shares = building.result()
+            own = collate.counts(shares)
+            batches = collate.weigh(shares, self.exchange(own), own, self.parts * self.ranks)
+            broken = False
+            return tuple(batches)
+
+        builders = ThreadPoolExecutor(self.workers, thread_name_prefix="loader")
+        weigher = ThreadPoolExecutor(1, thread_name_prefix="loader-weigh")
+        ahead: deque[Future[tuple[Batch, ...]]] = deque()
         try:
             for step in range(first_step, self.steps):
                 first = step * self.batch_windows
                 fetch = order.fetch(first, min(first + self.batch_windows, len(self.windows)))
-                ahead.append(pool.submit(build, fetch, step))
+                ahead.append(weigher.submit(weigh, builders.submit(build, fetch, step)))
                 if len(ahead) >= PREFETCH + self.workers:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
         finally:
+            is_alone = self.exchange is alone
+            builders.shutdown(cancel_futures=is_alone)
+            weigher.shutdown(cancel_futures=is_alone)
             order.close()
-            pool.shutdown(cancel_futures=True)
 
     def _order(self, epoch: int) -> Order:
         if isinstance(self.windows, Windows):
-            return _InMemory(self.windows, self.collate, self.seed, epoch)
-        return self.windows.order(self.collate, self.seed, epoch)
+            return _InMemory(self, self.windows, epoch)
+        return self.windows.order(self.collate, self.seed, epoch, self.rank, self.ranks)
 
 
 class _InMemory:
-    """A permutation of all windows."""
+    """A permutation of all windows; with R ranks, rank r takes every R-th window of a step, from the r-th on."""
 
-    def __init__(self, windows: Windows, collate: Collator, seed: int | None, epoch: int) -> None:
-        self.windows, self.collate = windows, collate
+    def __init__(self, loader: Loader, windows: Windows, epoch: int) -> None:
+        self.loader, self.windows = loader, windows
         self.order_M = np.arange(len(windows))
-        if seed is not None:
-            self.order_M = np.random.default_rng([seed, epoch]).permutation(self.order_M)
+        if loader.seed is not None:
+            self.order_M = np.random.default_rng([loader.seed, epoch]).permutation(self.order_M)
 
     def fetch(self, first: int, end: int) -> Fetch:
         return partial(self._take, first, end)
 
     def _take(self, first: int, end: int) -> tuple[Windows, Collator]:
-        return self.windows.take(self.order_M[first:end]), self.collate
+        own = self.order_M[first + self.loader.rank : end : self.loader.ranks]
+        return self.windows.take(own), self.loader.collate
 
     def close(self) -> None:
         pass

@@ -10,12 +10,13 @@ from pydantic import ValidationError
 
 from intrr_rec.config import PrepareConfig
 from intrr_rec.data.dataset import Dataset
-from intrr_rec.data.loading.batch import Collator
+from intrr_rec.data.loading.collator import Collator
 from intrr_rec.data.loading.targets import TargetWeights
 from intrr_rec.data.loading.windows import evaluation_windows, training_windows
 from intrr_rec.data.prepare.prepare import prepare_dataset
 from intrr_rec.errors import ConfigError, DataError
 from tests.data.features import rich
+from tests.data.loading.deal import deal
 
 LIKED = {"rating": {"at_least": 4}}
 
@@ -93,7 +94,7 @@ def test_only_targets_are_scored_and_each_counts_its_weight(tmp_path):
 
     windows = training_windows(data.offsets, 4, data.held_out("train"))
     collate = Collator(data.items_E, 4, None, "items", weight_E=weights.whole())
-    whole, parts = collate(windows), [collate(windows, rank, 3) for rank in range(3)]
+    whole, parts = collate(windows), [deal(collate, windows, rank, 3) for rank in range(3)]
     found = sum((batch.weight_S.sum() * batch.target_weight for batch in parts), torch.zeros(())) / 3
     assert found == pytest.approx(1) and whole.weight_S.sum() * whole.target_weight == pytest.approx(1)
     last = data.offsets[1:] - data.held_out("train")

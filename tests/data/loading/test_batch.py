@@ -7,9 +7,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from intrr_rec.config import ModelConfig
-from intrr_rec.data.loading.batch import Collator, pack
+from intrr_rec.data.loading.batch import pack
+from intrr_rec.data.loading.collator import Collator
 from intrr_rec.data.loading.windows import evaluation_windows, training_windows
 from intrr_rec.models.intrr import IntRR
+from tests.data.loading.deal import deal
 
 N_ITEMS = 15
 WINDOW = 9
@@ -30,7 +32,7 @@ def test_layout_holds_every_history_and_target(lengths, window, replicas, with_t
     collate = Collator(items_E, window, None, "items", times_E, with_targets=with_targets)
     targets, dealt = [], []
     for rank in range(replicas):
-        batch = collate(windows, rank, replicas)
+        batch = deal(collate, windows, rank, replicas)
         assert len(batch.items_U) == len(np.unique(batch.items_U))
         local = windows.take(np.arange(rank, len(windows), replicas))
         dealt += np.unique(batch.user_S).tolist()
@@ -111,7 +113,7 @@ def test_mean_over_replicas_is_the_single_replicas_step(model, replicas, align_a
     parameters = list(model.parameters())
 
     def step(rank, of):
-        losses = model(collate(windows, rank, of))
+        losses = model(deal(collate, windows, rank, of))
         return [*(losses[k].detach() for k in losses), *torch.autograd.grad(losses["loss"], parameters)]
 
     assert len(windows) == 5
@@ -124,7 +126,7 @@ def test_an_empty_share_has_no_loss_and_reaches_every_parameter(model):
     """A rank without windows must still take part in averaging every gradient, or the others wait for it."""
     items_E, offsets = make_events([6])
     content_IV = np.zeros((N_ITEMS, 3), np.float32)
-    batch = Collator(items_E, WINDOW, content_IV, "items")(training_windows(offsets, WINDOW), 1, 2)
+    batch = deal(Collator(items_E, WINDOW, content_IV, "items"), training_windows(offsets, WINDOW), 1, 2)
     assert (len(batch.user_S), len(batch.scored_S), float(batch.align_weight_U.sum())) == (0, 0, 0.0)
     losses = model(batch)
     assert losses["loss"] == 0

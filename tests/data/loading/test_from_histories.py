@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from intrr_rec.data.loading.batch import Batch, Collator
+from intrr_rec.data.loading.batch import Batch
+from intrr_rec.data.loading.collator import Collator
 from intrr_rec.data.loading.windows import Windows
 
 WINDOW = 6

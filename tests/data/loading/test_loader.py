@@ -1,42 +1,68 @@
-"""Order by (seed, epoch) alone, the same steps for any number of replicas, and a thread that always ends."""
+"""Order by (seed, epoch) alone, the same steps for any number of ranks, and threads that always end."""
 
 import threading
 import time
+from itertools import chain
 
 import numpy as np
 import pytest
 
+from intrr_rec.data.loading.counts import StepCounts, StepTotals, alone
 from intrr_rec.data.loading.loader import Loader
 from intrr_rec.data.loading.windows import training_windows
 
 WINDOWS = training_windows(np.arange(24, dtype=np.int64) * 6, 8)  # 23 users, one window each
+NONE = np.zeros(0, np.int64)
 
 
-def collate(windows, rank, replicas, step):
-    return windows.user_M[rank::replicas].tolist()
+def told_users(windows, step):
+    return windows.user_M.tolist()
 
 
-def steps(rank=0, replicas=1, epoch=1, seed=0, first_step=0, batch=5):
-    loader = Loader(WINDOWS, collate, batch, seed=seed, rank=rank, replicas=replicas)
-    return list(loader.epoch(epoch, first_step))
+class Teller:
+    """In the place of a collator: a batch is what it tells of its windows."""
+
+    def __init__(self, tell=told_users):
+        self.share = tell
+
+    def counts(self, shares):
+        return StepCounts(len(shares), 0, 0, NONE, NONE, NONE)
+
+    def weigh(self, shares, totals, own, replicas):
+        return shares
+
+
+def load(collate, batch=5, **options):
+    return Loader(WINDOWS, collate, batch, **{"seed": 0, "rank": 0, "ranks": 1} | options)
+
+
+def steps(rank=0, ranks=1, epoch=1, seed=0, first_step=0, batch=5, parts=1):
+    loader = load(Teller(), batch, seed=seed, rank=rank, ranks=ranks, parts=parts)
+    return [list(chain.from_iterable(batches)) for batches in loader.epoch(epoch, first_step)]
 
 
 def test_steps_are_numbered_through_all_epochs_whatever_the_rank_or_the_start():
-    def numbers(epoch, rank=0, replicas=1, first_step=0):
-        loader = Loader(WINDOWS, lambda windows, rank, replicas, step: step, 5, seed=0, rank=rank, replicas=replicas)
-        return list(loader.epoch(epoch, first_step))
+    def numbers(epoch, first_step=0, **options):
+        return [number for (number,) in load(Teller(lambda _, step: step), **options).epoch(epoch, first_step)]
 
     assert numbers(1) + numbers(2) == list(range(5, 15))
-    assert numbers(2, rank=1, replicas=3, first_step=3) == [13, 14]
+    assert numbers(2, rank=1, ranks=3, first_step=3) == [13, 14]
 
 
-@pytest.mark.parametrize("replicas", [1, 2, 3, 7])
-def test_replicas_make_the_same_steps_between_them(replicas):
-    shares = [steps(rank, replicas) for rank in range(replicas)]
+@pytest.mark.parametrize("ranks", [1, 2, 3, 7])
+def test_ranks_make_the_same_steps_between_them(ranks):
+    shares = [steps(rank, ranks) for rank in range(ranks)]
     assert {len(share) for share in shares} == {5}
     for whole, *parts in zip(steps(), *shares, strict=True):
         assert sorted(user for part in parts for user in part) == sorted(whole)
     assert sorted(user for step in steps() for user in step) == list(range(23))
+
+
+def test_parts_of_a_rank_are_what_as_many_more_ranks_would_take():
+    for rank in range(2):
+        parts = list(load(Teller(), rank=rank, ranks=2, parts=3).epoch(1))
+        others = [[step[0] for step in load(Teller(), rank=rank + 2 * part, ranks=6).epoch(1)] for part in range(3)]
+        assert [list(step) for step in parts] == [list(step) for step in zip(*others, strict=True)]
 
 
 def test_order_depends_on_seed_and_epoch():
@@ -54,7 +80,7 @@ def test_resumes_at_a_step():
 
 
 def test_step_count_rounds_up():
-    assert [Loader(WINDOWS, collate, n, seed=0, rank=0, replicas=1).steps for n in (22, 23, 24)] == [2, 1, 1]
+    assert [load(Teller(), n).steps for n in (22, 23, 24)] == [2, 1, 1]
 
 
 def loader_threads():
@@ -63,36 +89,69 @@ def loader_threads():
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("bad_step", [0, 3])
-def test_a_fault_in_the_collator_surfaces(bad_step):
-    done = []
+def test_a_fault_in_the_collator_surfaces_and_nothing_is_exchanged_after_it(bad_step):
+    done, exchanged = [], []
 
-    def faulty(windows, rank, replicas, step):
+    def faulty(windows, step):
         if len(done) == bad_step:
             raise ZeroDivisionError("in the collator")
         done.append(1)
         return len(done)
 
+    def exchange(own):
+        exchanged.append(1)
+        return alone(own)
+
     received = []
     with pytest.raises(ZeroDivisionError, match="in the collator"):
-        received.extend(Loader(WINDOWS, faulty, 5, seed=0, rank=0, replicas=1).epoch())
-    assert received == list(range(1, bad_step + 1))
+        received.extend(load(Teller(faulty), exchange=exchange).epoch())
+    assert received == [(number,) for number in range(1, bad_step + 1)]
+    assert len(exchanged) == bad_step
     assert loader_threads() == []
 
 
 @pytest.mark.timeout(20)
-def test_leaving_early_ends_the_thread():
-    batches = Loader(WINDOWS, collate, 1, seed=0, rank=0, replicas=1).epoch()
+def test_leaving_early_ends_the_threads():
+    batches = load(Teller(), 1).epoch()
     next(batches)
-    time.sleep(0.2)  # the queue is full by now and the thread waits to put
-    assert len(loader_threads()) == 1
+    time.sleep(0.2)  # the queue is full by now and the threads wait
+    assert len(loader_threads()) == 2
     batches.close()
     assert loader_threads() == []
 
 
 @pytest.mark.timeout(20)
-def test_an_error_in_the_consumer_ends_the_thread():
+def test_ranks_that_leave_after_one_step_have_exchanged_the_same_steps():
+    """One rank is slower: what both have begun is exchanged, so that neither waits for an exchange that never comes."""
+    meeting, rounds = threading.Barrier(2, timeout=10), [[], []]
+
+    def leave(rank):
+        def exchange(own):
+            meeting.wait()
+            rounds[rank].append(own)
+            return StepTotals(0, 0, 0, NONE, NONE)
+
+        def slow(windows, step):
+            time.sleep(0.02 * rank)
+            return step
+
+        made = load(Teller(slow), 1, rank=rank, ranks=2, exchange=exchange).epoch()
+        for _ in range(3):
+            next(made)
+        made.close()
+
+    threads = [threading.Thread(target=leave, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(rounds[0]) == len(rounds[1]) > 3 and not meeting.broken
+
+
+@pytest.mark.timeout(20)
+def test_an_error_in_the_consumer_ends_the_threads():
     def consume():
-        for _ in Loader(WINDOWS, collate, 1, seed=0, rank=0, replicas=1).epoch():
+        for _ in load(Teller(), 1).epoch():
             raise KeyError
 
     with pytest.raises(KeyError):
@@ -104,11 +163,11 @@ def test_an_error_in_the_consumer_ends_the_thread():
 def test_only_a_few_batches_are_built_ahead():
     built = []
 
-    def counting(windows, rank, replicas, step):
+    def counting(windows, step):
         built.append(1)
         return 0
 
-    batches = Loader(WINDOWS, counting, 1, seed=0, rank=0, replicas=1).epoch()
+    batches = load(Teller(counting), 1).epoch()
     next(batches)
     time.sleep(0.3)
     assert len(built) <= 7

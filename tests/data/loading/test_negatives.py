@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from intrr_rec.data.loading.batch import Collator
+from intrr_rec.data.loading.collator import Collator
 from intrr_rec.data.loading.negatives import CandidateSampler
 from intrr_rec.data.loading.windows import evaluation_windows, training_windows
+from tests.data.loading.deal import deal
 
 LENGTHS = (5, 8, 4, 12)
 N_ITEMS, WINDOW = 40, 6
@@ -34,7 +35,7 @@ def test_candidates_hold_every_target_and_leave_the_step_as_it_was(events, repli
     windows = training_windows(offsets, WINDOW)
     plain, sampling = collators(items_E)
     for rank in range(replicas):
-        without, batch = plain(windows, rank, replicas), sampling(windows, rank, replicas, step=2)
+        without, batch = (deal(each, windows, rank, replicas, step=2) for each in (plain, sampling))
         assert without.candidates is None
         assert batch.items_U[batch.candidates.target_S].tolist() == batch.target_S.tolist()
         assert set(batch.items_U.tolist()) >= set(without.items_U.tolist()) | set(batch.target_S.tolist())

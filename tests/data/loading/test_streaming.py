@@ -15,11 +15,14 @@ import torch
 
 from intrr_rec.data import event_store as events
 from intrr_rec.data.dataset import Dataset
-from intrr_rec.data.loading.batch import Batch, Collator
+from intrr_rec.data.event_store import EventStore
+from intrr_rec.data.loading.batch import Batch
+from intrr_rec.data.loading.collator import Collator
+from intrr_rec.data.loading.counts import alone
 from intrr_rec.data.loading.loader import Loader
 from intrr_rec.data.loading.negatives import CandidateSampler
 from intrr_rec.data.loading.streaming import Pool, StreamedWindows
-from intrr_rec.data.loading.windows import prefix_windows, training_windows
+from intrr_rec.data.loading.windows import Windows, prefix_windows, training_windows
 from intrr_rec.errors import ArtefactError
 from tests.data.loading.regroup import regroup
 from tests.tiny import make_line
@@ -57,18 +60,15 @@ def collator(dataset: Dataset, with_targets: bool = False) -> Collator:
     return Collator(dataset.items_E, WINDOW, None, "items", times_E, candidates, with_targets=with_targets)
 
 
+def load(dataset: Dataset, source: object, with_targets: bool = False, **options: int) -> Loader:
+    made = collator(dataset, with_targets)
+    return Loader(source, made, BATCH, **{"seed": 0, "rank": 0, "ranks": 1} | options)
+
+
 def batches(
-    dataset: Dataset,
-    source: object,
-    seed: int | None = 0,
-    epoch: int = 1,
-    first_step: int = 0,
-    with_targets: bool = False,
-    **loader: int,
+    dataset: Dataset, source: object, epoch: int = 1, first_step: int = 0, with_targets: bool = False, **options: int
 ) -> list[Batch]:
-    options = {"rank": 0, "replicas": 1} | loader
-    made = Loader(source, collator(dataset, with_targets), BATCH, seed=seed, **options)
-    return list(made.epoch(epoch, first_step))
+    return [batch for (batch,) in load(dataset, source, with_targets, **options).epoch(epoch, first_step)]
 
 
 def same(one: object, two: object) -> bool:
@@ -86,19 +86,47 @@ def test_regrouped_histories_are_the_same(dataset: Dataset, whole: Path) -> None
         assert (getattr(dataset, name) == getattr(one, name)).all()
 
 
+def stretches(windows: Windows, items_E: np.ndarray) -> list[tuple]:
+    """What tells each window from others: user, whether scored, and the items of its events and of the one to predict last."""
+    columns = zip(windows.user_M, windows.start_M, windows.length_M, windows.first_scored_M, strict=True)
+    return [
+        (user, scored, *items_E[start : start + n + 1]) for user, start, n, scored in np.array(list(columns)).tolist()
+    ]
+
+
+def require_batches_of_memory(dataset: Dataset, source: StreamedWindows, in_memory: Windows, **options: int) -> None:
+    """Each streamed step is the batch that the same windows make in memory, and all windows come once."""
+    with_targets = bool(options.pop("with_targets", False))
+    places: dict[tuple, list[int]] = {}
+    for place, told in enumerate(stretches(in_memory, dataset.items_E)):
+        places.setdefault(told, []).append(place)
+    assert (len(source), source.n_targets) == (len(in_memory), in_memory.n_targets)
+    whole = collator(dataset, with_targets)
+    loader = load(dataset, source, with_targets, **options)
+    order = source.order(whole, 0, 1, loader.rank, loader.ranks)
+    got = [batch for (batch,) in loader.epoch(1)]
+    assert len(got) == loader.steps > 3
+    for step, batch in enumerate(got):
+        windows, made = order.fetch(step * BATCH, min((step + 1) * BATCH, len(source)))()
+        if len(windows):
+            own = in_memory.take(np.array([places[told].pop() for told in stretches(windows, made.items_E)]))
+            share = whole.share(own, loader.steps + step)
+            counts = whole.counts([share])  # a loader without an exchange takes its share for the step
+            assert same(batch, whole.weigh([share], alone(counts), counts, loader.ranks)[0])
+    order.close()
+    if loader.ranks == 1:
+        assert not any(places.values())
+
+
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("with_targets", [False, True])
-@pytest.mark.parametrize("replicas", [1, 2])
-def test_in_the_datasets_order_every_batch_is_the_one_made_in_memory(
-    dataset: Dataset, cut: str, with_targets: bool, replicas: int
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_every_batch_is_the_one_that_its_windows_make_in_memory(
+    dataset: Dataset, cut: str, with_targets: bool, ranks: int
 ) -> None:
     in_memory = CUTS[cut](dataset.offsets, WINDOW)
     source = streamed(dataset, cut=cut, times=not with_targets)
-    assert (len(source), source.n_targets) == (len(in_memory), in_memory.n_targets)
-    options = {"seed": None, "with_targets": with_targets, "rank": replicas - 1, "replicas": replicas}
-    got, expected = batches(dataset, source, **options), batches(dataset, in_memory, **options)
-    assert len(got) == len(expected) > 5
-    assert all(same(one, two) for one, two in zip(got, expected, strict=True))
+    require_batches_of_memory(dataset, source, in_memory, with_targets=with_targets, rank=ranks - 1, ranks=ranks)
 
 
 def test_a_split_in_time_is_streamed_as_it_is_held_in_memory(dataset: Dataset) -> None:
@@ -106,9 +134,7 @@ def test_a_split_in_time_is_streamed_as_it_is_held_in_memory(dataset: Dataset) -
     by_time = replace(dataset, moments=(7, 9))
     held_out_U = by_time.held_out("train")
     assert len(set(held_out_U.tolist())) > 3
-    in_memory = training_windows(dataset.offsets, WINDOW, held_out_U)
-    got, expected = (batches(dataset, source, seed=None) for source in (streamed(by_time), in_memory))
-    assert len(got) == len(expected) > 3 and all(same(one, two) for one, two in zip(got, expected, strict=True))
+    require_batches_of_memory(dataset, streamed(by_time), training_windows(dataset.offsets, WINDOW, held_out_U))
 
 
 def test_shuffled_every_window_comes_once_with_its_own_events(dataset: Dataset) -> None:
@@ -119,7 +145,6 @@ def test_shuffled_every_window_comes_once_with_its_own_events(dataset: Dataset) 
     shuffled = batches(dataset, streamed(dataset))
     assert told(shuffled) == told(batches(dataset, training_windows(dataset.offsets, WINDOW)))
     users = [sorted(set(b.user_S.tolist())) for b in shuffled]
-    assert users != [sorted(set(b.user_S.tolist())) for b in batches(dataset, streamed(dataset), seed=None)]
     assert max(users[0]) - min(users[0]) > 8, "a step mixes the users of several row groups"
 
 
@@ -139,17 +164,46 @@ def test_another_seed_epoch_or_pool_gives_another_order(dataset: Dataset) -> Non
     assert len({str(order) for order in orders}) == 4
 
 
-@pytest.mark.parametrize("replicas", [2, 3])
-def test_replicas_share_the_steps_of_one(dataset: Dataset, replicas: int) -> None:
-    shares = [batches(dataset, streamed(dataset), rank=rank, replicas=replicas) for rank in range(replicas)]
+@pytest.mark.parametrize("ranks", [2, 3, 30])
+def test_ranks_share_the_steps_of_one(dataset: Dataset, ranks: int) -> None:
+    shares = [batches(dataset, streamed(dataset), rank=rank, ranks=ranks) for rank in range(ranks)]
     for whole_step, *parts in zip(batches(dataset, streamed(dataset)), *shares, strict=True):
         targets = [(u, t) for part in parts for u, t in zip(part.user_S.tolist(), part.target_S.tolist(), strict=True)]
         assert sorted(targets) == sorted(zip(whole_step.user_S.tolist(), whole_step.target_S.tolist(), strict=True))
 
 
+@pytest.mark.parametrize("ranks", [4, 5])
+def test_a_rank_reads_its_own_row_groups_alone(dataset: Dataset, monkeypatch: pytest.MonkeyPatch, ranks: int) -> None:
+    """Twelve row groups and a short one in one pool: each rank reads a share of them, and at most two that others read too."""
+    read: list[tuple] = []
+    original = EventStore.read_narrow
+    monkeypatch.setattr(EventStore, "read_narrow", lambda store, *told: read.append(told) or original(store, *told))
+    groups = []
+    for rank in range(ranks):
+        batches(dataset, streamed(dataset, 10_000, times=False), rank=rank, ranks=ranks)
+        assert {told[1] for told in read} == {"items"}
+        groups.append([told[0] for told in read])
+        read.clear()
+    assert {group for found in groups for group in found} == set(range(len(dataset.events.groups)))
+    for found in groups:
+        assert len(found) == len(set(found)) <= len(dataset.events.groups) / ranks + 2
+
+
+def test_ranks_have_about_as_many_windows_of_each_step(dataset: Dataset) -> None:
+    source = streamed(dataset, 10_000)
+    orders = [source.order(collator(dataset), 0, 1, rank, 4) for rank in range(4)]
+    for first in range(0, len(source) - 24, 24):
+        taken = [len(order.fetch(first, first + 24)()[0]) for order in orders]
+        assert sum(taken) == 24 and max(taken) <= 10
+    for order in orders:
+        order.close()
+
+
 def test_at_most_three_pools_are_in_memory(dataset: Dataset) -> None:
-    loader = Loader(streamed(dataset, 40), collator(dataset), BATCH, seed=0, rank=0, replicas=1)
-    assert len(loader.windows.order(loader.collate, 0, 1).pools) > 6
+    loader = load(dataset, streamed(dataset, 40))
+    order = loader.windows.order(loader.collate, 0, 1, 0, 1)
+    assert len(order.pools) > 6
+    order.close()
     gc.collect()
     held = [sum(type(each) is Pool for each in gc.get_objects()) for _ in loader.epoch()]
     assert 0 < max(held) <= 3
@@ -157,19 +211,10 @@ def test_at_most_three_pools_are_in_memory(dataset: Dataset) -> None:
     assert not any(type(each) is Pool for each in gc.get_objects())
 
 
-def test_loaders_side_by_side_share_what_is_read(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    source, read = streamed(dataset, 120), []
-    load = source.load
-    monkeypatch.setattr(source, "load", lambda *given: read.append(given) or load(*given))
-    parts = [Loader(source, collator(dataset), 1, seed=0, rank=part, replicas=2).epoch() for part in range(2)]
-    assert len(list(zip(*parts, strict=True))) == len(source)
-    assert len(read) == len(source.order(collator(dataset), 0, 0).pools) > 2
-
-
 def test_leaving_early_ends_the_threads(dataset: Dataset) -> None:
     import threading
 
-    made = Loader(streamed(dataset, 40), collator(dataset), BATCH, seed=0, rank=0, replicas=1).epoch()
+    made = load(dataset, streamed(dataset, 40)).epoch()
     next(made)
     made.close()
     assert [thread for thread in threading.enumerate() if thread.name.startswith("loader")] == []

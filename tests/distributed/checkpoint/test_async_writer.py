@@ -26,7 +26,7 @@ def world():
 def run(tmp_path, world):
     line = tiny.make_line(tmp_path)
     made = Trainer(open_inputs(tiny.recipe("train.sharding.uid=row_wise"), **line.inputs()), tmp_path / "run", world)
-    made.step(next(made.loader.epoch(1)))
+    made.step(*next(made.loader.epoch(1)))
     yield made
     made.figures.close()
 
@@ -43,7 +43,7 @@ def test_a_copy_holds_what_was_there_whatever_is_trained_after(run, world):
     tensors = checkpoint_tensors(run.parallel, with_optimizer=True)
     taken = dict(flat(copied(tensors, world)))
     before = {name: value.detach().clone() for name, value in flat(tensors)}
-    run.step(next(run.loader.epoch(2)))
+    run.step(*next(run.loader.epoch(2)))
     after = dict(flat(checkpoint_tensors(run.parallel, with_optimizer=True)))
     assert list(taken) == list(before) and len(taken) > 30
     assert all(torch.equal(taken[name], before[name]) for name in before)

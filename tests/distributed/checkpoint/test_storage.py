@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pickle
+from itertools import islice
 
 import pytest
 import torch
@@ -39,8 +40,8 @@ def make_run(line, world, tmp_path):
         seed = f"train.seed={len(made)}"
         run = Trainer(open_inputs(tiny.recipe(seed, *overrides), **line.inputs()), tmp_path / f"run{len(made)}", world)
         made.append(run)
-        for batch, _ in zip(run.loader.epoch(1), range(steps), strict=False):
-            run.step(batch)
+        for parts in islice(run.loader.epoch(1), steps):
+            run.step(*parts)
         return run
 
     yield make
@@ -75,7 +76,7 @@ def test_model_and_optimizer_come_back_to_the_bit_and_go_on_alike(make_run, worl
     assert sum(name.startswith("optimizer.") for name in before) > 20
     assert load_checkpoint(tmp_path / "saved", other.parallel, world, with_optimizer=True) == {"epoch": 3}
     assert_same(tensors(other), before)
-    batch = next(run.loader.epoch(2))
+    (batch,) = next(run.loader.epoch(2))
     for each in (run, other):
         each.step(batch)
     assert_same(tensors(other), tensors(run))
@@ -146,7 +147,7 @@ def test_dying_in_the_middle_of_a_save_leaves_the_previous_checkpoint(make_run, 
     folder = tmp_path / "checkpoints"
     save(folder / "last", run, world, {"epoch": 1}, with_optimizer=True)
     before = tensors(run)
-    run.step(next(run.loader.epoch(2)))
+    run.step(*next(run.loader.epoch(2)))
     with monkeypatch.context() as patch:
         fail_before_publishing(patch, OSError("disk full"), keep_staging=killed)
         with pytest.raises(PlaceError, match=r"last: cannot be written \(disk full; .* MB free\)"):

@@ -1,0 +1,28 @@
+"""The benchmark of one rank's host work: every rank's share of a step counted once, beside one rank alone."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.speed.host_work import PARTS, SECTION, bench_host_work, measure, write_histories
+
+
+def test_figures_beside_one_rank_and_the_page(tmp_path: Path) -> None:
+    out, page = tmp_path / "ranks.json", tmp_path / "page.md"
+    page.write_text(f"<!-- {SECTION} -->\n<!-- end of {SECTION} -->\n")
+    found = bench_host_work(ranks=4, rank=3, windows=[8, 16], users=16, steps=2, out=out, page=page)
+    assert json.loads(out.read_text())["found"] == found
+    assert [(each["window"], each["ranks"]) for each in found] == [(8, 1), (8, 4), (16, 1), (16, 4)]
+    for each in found:
+        assert set(each["ms"]) == set(PARTS) and each["total_ms"] == sum(each["ms"].values()) > 0
+        assert each["slowest_to_mean_tokens"] >= 1
+        assert (each["exchanged_bytes"] > 0) == (each["ranks"] > 1)
+    assert "| read of the dataset, × 1/R | 1.00 |" in page.read_text()
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_rank_reads_its_part_of_the_dataset(tmp_path: Path, rank: int) -> None:
+    store = write_histories(tmp_path, 2_000, 10, groups=12)
+    found = measure(store, 10, rank, 3, users=50, steps=2)
+    assert found["read_bytes"] * 3 == pytest.approx(found["dataset_bytes"], rel=0.1)
