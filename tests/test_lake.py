@@ -97,6 +97,7 @@ class Lake:
         asked = {"work": f"{at}/piped", "interactions": [f"{at}/logs/interactions"], "vectors": f"{at}/logs/vectors"}
         (files / "pipe.yaml").write_text(yaml.safe_dump(asked | {"settings": [*PREPARE, *INDEX, *SMALL]}))
         self.verb("pipeline", str(files / "pipe.yaml"), "--status")
+        self.verb("settings", "train")
         self.verb("doctor")
 
 

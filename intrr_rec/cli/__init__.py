@@ -22,6 +22,7 @@ from intrr_rec.cli.logs import describe, fetch, generate, prepare, validate
 from intrr_rec.cli.order import arrange
 from intrr_rec.cli.promotion import promote, rollback
 from intrr_rec.cli.serving import export, recommend, serve
+from intrr_rec.cli.settings import settings
 from intrr_rec.cli.training import compare, evaluate, plan, report, train
 from intrr_rec.io.console import PlainFormatter, show_to_people
 from intrr_rec.io.stores.scratch import Renaming
@@ -66,7 +67,7 @@ app.command()(pipeline)
 app.command()(runs)
 
 
-for verb in (describe, export, recommend, promote, rollback, serve):
+for verb in (describe, export, recommend, promote, rollback, serve, settings):
     app.command()(verb)
 
 

@@ -9,7 +9,7 @@ GROUPS = {
     "Vectors and Semantic IDs": ("embed", "concat-vectors", "index", "inspect-ids"),
     "Training and evaluation": ("train", "evaluate", "report", "compare", "runs"),
     "Recommending": ("export", "recommend", "promote", "rollback", "serve"),
-    "The whole line": ("pipeline", "plan", "doctor"),
+    "The whole line": ("pipeline", "plan", "settings", "doctor"),
 }
 OTHER = "Other verbs"
 

@@ -15,7 +15,7 @@ from intrr_rec.errors import ConfigError
 class CodebookTraining(Section):
     """How `residual_vq`, `vq_vae` and `rq_vae` learn their codebooks (van den Oord et al. 2017; Lee et al. 2022)."""
 
-    epochs: int = Field(40, ge=1)
+    epochs: int = Field(40, ge=1, description="passes over the vectors")
     batch_items: int = Field(1024, ge=2, description="vectors per step")
     learning_rate: float = Field(1e-3, gt=0, description="Adam's")
     commitment: float = Field(0.25, ge=0, description="beta: how strongly the encoder is held to its code")
@@ -112,7 +112,7 @@ class IndexConfig(ComponentSection):
     )
     gate: GateConfig = GateConfig()
     drift: DriftConfig = DriftConfig()
-    seed: int = 0
+    seed: int = Field(0, description="of initial codebooks and samples")
 
     @field_validator("codes", mode="before")
     @classmethod

@@ -83,16 +83,16 @@ class RanConfig(Section):
         "soft", description="z_l: mixture of codewords (Eq. 6), or the likeliest codeword with the mixture's gradient"
     )
     similarity: Literal["dot", "scaled"] = Field("dot", description="h V^T (Eq. 5), or the same divided by sqrt(D)")
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of activations that a training step sets to 0")
 
 
 class HstuConfig(BackboneConfig):
     """HSTU (Zhai et al. 2024) with relative position bias, and bias by time where asked for."""
 
-    layers: int = Field(4, ge=1, le=512)
+    layers: int = Field(4, ge=1, le=512, description="blocks on one another")
     width: int = Field(128, ge=1, le=65536, description="D: width of tokens, UID embeddings and codebooks")
-    heads: int = Field(4, ge=1, le=1024)
-    dropout: float = Field(0.2, ge=0, lt=1)
+    heads: int = Field(4, ge=1, le=1024, description="of attention")
+    dropout: float = Field(0.2, ge=0, lt=1, description="share of activations that a training step sets to 0")
     time_bias: bool = Field(
         False,
         description="a bias by the time from the item looked at to the moment of the prediction; needs timestamps",
@@ -113,15 +113,15 @@ class HstuConfig(BackboneConfig):
 class T5Config(BackboneConfig):
     """The causal T5 stack."""
 
-    layers: int = Field(4, ge=1, le=512)
+    layers: int = Field(4, ge=1, le=512, description="blocks on one another")
     width: int = Field(256, ge=1, le=65536, description="D: width of tokens, UID embeddings and codebooks")
-    heads: int = Field(6, ge=1, le=1024)
-    head_width: int = Field(64, ge=1, le=65536)
-    feed_forward: int = Field(1024, ge=1, le=1048576)
+    heads: int = Field(6, ge=1, le=1024, description="of attention")
+    head_width: int = Field(64, ge=1, le=65536, description="of keys, queries and values of a head")
+    feed_forward: int = Field(1024, ge=1, le=1048576, description="width of the hidden layer of a block")
     deep_feed_forward: bool = Field(
         False, description="one more hidden layer of that width in each feed-forward, as in the authors' code"
     )
-    dropout: float = Field(0.15, ge=0, lt=1)
+    dropout: float = Field(0.15, ge=0, lt=1, description="share of activations that a training step sets to 0")
 
 
 class TigerConfig(KindConfig, T5Config):
@@ -129,16 +129,16 @@ class TigerConfig(KindConfig, T5Config):
 
     layers: int = Field(4, ge=1, le=512, description="of the encoder, and as many of the decoder")
     width: int = Field(128, ge=1, le=65536, description="D: width of tokens and codebooks")
-    dropout: float = Field(0.1, ge=0, lt=1)
+    dropout: float = Field(0.1, ge=0, lt=1, description="share of activations that a training step sets to 0")
 
 
 class SasrecConfig(KindConfig):
     """SASRec with the dense head, the baseline without Semantic IDs."""
 
-    layers: int = Field(2, ge=1, le=512)
-    width: int = Field(128, ge=1, le=65536)
-    heads: int = Field(2, ge=1, le=1024)
-    dropout: float = Field(0.5, ge=0, lt=1)
+    layers: int = Field(2, ge=1, le=512, description="blocks on one another")
+    width: int = Field(128, ge=1, le=65536, description="D: width of tokens and item embeddings")
+    heads: int = Field(2, ge=1, le=1024, description="of attention")
+    dropout: float = Field(0.5, ge=0, lt=1, description="share of activations that a training step sets to 0")
 
     draws_negatives: ClassVar[bool] = True
 

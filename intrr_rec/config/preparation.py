@@ -32,8 +32,8 @@ Name = Annotated[str, BeforeValidator(as_name)]
 class PrepareConfig(Section):
     """Logs → dataset: columns, filters in the order they are applied, split."""
 
-    user_column: Name = "user_id"
-    item_column: Name = "item_id"
+    user_column: Name = Field("user_id", description="column of the logs: who")
+    item_column: Name = Field("item_id", description="column of the logs, and of the item table: what")
     items_column: Name | None = Field(None, description="item ids in the item table; null: called as in the logs")
     time_column: Name | None = Field(
         "timestamp", description="null: the logs have no time, and the order of their rows is the order of events"

@@ -28,17 +28,19 @@ class LoaderConfig(Section):
 class TrainConfig(Section):
     """The optimisation loop (IntRR section 4.1)."""
 
-    epochs: int = Field(60, ge=1)
+    epochs: int = Field(60, ge=1, description="passes over the training windows, at most; see patience")
     max_minutes: float | None = Field(
         None, gt=0, description="stop after this many minutes, validating and saving first"
     )
     batch_users: int = Field(512, ge=1, le=16777216, description="windows (users) a step, over all ranks")
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(
+        1e-3, gt=0, description="of AdamW, after the warm-up; sharded tables have train.sharding.learning_rate"
+    )
     schedule: Literal["constant", "linear"] = Field(
         "constant", description="of the learning rate after the warm-up; linear: down to 0 at the last step of `epochs`"
     )
     warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises linearly from 0")
-    weight_decay: float = Field(1e-4, ge=0)
+    weight_decay: float = Field(1e-4, ge=0, description="of AdamW")
     accumulate: int = Field(1, ge=1, description="micro-batches per step: the same step with less memory")
     gradient_clip: float | None = Field(
         None, gt=0, description="largest norm of a step's gradient over all parameters and tables; null: any"
@@ -80,7 +82,7 @@ class TrainConfig(Section):
     )
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints to keep, beside the best one")
     patience: int = Field(10, ge=1, description="validations without a better Recall@10 before stopping")
-    seed: int = 0
+    seed: int = Field(0, description="of initial weights, the order of windows, dropout and negatives")
 
 
 class EvaluateConfig(Section):

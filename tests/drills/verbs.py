@@ -129,6 +129,7 @@ ROWS = {
     "compare": Row(
         lambda s, p: ["--run", str(s.run), "--run", str(s.run), "--out", f"{p}/c.json"], "c.json", small=True
     ),
+    "settings": Row(lambda s, p: ["train"]),
     "doctor": Row(lambda s, p: []),
 }
 WRITERS = [verb for verb, row in ROWS.items() if row.writes]
