@@ -316,6 +316,27 @@ def bench_catalogue(
     run(recipe_of(config, overrides), items=items, users=users, work=work, threads=threads, page=page)
 
 
+@bench.command("month")
+def bench_month(
+    work: Annotated[Path, typer.Option("--work", help="Folder to make, for logs and artefacts.")],
+    out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
+    days: Annotated[int, typer.Option(min=2, help="The first one is all that was before.")] = 30,
+    epochs: Annotated[int, typer.Option(min=1, help="Of a full training.")] = 12,
+    daily_epochs: Annotated[int, typer.Option(min=1, help="Of a day after the first.")] = 2,
+    retrain: Annotated[
+        list[int] | None,
+        typer.Option("--retrain", help="Day of a full retraining; repeatable; every fourth if left out."),
+    ] = None,
+    small: Annotated[bool, typer.Option("--small", help="A shop that takes seconds.")] = False,
+    seed: int = 0,
+) -> None:
+    """A month of the daily pipeline over a growing catalogue: what a day costs, and Recall@10 on the next one against full retraining."""
+    from benchmarks.speed.month import bench_month as run
+
+    chosen = retrain or range(1 + (days - 2) % 4, days, 4)  # the last one is the last day but one
+    run(work, out, days=days, epochs=epochs, daily_epochs=daily_epochs, retrain=chosen, seed=seed, small=small)
+
+
 if __name__ == "__main__":
     from intrr_rec.cli import run_app
 
