@@ -1,9 +1,11 @@
 """The door: a user's mistake is one line on stderr and exit code 2, and --help costs no heavy import."""
 
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from intrr_rec import cli, doctor
 from intrr_rec.cli.order import GROUPS, OTHER
 from intrr_rec.errors import DataError
+from tests import tiny
 
 VERBS = (
     "generate",
@@ -160,7 +163,24 @@ def test_help_names_every_verb_without_heavy_imports() -> None:
     assert [verb for verb in VERBS if verb not in done.stdout] == []
 
 
-@pytest.mark.parametrize("words", [["runs"], ["pipeline", "absent.yaml", "--status"]])
+ABSENT = ("--dataset", "absent", "--semantic-ids", "absent", "--out", "out")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["runs"],
+        ["settings"],
+        ["pipeline", "absent.yaml", "--status"],
+        ["train", *ABSENT],
+        ["index", "--dataset", "absent", "--vectors", "absent", "--out", "out"],
+        ["evaluate", "absent"],
+        ["export", "absent", "--out", "out"],
+        ["recommend", "--bundle", "absent", "--events", "absent", "--out", "out"],
+        ["serve", "absent"],
+    ],
+    ids=lambda words: words[0],
+)
 def test_what_only_looks_at_files_does_without_torch(words: list[str], tmp_path: Path) -> None:
     program = (
         f"import sys\nsys.argv = ['intrr', *{words!r}]\nfrom intrr_rec.cli import main\n"
@@ -168,6 +188,34 @@ def test_what_only_looks_at_files_does_without_torch(words: list[str], tmp_path:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert "HEAVY []" in done.stdout, done
+
+
+@pytest.mark.slow
+def test_a_terminal_shows_that_training_has_begun_before_torch_is_there(tmp_path: Path) -> None:
+    line = tiny.make_line(tmp_path)
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch is imported')\n")
+    words = ["train", "--dataset", line.dataset, "--semantic-ids", line.semantic_ids, "--out", tmp_path / "run"]
+    ours, theirs = pty.openpty()
+    environment = os.environ | {"TERM": "xterm", "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    started = subprocess.Popen(
+        [sys.executable, "-m", "intrr_rec", *map(str, words)], env=environment, stderr=theirs, stdout=subprocess.DEVNULL
+    )
+    os.close(theirs)
+    said = b""
+    with suppress(OSError):  # the other end is closed
+        while part := os.read(ours, 4096):
+            said += part
+    started.wait(60)
+    assert b"loading PyTorch" in said, said
+    assert said.index(b"loading PyTorch") < said.index(b"torch is imported")
+
+
+@pytest.mark.parametrize(("typed", "whole"), [("intrr tra", "train"), ("intrr train --se", "--semantic-ids")])
+def test_the_shell_completes_verbs_and_options(typed: str, whole: str) -> None:
+    asked = {"_INTRR_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    program = "import sys\nsys.argv = ['intrr']\nfrom intrr_rec.cli import main\nmain()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=os.environ | asked)
+    assert done.stdout.split() == [whole], done
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from intrr_rec.cli.before import loading, require_artefact
 from intrr_rec.cli.closing import beside, close, command
 from intrr_rec.cli.options import Config, DatasetDir, Out, Overrides, SemanticIdsDir, recipe_of
 
@@ -67,12 +68,16 @@ def index(
 ) -> None:
     """Item vectors → semantic ids artefact: codebooks, de-duplication digit, prefix trie, quality figures (Stage 1)."""
     settings = recipe_of(config, overrides).index
+    require_artefact(dataset, "dataset")
     if extend:
-        from intrr_rec.semantic_ids.extend import extend_semantic_ids
+        require_artefact(extend, "semantic ids")
+        with loading():
+            from intrr_rec.semantic_ids.extend import extend_semantic_ids
 
         extend_semantic_ids(extend, dataset, vectors, out, settings)
         return
-    from intrr_rec.semantic_ids.build import build_semantic_ids
+    with loading():
+        from intrr_rec.semantic_ids.build import build_semantic_ids
 
     build_semantic_ids(dataset, vectors, out, settings)
     inputs = ("--dataset", dataset, "--semantic-ids", out, "--vectors", vectors)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from intrr_rec.cli.before import loading, require_artefact, require_run
 from intrr_rec.cli.closing import close, command
 from intrr_rec.cli.options import NEW_FILE, Config, Out, Overrides, Vectors, recipe_of
 from intrr_rec.errors import ConfigError
@@ -29,11 +30,13 @@ def export(
     ] = None,
 ) -> None:
     """The best checkpoint of a run → a bundle: all that recommending needs, and nothing that training does."""
-    from intrr_rec.serving.bundle.export import Grown, write_bundle
-    from intrr_rec.serving.bundle.report import report_bundle
-
     if (semantic_ids is None) != (dataset is None) or (report and dataset):
         raise ConfigError("export: --semantic-ids and --dataset go together, and without --report")
+    require_run(run)
+    with loading():
+        from intrr_rec.serving.bundle.export import Grown, write_bundle
+        from intrr_rec.serving.bundle.report import report_bundle
+
     grown = Grown(dataset, semantic_ids, vectors) if dataset and semantic_ids else None
     write_bundle(run, out, rows, grown)
     close(
@@ -82,11 +85,6 @@ def recommend(
     overrides: Overrides = None,
 ) -> None:
     """Bundle and histories → Parquet of ranked items; sharded over ranks, goes on where it was killed."""
-    from intrr_rec.serving.batch.filter_options import read_filters
-    from intrr_rec.serving.batch.histories import DatasetSource, events_for
-    from intrr_rec.serving.batch.recommend import Options, recommend_all
-    from intrr_rec.serving.bundle.bundle import Bundle, this_device
-
     if (dataset is None) == (events is None):
         raise ConfigError("recommend: give either --dataset DIR or --events FILE")
     if events is None and overrides:
@@ -100,6 +98,13 @@ def recommend(
     asked = dict(word.partition("=")[::2] for word in context or ())
     if wrong := next((word for word in context or () if "=" not in word), None):
         raise ConfigError(f"recommend --context {wrong}: write FEATURE=VALUE, such as action=buy")
+    require_artefact(bundle, "bundle")
+    with loading():
+        from intrr_rec.serving.batch.filter_options import read_filters
+        from intrr_rec.serving.batch.histories import DatasetSource, events_for
+        from intrr_rec.serving.batch.recommend import Options, recommend_all
+        from intrr_rec.serving.bundle.bundle import Bundle, this_device
+
     opened = Bundle.load(bundle, this_device())
     filters = read_filters(
         opened.items, exclude_seen=exclude_seen, deny=deny, allow=allow, where=where or (), newer_than=newer_than
@@ -121,6 +126,9 @@ def serve(
     overrides: Overrides = None,
 ) -> None:
     """Answer requests from a bundle, with a page to look at; SIGHUP reads the bundle anew, SIGTERM ends in good order."""
-    from intrr_rec.serving.http.server import serve as run
+    settings = recipe_of(config, overrides).serve
+    require_artefact(bundle, "bundle")
+    with loading():
+        from intrr_rec.serving.http.server import serve as run
 
-    run(bundle, host=host, port=port, settings=recipe_of(config, overrides).serve)
+    run(bundle, host=host, port=port, settings=settings)

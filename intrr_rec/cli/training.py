@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from intrr_rec.cli.before import loading, require_artefact, require_run
 from intrr_rec.cli.closing import close, command
 from intrr_rec.cli.options import (
     NEW_FILE,
@@ -38,9 +39,12 @@ def train(
     overrides: Overrides = None,
 ) -> None:
     """Train IntRR (Stage 2), alone or under torchrun; ends with the test metrics of the best checkpoint."""
-    from intrr_rec.training.trainer import train as run
-
     recipe, place = recipe_of(config, overrides), location(dataset)
+    require_artefact(dataset, "dataset")
+    require_artefact(semantic_ids, "semantic ids")
+    with loading():
+        from intrr_rec.training.trainer import train as run
+
     run(recipe, dataset=place, semantic_ids=semantic_ids, vectors=vectors, out=out, init_from=init_from)
     close(command("report", "--run", out), command("export", out, "--out", f"{out}-bundle"), lies=out)
 
@@ -86,15 +90,18 @@ def evaluate(
     ] = None,
 ) -> None:
     """Rank the whole catalogue for every test user with the best checkpoint; write metrics and recommendations."""
-    from intrr_rec.evaluation.results import evaluate_run
-
     words = words or []
     folders = [word for word in words if "=" not in word or Path(word).is_dir()]
     overrides = [word for word in words if word not in folders]
     if len(folders) + (run is not None) != 1:
         raise ConfigError("evaluate: give one run folder, as RUN or as --run RUN")
     with staged() as places:
-        evaluate_run(run or places.run(folders[0], write=True), overrides)
+        folder = run or places.run(folders[0], write=True)
+        require_run(folder)
+        with loading():
+            from intrr_rec.evaluation.results import evaluate_run
+
+        evaluate_run(folder, overrides)
 
 
 def report(

@@ -139,10 +139,7 @@ def verify(path: Location, kind: str, required: Collection[str] = ()) -> Opened:
         ArtefactError: no manifest or an altered one, another kind, another schema, a missing file or a wrong hash.
     """
     folder = Folder.held(location(path))
-    if not folder.is_folder():
-        raise ArtefactError(f"{path}: no such {kind} artefact; build it first or correct the path")
-    if not folder.has(MANIFEST):
-        raise ArtefactError(f"{path}: has no {MANIFEST}, so it is not a finished {kind} artefact; build it again")
+    require_finished(folder, path, kind)
     text = folder.read(MANIFEST, LARGEST)
     manifest = Manifest.parse(text, path, kind, required)
     folder = folder.version(text)
@@ -186,6 +183,18 @@ def open_artefact(path: Location, kind: str, load: Callable[[Opened], T], requir
                 said = f"{type(error).__name__}: {error}"[:300]
                 raise ArtefactError(f"{path}: its files do not fit one another ({said}); {_FIX}") from None
     raise ArtefactError(f"{path}: was replaced again and again while it was opened; try again when its writer is done")
+
+
+def require_finished(folder: Folder, path: Location, kind: str) -> None:
+    """Refuse a place without a finished artefact, whose files are not looked at.
+
+    Raises:
+        ArtefactError: nothing is there, or no manifest.
+    """
+    if not folder.is_folder():
+        raise ArtefactError(f"{path}: no such {kind} artefact; build it first or correct the path")
+    if not folder.has(MANIFEST):
+        raise ArtefactError(f"{path}: has no {MANIFEST}, so it is not a finished {kind} artefact; build it again")
 
 
 def peek(path: Location) -> Manifest:
