@@ -24,7 +24,7 @@ def promote(
 
     decision = run(candidate, location(over), location(on), load_rule(rule), seed)
     if decision.get("promoted"):
-        close(command("serve", over), command("rollback", over))
+        close(command("serve", location(over)), command("rollback", location(over)))
 
 
 def rollback(registry: Annotated[Path, typer.Argument(help="Registry that `intrr promote` wrote.")]) -> None:
