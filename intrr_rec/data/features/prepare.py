@@ -59,9 +59,9 @@ class FeatureTables:
             raise ConfigError(
                 f"prepare.features.event.{clock.name}: parts of the events' time, but prepare.time_column is null; name a column"
             )
-        self.of_events = fit(self.con, "events", raws, self._known)
         targets = self.config.targets
         marks = [f"{target_sql(self.con, raws, targets)} AS {TARGET}"] if targets else []
+        self.of_events = fit(self.con, "events", raws, self._known)
         encode_events(self.con, raws, self.of_events, marks)
 
     def read_items(self, opened: Sequence[RawFile], kind: IdKind) -> None:

@@ -66,6 +66,8 @@ def profile(
     columns += tables.of_events
     for n, column in enumerate(tables.of_events):
         yield _profiled(column, _counts(con, f"SELECT feature_{n} AS number FROM events"), "events")
+    if config.targets and tables.of_events:
+        yield _targets(con)
     for side, found in tables.of_tables.items():
         encoded = tables.encoded(side) if found else ""
         for n, column in enumerate(found):
@@ -92,6 +94,19 @@ def check_drift(con: duckdb.DuckDBPyConnection, columns: Sequence[Column]) -> It
         drifts = column.part is None and (far > FAR or new > MANY_NEW)
         advice = "What is learnt of its values will not hold of those to come: look at what changed." if drifts else ""
         yield Finding("feature drift", "warning" if drifts else "fine", says, advice)
+
+
+def _targets(con: duckdb.DuckDBPyConnection) -> Finding:
+    """How many events `prepare.targets` marks, and how many users have enough of them to be validated and tested by."""
+    found, total, users, few = con.execute(
+        "SELECT sum(targets), sum(events), count(*), count(*) FILTER (targets < 2) FROM (SELECT sum(target) AS targets, count(*) AS "
+        "events FROM events GROUP BY user_id)"
+    ).fetchall()[0]
+    says = f"{int(found):,} of {int(total):,} events ({found / total:.1%}) are targets; {few:,} of {users:,} users have fewer than two"
+    if found and few <= users / 2:
+        return Finding("targets", "fine", says)
+    advice = "Most users cannot be validated and tested by one each." if found else "Nothing is learnt or measured."
+    return Finding("targets", "warning" if found else "error", says, f"{advice} Loosen prepare.targets.")
 
 
 def _counts(con: duckdb.DuckDBPyConnection, numbers: str) -> dict[int, int]:

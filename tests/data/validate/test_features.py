@@ -2,6 +2,7 @@
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from intrr_rec.config import PrepareConfig
 from intrr_rec.data.validate.validate import examine
@@ -48,3 +49,21 @@ def test_values_that_only_the_test_has_are_told(tmp_path):
         if each.check == "feature drift"
     )
     assert found.severity == "warning" and "100.0% of the targets" in found.says
+
+
+@pytest.mark.parametrize(
+    ("targets", "severity"), [({"rating": {"at_least": 3}}, "fine"), ({"rating": {"at_least": 9}}, "error")]
+)
+def test_targets_are_counted(tmp_path, targets, severity):
+    rich.write_tables(tmp_path)
+    ratings = pq.read_table(tmp_path / "logs.parquet")["rating"].to_pylist()
+    liked = sum(rating >= targets["rating"]["at_least"] for rating in ratings)
+    (found,) = told(tmp_path, rich.config(targets=targets), "targets")
+    assert found.severity == severity and found.says.startswith(f"{liked} of 160 events")
+
+
+def test_a_condition_that_no_event_can_meet_is_an_error_and_the_rest_is_still_looked_at(tmp_path):
+    rich.write_tables(tmp_path)
+    found = told(tmp_path, rich.config(targets={"action": ["byu"]}), "features")
+    (error,) = (each for each in found if each.severity == "error")
+    assert "no event has 'byu'; did you mean 'buy'?" in error.says
