@@ -119,8 +119,7 @@ class Beams:
         score_BWC = log_p_PC.view(*self.node_BW.shape, width).add_(self.score_BW[..., None])
         first_BW = first_P.view(self.node_BW.shape)
         if allowed is not None:
-            child_BWC = first_BW[..., None] + torch.arange(width, device=first_P.device)
-            score_BWC.masked_fill_(~allowed.lives(level + 1, child_BWC.clamp_(max=last)), -torch.inf)
+            allowed.close(level + 1, first_BW, self.score_BW > -torch.inf, score_BWC)
         score_BW, best_BW = score_BWC.flatten(1).topk(min(beam, score_BWC.shape[1] * width), dim=-1)
         parent_BW = best_BW // width
         # A place left empty may lie past the last node; it must name one all the same.

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from intrr_rec.semantic_ids.trie import PrefixTrie
 
+FEW = 8  # children of a user's beams per denied item, from which on the denied ones are looked up among the beams
+
 
 @dataclass(frozen=True)
 class Allowed:
@@ -33,18 +35,43 @@ class Allowed:
     denied_BM: Tensor | None
     denied_item_BM: Tensor | None = None
 
-    def lives(self, depth: int, node_BWC: Tensor) -> Tensor:
-        """Whether an allowed item lies below each node of this depth, for the user of its row."""
-        start_BWC, end_BWC = self.leaves.below(depth, node_BWC)
-        if self.before_I1 is None:
-            count_BWC = end_BWC - start_BWC
-        else:
-            count_BWC = self.before_I1[end_BWC] - self.before_I1[start_BWC]
-        if self.denied_BM is not None:
-            edges_B2 = torch.stack([start_BWC, end_BWC], dim=1)
-            counted_B2 = torch.searchsorted(self.denied_BM, edges_B2.flatten(1)).view(edges_B2.shape)
-            count_BWC = count_BWC - (counted_B2[:, 1] - counted_B2[:, 0])
-        return count_BWC > 0
+    def close(self, depth: int, first_BW: Tensor, is_beam_BW: Tensor, score_BWC: Tensor) -> None:
+        """Set the scores of children without an allowed item below them to -inf, in place.
+
+        Args:
+            depth: of the children.
+            first_BW: the node of each beam's first child; the others follow it.
+            is_beam_BW: which places hold a beam.
+            score_BWC: of the children; -inf already where a beam has fewer than C, or a place holds none.
+        """
+        width, nodes, denied_BM = score_BWC.shape[2], self.leaves.nodes(depth), self.denied_BM
+        # Few denied items: the dead nodes are found from them, and each one's beam. Many: each child is looked up among them.
+        few = denied_BM is not None and denied_BM.shape[1] * FEW <= first_BW.shape[1] * width
+        if self.before_I1 is not None or not few:
+            child_BWC = first_BW[..., None] + torch.arange(width, device=first_BW.device)
+            alive_BWC = self._lives(depth, child_BWC.clamp_(max=nodes - 1), None if few else denied_BM)
+            score_BWC.masked_fill_(~alive_BWC, -torch.inf)
+        if denied_BM is None or not few:
+            return
+        node_BM = self.leaves.above(depth, denied_BM)
+        alive_BM = self._lives(depth, node_BM.clamp(max=nodes - 1), denied_BM)
+        dead_BM = node_BM.masked_fill(alive_BM, nodes)
+        # The children of beams are stretches apart: a node's beam is the last whose children begin at or before it.
+        start_BW, beam_BW = first_BW.masked_fill(~is_beam_BW, nodes).sort(dim=1)
+        at_BM = torch.searchsorted(start_BW, dead_BM, right=True) - 1
+        child_BM = dead_BM - start_BW.gather(1, at_BM.clamp(min=0))
+        user_H, slot_H = ((at_BM >= 0) & (child_BM < width) & (dead_BM < nodes)).nonzero(as_tuple=True)
+        score_BWC[user_H, beam_BW[user_H, at_BM[user_H, slot_H]], child_BM[user_H, slot_H]] = -torch.inf
+
+    def _lives(self, depth: int, node: Tensor, denied_BM: Tensor | None) -> Tensor:
+        """Whether an item that all may get, and that is not denied to the user of its row, lies below each node of this depth."""
+        start, end = self.leaves.below(depth, node)
+        count = end - start if self.before_I1 is None else self.before_I1[end] - self.before_I1[start]
+        if denied_BM is not None:
+            edges_B2 = torch.stack([start, end], dim=1)
+            counted_B2 = torch.searchsorted(denied_BM, edges_B2.flatten(1)).view(edges_B2.shape)
+            count = count - (counted_B2[:, 1] - counted_B2[:, 0])
+        return count > 0
 
     def of(self, user_B: Tensor) -> Allowed:
         """The filters of some of the users, given by their rows."""
@@ -111,6 +138,17 @@ class Leaves:
         if depth == len(self.first):
             return node, node + 1
         return self.first[depth][node].long(), self.first[depth][node + 1].long()
+
+    def nodes(self, depth: int) -> int:
+        """N, how many nodes there are at a depth."""
+        return len(self.place_I) if depth == len(self.first) else len(self.first[depth]) - 1
+
+    def above(self, depth: int, leaf: Tensor) -> Tensor:
+        """The node of a depth that each leaf lies below, int64; N for the leaf I, which there is not."""
+        if depth == len(self.first):
+            return leaf
+        first_N = self.first[depth]
+        return torch.searchsorted(first_N, leaf.to(first_N.dtype), right=True) - 1
 
     def before(self, allowed_I: Tensor) -> Tensor:
         """`Allowed.before_I1` of a mask over items."""
