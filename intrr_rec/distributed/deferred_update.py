@@ -64,8 +64,11 @@ class _HeldLookup:
     def squared_norm(self) -> Tensor:
         ids_U = torch.cat([features.values() for features, _, _ in self._parts])
         gradient_UD = self._gradient().view(len(ids_U), -1) if len(ids_U) else self._gradient().view(0, 1)
-        rows, place_U = ids_U.unique(return_inverse=True)
-        return gradient_UD.new_zeros(len(rows), gradient_UD.shape[1]).index_add_(0, place_U, gradient_UD).square().sum()
+        # One place for each distinct id, in as many places as there are ids: their true number would be read from the device.
+        sorted_U, order_U = ids_U.sort(stable=True)
+        place_U = (sorted_U != sorted_U.roll(1)).cumsum(0)
+        sums_UD = gradient_UD.new_zeros(len(ids_U) + 1, gradient_UD.shape[1])
+        return sums_UD.index_add_(0, place_U, gradient_UD[order_U]).square().sum()
 
     def backward(self, scale: Tensor | float) -> None:
         features, rows, _ = self._parts[0]
@@ -73,7 +76,11 @@ class _HeldLookup:
         if len(self._parts) > 1:
             lengths, values = zip(*((each.lengths(), each.values()) for each, _, _ in self._parts), strict=True)
             (key,) = features.keys()  # of several, the values would lie key after key
-            rows = self._look_up(KeyedJaggedTensor([key], torch.cat(values), lengths=torch.cat(lengths)))
+            rows = self._look_up(
+                KeyedJaggedTensor(
+                    [key], torch.cat(values), lengths=torch.cat(lengths), length_per_key=[sum(map(len, values))]
+                )
+            )
         rows.backward(gradient)
         self._parts.clear()
 

@@ -30,7 +30,7 @@ class StopSignals:
     """
 
     def __init__(self, world: World) -> None:
-        self.world = world
+        self.world = world.aside() if world.size > 1 else world  # on CPUs, so that no device is waited for
         self._asked: signal.Signals | None = None
 
     def due(self, step: int) -> bool:
@@ -43,6 +43,10 @@ class StopSignals:
             return self._asked
         heard = self.world.sum(torch.tensor([self._asked == number for number in EXIT_CODES], dtype=torch.int64))
         return next((number for number, ranks in zip(EXIT_CODES, heard.tolist(), strict=True) if ranks), None)
+
+    def any_rank(self, met: bool) -> bool:
+        """Whether any rank has met something; all ranks call this at the same point."""
+        return met if self.world.size == 1 else bool(self.world.sum(torch.tensor(int(met))))
 
     def __enter__(self) -> StopSignals:
         self._handlers = {}

@@ -303,7 +303,7 @@ class Trainer:
         """Save and stop if any rank was told to, or stop if a save has failed; every rank is between the same steps, or
         batches of an evaluation."""
         told = self.stop.agreed()
-        if self.world.sum(torch.tensor(int(self.checkpoints.failed))):
+        if self.stop.any_rank(self.checkpoints.failed):
             self.checkpoints.wait()
         if told is None:
             return

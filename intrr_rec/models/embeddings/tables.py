@@ -95,7 +95,8 @@ def make_collection(
 def look_up(collection: nn.Module, name: str, ids_U: Tensor) -> Tensor:
     """Rows of the table times √D, `[U]` → `[U, D]`, in the order asked for; sharded or not, managed or not."""
     lengths = torch.ones(len(ids_U), dtype=torch.int32, device=ids_U.device)
-    features = KeyedJaggedTensor(keys=[name], values=ids_U, lengths=lengths)
+    # TorchRec would read the number of ids from the device.
+    features = KeyedJaggedTensor(keys=[name], values=ids_U, lengths=lengths, length_per_key=[len(ids_U)])
     found = collection(features)
     rows_UD = (found[0] if isinstance(found, tuple) else found)[name].values()
     return rows_UD * rows_UD.shape[-1] ** 0.5
