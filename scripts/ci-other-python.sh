@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-turns=("" 10 "" 12 "" 13 "" "")
+turns=(10 "" 12 "" 13 "" "" "")
 minor=${MINOR:-${turns[$((10#$(date +%j) % 8))]}}
 if [ -z "$minor" ]; then
   echo "ci-other-python: no other version today"

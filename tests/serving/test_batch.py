@@ -129,6 +129,8 @@ def test_events_count_as_the_settings_say_and_others_are_refused(bundles, tmp_pa
     (found,) = source.shards(10, tmp_path, bundle)
     assert (bundle.items.own(found.items_E), found.times_E.tolist()) == (["1", "2"], [1, 2])
     assert source.identity != EventSource(tmp_path / "events.parquet", event_settings(bundle, [])).identity
+    (found,) = events_for(bundle, tmp_path / "events.parquet", words).shards(10, tmp_path, bundle)
+    assert found.seen is None  # what words of the command line leave out is no part of the log
     assert event_settings(bundle, []).k_core == PrepareConfig().k_core
     for word, says in (
         ("prepare.k_core=2", "prepare.k_core is not read"),

@@ -112,7 +112,8 @@ BROKEN = {
     "no rows": (table([], ids=pa.array([], pa.int64())), r"9 of the dataset's 9 items have no vector"),
     "short": (table(changed(5, [1.0] * 3), LOOSE), r"row 6: has 3 values where the rows before have 4"),
     "short, first of a batch": (table(changed(4, [1.0] * 3), LOOSE), r"row 5: has 3 values where the rows before"),
-    "missing": (table(changed(6, None)), rf"row 7, item {IDS[6]}: the vector is missing"),
+    # pyarrow 25, Python 3.10's, cannot read it at all.
+    "missing": (table(changed(6, None)), rf"row 7, item {IDS[6]}: the vector is missing|cannot be read as parquet"),
     "nan": (table(changed(1, [1.0, float("nan"), 0, 0])), rf"column 'embedding', row 2, item {IDS[1]}: holds nan"),
     "inf": (table(changed(8, [1.0, float("-inf"), 0, 0])), rf"row 9, item {IDS[8]}: holds -inf"),
     "null inside": (table(changed(7, [1.0, None, 0, 0])), rf"row 8, item {IDS[7]}: holds nan"),

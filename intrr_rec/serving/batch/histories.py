@@ -220,6 +220,7 @@ class EventSource:
             events must count the same, as logs that are added to a dataset.
         space: features of events and users that the bundle reads; `config.features` declares how they are read.
         users: user table, for features of users; None: they are missing.
+        seen: whether what `config` drops counts as seen, as where the bundle's dataset was prepared by the same settings.
         user_ids: what users are in the bundle's logs. Text tables of events, whose ids have no type, follow where that is text.
 
     Raises:
@@ -235,15 +236,17 @@ class EventSource:
         user_ids: IdKind | None = None,
         space: Space = NONE,
         users: Path | None = None,
+        seen: bool = False,
     ) -> None:
         self.path, self.config, self.users = path, config, None
+        self._counts_seen = seen and bool(config.event_weights)
         self._space, self._table = space, users
         self._unit, self._user_ids = unit if config.time_unit == "auto" else None, user_ids
         self.identity = jobs.identity(
             {
                 "files": files_hash(table_files(path)),
                 "settings": config.model_dump(mode="json", include=set(EVENT_SETTINGS)),
-                "logs": [self._unit, user_ids],
+                "logs": [self._unit, user_ids, self._counts_seen],
                 "users": None if users is None else files_hash(table_files(users)),
             }
         )
@@ -270,7 +273,7 @@ class EventSource:
                 numbers = [*features.columns, COUNTS]
                 kept = of_histories(engine, self.config)
                 events = kept.with_columns(**{COUNTS: nw.lit(1, nw.Int64)})
-                if self.config.event_weights:  # of a user who has a history, what else he had
+                if self._counts_seen:  # of a user who has a history, what else he had
                     both = with_dropped(engine, self.config, kept, features.columns)
                     events = both.join(kept.select("user_id").unique(), on="user_id", how="semi")
                 ordered = (
@@ -308,7 +311,7 @@ class EventSource:
 
     def _histories(self, table: pa.Table, bundle: Bundle, features: FeaturesOfEvents) -> Histories:
         seen = None
-        if self.config.event_weights:
+        if self._counts_seen:
             counts_E = table[COUNTS].to_numpy() > 0
             dropped = table.filter(pa.array(~counts_E))
             item_P = bundle.items.index.places(dropped["item"].combine_chunks())
@@ -343,7 +346,9 @@ def events_for(bundle: Bundle, path: Path, overrides: Sequence[str], users: Path
     """
     known = bundle.settings
     config = event_settings(bundle, overrides).model_copy(update={"features": read_features(bundle, users)})
-    return EventSource(path, config, known.time_unit, known.user_ids, bundle.space, users)
+    # Words that choose the events say which log is meant: what they leave out is no part of it.
+    seen = all(getattr(config, name) == getattr(known.prepare, name) for name in ("event_weights", "min_weight"))
+    return EventSource(path, config, known.time_unit, known.user_ids, bundle.space, users, seen)
 
 
 def event_settings(bundle: Bundle, overrides: Sequence[str]) -> PrepareConfig:
