@@ -18,7 +18,7 @@ def test_three_days_of_a_small_shop(tmp_path: Path) -> None:
     days = figures["days"]
     assert json.loads(out.read_text())["days"] == days and [day["day"] for day in days] == [1, 2, 3]
     items, events = ([day[name] for day in days] for name in ("items", "events"))
-    assert items == sorted(set(items)) and events == sorted(set(events))
+    assert items == sorted(items) and items[0] < items[-1] and events == sorted(set(events))
     for day in days:
         assert {"prepare", "index", "train", "export", "promote"} <= set(day["cost"])
         assert all(each["wall"] > 0 and each["cpu"] > 0 for each in day["cost"].values())
