@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from intrr_rec.errors import ArtefactError, UserError
 from intrr_rec.serving.http.backend import Backend
+from intrr_rec.serving.http.courtesy import GiveWay
 from intrr_rec.serving.http.metrics import Metrics
 from intrr_rec.serving.http.schemas import RecommendRequest, RecommendResponse
 
@@ -36,13 +38,23 @@ class Live:
         # Apart from the model's thread: one to look items up while the other reads and tests a newer bundle.
         self.aside = ThreadPoolExecutor(2, "aside", prepare)
         self._reloading = asyncio.Lock()
+        self._idle = threading.Event()  # set while no batch is being answered
+        self._idle.set()
         self.current = load()
         _settle()
         metrics.serve(self.current.bundle_hash)
 
     def answer(self, requests: Sequence[RecommendRequest]) -> list[RecommendResponse]:
         """The answers to a batch of requests, all from one bundle."""
-        return self.current.recommend(requests)
+        self._idle.clear()
+        try:
+            return self.current.recommend(requests)
+        finally:
+            self._idle.set()
+
+    def _load_beside(self) -> Backend:
+        with GiveWay(self._idle):
+            return self._load()
 
     async def reload(self) -> bool:
         """Read the bundle anew, test it and serve it from the next batch on; returns whether it is another one.
@@ -52,7 +64,7 @@ class Live:
         """
         async with self._reloading:
             try:
-                fresh = await asyncio.get_running_loop().run_in_executor(self.aside, self._load)
+                fresh = await asyncio.get_running_loop().run_in_executor(self.aside, self._load_beside)
             except Exception as error:  # whatever is wrong with the new one, the old one goes on
                 self._metrics.reloads.labels("refused").inc()
                 log.error("reload refused, bundle %s goes on: %s", self.current.bundle_hash[:12], error)
