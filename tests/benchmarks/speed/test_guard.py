@@ -29,7 +29,7 @@ def test_a_processor_without_a_record_is_held_to_the_slowest_kind(caplog):
     kept = guard.bound(kinds, "three")
     assert kept == {"tolerance": guard.TOLERANCE_ELSEWHERE, "ratios": dict.fromkeys(others, 2.0) | {first: 3.0}}
     assert "no record of three" in caplog.text
-    assert guard.slower(dict.fromkeys(guard.CASES, 3.01), kept) == others
+    assert guard.slower(dict.fromkeys(guard.CASES, 3.51), kept) == others
 
 
 def test_the_records_hold_several_kinds_that_differ_less_than_the_tolerance_elsewhere():
