@@ -70,6 +70,10 @@ class UserEvents(Protocol):
     def held_out(self, part: Part) -> IntArray:
         """Events at the end of each user's history that a part may not see."""
 
+    def dropped(self, users_B: IntArray, length_B: IntArray) -> list[IntArray] | None:
+        """Items that each of these users had in events that preparation drops, by the time that so many events of his history were
+        over; None where there are none of anybody."""
+
 
 class Counts(BaseModel):
     """Sizes that the manifest of a dataset tells."""
@@ -163,6 +167,10 @@ class Dataset:
     def seen(self) -> Seen | None:
         """What users had in events that were dropped; None where none were for their type or weight."""
         return Seen.read(self.events.folder, self.n_users, self.n_items) if SEEN in self.manifest.files else None
+
+    def dropped(self, users_B: IntArray, length_B: IntArray) -> list[IntArray] | None:
+        """See `UserEvents`."""
+        return None if self.seen is None else self.seen.of(users_B, length_B)
 
     @cached_property
     def timestamps_E(self) -> np.ndarray | None:

@@ -22,16 +22,22 @@ class MappedUsers:
         items_E: item numbers of the other catalogue; a target that it does not know is 0.
         timestamps_E: seconds since 1970; None where the logs have no times.
         place_U: which of the users asked for each is; those of whom nothing is known are left out.
+        dropped_U: known items of each user's events before the target that preparation dropped; None where there are none.
     """
 
     offsets: IntArray
     items_E: IntArray
     timestamps_E: IntArray | None
     place_U: IntArray
+    dropped_U: list[IntArray] | None = None
 
     def held_out(self, part: Part) -> IntArray:
         """The target of each user, whatever the part."""
         return np.ones(len(self.offsets) - 1, np.int64)
+
+    def dropped(self, users_B: IntArray, length_B: IntArray) -> list[IntArray] | None:
+        """Before the target, whatever the length."""
+        return None if self.dropped_U is None else [self.dropped_U[user] for user in users_B.tolist()]
 
 
 def map_users(dataset: Dataset, users_T: IntArray, event_T: IntArray, place_I: IntArray) -> MappedUsers:
@@ -54,4 +60,8 @@ def map_users(dataset: Dataset, users_T: IntArray, event_T: IntArray, place_I: I
     kept_E = (is_known_E | is_target_E) & np.repeat(has_history_T, length_T)
     offsets = np.concatenate([[0], np.cumsum(known_T[has_history_T] + 1)])
     times_E = None if dataset.timestamps_E is None else dataset.timestamps_E[event_E[kept_E]]
-    return MappedUsers(offsets, np.maximum(item_E[kept_E], 0), times_E, np.flatnonzero(has_history_T))
+    asked_U = np.flatnonzero(has_history_T)
+    dropped_U = dataset.dropped(users_T[asked_U], length_T[asked_U] - 1)
+    if dropped_U is not None:
+        dropped_U = [numbers[numbers >= 0] for numbers in (place_I[items] for items in dropped_U)]
+    return MappedUsers(offsets, np.maximum(item_E[kept_E], 0), times_E, asked_U, dropped_U)

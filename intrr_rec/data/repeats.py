@@ -33,8 +33,8 @@ def share_of_repeats(dataset: Dataset) -> float:
         is_new_E = np.zeros(len(key_E), np.bool_)
         is_new_E[first] = True
         if dataset.seen is not None:
-            user_E = owner_E[is_kept_E] + store.groups[group].first_user
-            is_new_E &= ~dataset.seen.had_before(user_E, items_E, place_E[is_kept_E], dataset.n_items)
+            had = dataset.seen.had_before(users, owner_E[is_kept_E], items_E, place_E[is_kept_E], dataset.n_items)
+            is_new_E &= ~had
         events += len(key_E)
         repeats += int((~is_new_E).sum())
     return repeats / max(1, events)

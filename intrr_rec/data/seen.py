@@ -8,11 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from intrr_rec.data.loading.windows import IntArray
 from intrr_rec.errors import ArtefactError
+from intrr_rec.io.places import not_the_input
 from intrr_rec.io.storage import Folder
 
 SEEN = "seen.parquet"  # user, item, before
@@ -37,17 +39,28 @@ class Seen:
         """Those of a dataset.
 
         Raises:
-            ArtefactError: a user or item that is none, or users out of order.
+            ArtefactError: no table of whole numbers, a user or item that is none, or pairs out of order.
         """
-        with folder.open(SEEN) as handle:
-            table = pq.ParquetFile(handle).read()
-        user_P, item_P, before_P = (table[name].to_numpy() for name in ("user", "item", "before"))
+        try:
+            with folder.open(SEEN) as handle:
+                columns = pq.ParquetFile(handle).read(["user", "item", "before"]).columns
+        except (OSError, pa.ArrowException) as error:
+            not_the_input(error)
+            raise ArtefactError(f"{folder.place}/{SEEN}: cannot be read ({error}); prepare the logs again") from None
+        numbers = [column.to_numpy() for column in columns if column.type == pa.int64() and not column.null_count]
+        if len(numbers) != 3:
+            raise ArtefactError(
+                f"{folder.place}/{SEEN}: has other columns than user, item and before; prepare the logs again"
+            )
+        user_P, item_P, before_P = numbers
         if len(user_P) and not (
             0 <= user_P[0] <= user_P[-1] < users
-            and (np.diff(user_P) >= 0).all()
             and 0 <= item_P.min() <= item_P.max() < items
+            and ((np.diff(user_P) > 0) | ((np.diff(user_P) == 0) & (np.diff(item_P) > 0))).all()
         ):
-            raise ArtefactError(f"{folder.place}/{SEEN}: holds a user or item that is none; prepare the logs again")
+            raise ArtefactError(
+                f"{folder.place}/{SEEN}: holds a pair that is none or out of order; prepare the logs again"
+            )
         return cls(item_P, before_P, np.searchsorted(user_P, np.arange(users + 1)))
 
     def of(self, users_B: IntArray, length_B: IntArray) -> list[IntArray]:
@@ -62,11 +75,23 @@ class Seen:
             found.append(self.item_P[span][self.before_P[span] <= length])
         return found
 
-    def had_before(self, users_E: IntArray, items_E: IntArray, place_E: IntArray, n_items: int) -> NDArray[np.bool_]:
-        """Of events, by user, item and place in the history: whether the user had the item in one that was dropped before."""
-        owner_P = np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
-        key_P, key_E = owner_P * n_items + self.item_P, users_E * n_items + items_E  # rising, as the pairs are sorted
-        place = np.searchsorted(key_P, key_E).clip(max=max(len(key_P) - 1, 0))
-        if not len(key_P):
-            return np.zeros(len(key_E), np.bool_)
-        return (key_P[place] == key_E) & (self.before_P[place] <= place_E)
+    def had_before(
+        self, users: slice, user_E: IntArray, items_E: IntArray, place_E: IntArray, n_items: int
+    ) -> NDArray[np.bool_]:
+        """Of events of some users: whether the user had the item in one that was dropped before.
+
+        Args:
+            users: whose events they are.
+            user_E, items_E, place_E: user counted from the first of these, item, and place in the history.
+        """
+        offsets = self.offsets[users.start : users.stop + 1]
+        span = slice(offsets[0], offsets[-1])
+        if span.start == span.stop:
+            return np.zeros(len(user_E), np.bool_)
+        owner_P = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        key_P, key_E = (
+            owner_P * n_items + self.item_P[span],
+            user_E * n_items + items_E,
+        )  # rising, as the pairs are sorted
+        place = np.searchsorted(key_P, key_E).clip(max=len(key_P) - 1)
+        return (key_P[place] == key_E) & (self.before_P[span][place] <= place_E)

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from intrr_rec.data.dataset import Dataset, UserEvents
+from intrr_rec.data.dataset import UserEvents
 from intrr_rec.data.loading.batch import Batch
 from intrr_rec.data.loading.loader import Loader
 from intrr_rec.data.loading.windows import IntArray, evaluation_windows
@@ -217,8 +217,7 @@ class Evaluator:
         place_M = np.arange(int(length_B.max(initial=0)))
         event_BM = np.minimum(first_B[:, None] + place_M, len(seen.items_E) - 1)
         seen_BM = np.where(place_M < length_B[:, None], seen.items_E[event_BM], -1)
-        if isinstance(seen, Dataset) and seen.seen is not None:
-            also = seen.seen.of(users, length_B)
+        if (also := seen.dropped(users, length_B)) is not None:
             longest = max(map(len, also), default=0)
             also_BM = np.full((len(users), longest), -1)
             for row, items in zip(also_BM, also, strict=True):

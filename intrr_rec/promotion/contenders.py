@@ -31,6 +31,7 @@ from intrr_rec.runs.inputs import Inputs
 from intrr_rec.runs.open_run import open_run
 from intrr_rec.semantic_ids.versions import old_places
 from intrr_rec.serving.bundle.bundle import Bundle, this_device
+from intrr_rec.serving.filters import NOTHING, Filters
 from intrr_rec.serving.recommender import Recommender
 
 PLACES = 20
@@ -150,13 +151,16 @@ class BundleContender:
 
     def rank(self, users: MappedUsers) -> Tensor:
         """See `Contender`."""
+        places = min(PLACES, self.beam)
         batch, parts = self.bundle.settings.evaluate.batch_users, [torch.empty(0, PLACES, dtype=torch.int64)]
         spans = [slice(a, b) for a, b in pairwise(users.offsets.tolist())]
         for first in range(0, len(spans), batch):
             chosen = spans[first : first + batch]
+            dropped = (users.dropped_U or ())[first : first + batch]
+            filters = [Filters(seen=items.tolist()) for items in dropped] or NOTHING
             histories = [users.items_E[span][:-1].tolist() for span in chosen]
             times = None if users.timestamps_E is None else [users.timestamps_E[span].tolist() for span in chosen]
-            parts.append(_padded(self.recommender.rank(histories, min(PLACES, self.beam), self.beam, times=times)[0]))
+            parts.append(_padded(self.recommender.rank(histories, places, self.beam, filters, times)[0]))
         return torch.cat(parts)
 
     def popular(self) -> Tensor:

@@ -1,5 +1,7 @@
 """What a user had in events that a filter drops counts as seen: evaluated, recommended and measured as such."""
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,8 +11,11 @@ from intrr_rec.config import PrepareConfig
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.data.prepare.prepare import prepare_dataset
 from intrr_rec.data.repeats import share_of_repeats
-from intrr_rec.data.seen import SEEN
+from intrr_rec.data.seen import SEEN, Seen
+from intrr_rec.errors import ArtefactError
 from intrr_rec.evaluation.results import evaluate_run
+from intrr_rec.io.storage import Folder
+from intrr_rec.promotion.compare_on import compare_on
 from intrr_rec.serving.batch.histories import DatasetSource, events_for
 from intrr_rec.serving.batch.recommend import PARTS, Options, recommend_all
 from intrr_rec.serving.bundle.bundle import Bundle
@@ -80,6 +85,30 @@ def test_a_dataset_of_all_events_holds_no_such_table(tmp_path):
     assert not (line.dataset / SEEN).exists() and Dataset.open(line.dataset).seen is None
 
 
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"user": [0], "item": ["x"], "before": [0]},
+        {"user": [0], "item": [None], "before": [0]},
+        {"user": [0], "item": [0]},
+        {"user": [0], "item": [20], "before": [0]},
+        {"user": [-1], "item": [0], "before": [0]},
+        {"user": [0, 30], "item": [0, 0], "before": [0, 0]},
+        {"user": [1, 0], "item": [0, 0], "before": [0, 0]},
+        {"user": [0, 0], "item": [1, 0], "before": [0, 0]},
+        {"user": [0.5], "item": [0], "before": [0]},
+        None,
+    ],
+)
+def test_a_forged_table_is_one_line(tmp_path, columns):
+    if columns is None:
+        (tmp_path / SEEN).write_text("PAR1" * 10)
+    else:
+        pq.write_table(pa.table(columns), tmp_path / SEEN)
+    with pytest.raises(ArtefactError, match=r"seen\.parquet: .*; prepare the logs again$"):
+        Seen.read(Folder.at(tmp_path), 30, 20)
+
+
 @pytest.fixture(scope="module")
 def bundle(line, folder):
     words = ("train.epochs=2", "evaluate.exclude_seen=true", "evaluate.beam=20", "model.window=4")
@@ -114,6 +143,13 @@ def test_nobody_gets_what_he_disliked(bundle, line, folder, tmp_path):
         before = {item for item, _ in events[:target]}
         assert evaluated[user] == batch[user] == catalogue - before
         assert raw[user] == catalogue - {item for item, _ in events}
+
+
+def test_models_are_compared_on_users_without_what_they_disliked(bundle, line, folder):
+    found = compare_on(line.dataset, [folder / "run", folder / "bundle"], 0, None)
+    measured = json.loads((folder / "run" / "results.json").read_text())["test"]
+    for model in found["models"]:
+        assert model["metrics"] == {name: pytest.approx(measured[name]) for name in model["metrics"]}
 
 
 def test_python_is_told_what_was_seen_beside_the_history(bundle):

@@ -26,7 +26,7 @@ class StepCounts:
         positions: slots that hold an event.
         items_U: distinct items of those slots, rising; empty where none are to be counted.
         count_U: slots that hold each of them.
-        spare_X: an event of the share, from which ranks without windows make a batch (`Collator.empty`).
+        spare_X: an event of the share, from which ranks without windows make a batch (`Collator.weigh`).
     """
 
     windows: int
