@@ -60,8 +60,11 @@ class Allowed:
         start_BW, beam_BW = first_BW.masked_fill(~is_beam_BW, nodes).sort(dim=1)
         at_BM = torch.searchsorted(start_BW, dead_BM, right=True) - 1
         child_BM = dead_BM - start_BW.gather(1, at_BM.clamp(min=0))
-        user_H, slot_H = ((at_BM >= 0) & (child_BM < width) & (dead_BM < nodes)).nonzero(as_tuple=True)
-        score_BWC[user_H, beam_BW[user_H, at_BM[user_H, slot_H]], child_BM[user_H, slot_H]] = -torch.inf
+        is_child_BM = (at_BM >= 0) & (child_BM < width) & (dead_BM < nodes)
+        # The least of the score and of -inf or inf: which they are is not read from the device.
+        place_BM = (beam_BW.gather(1, at_BM.clamp(min=0)) * width + child_BM).masked_fill(~is_child_BM, 0)
+        closed_BM = torch.where(is_child_BM, -torch.inf, torch.inf).to(score_BWC.dtype)
+        score_BWC.view(len(score_BWC), -1).scatter_reduce_(1, place_BM, closed_BM, "amin")
 
     def _lives(self, depth: int, node: Tensor, denied_BM: Tensor | None) -> Tensor:
         """Whether an item that all may get, and that is not denied to the user of its row, lies below each node of this depth."""
