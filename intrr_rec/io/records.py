@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 
 from intrr_rec.errors import ArtefactError
 
@@ -63,6 +63,23 @@ def as_record(value: Any, kind: type[Record], where: str, fix: str) -> Record:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "top level"
         raise ArtefactError(f"{where}: {field[:200]!r}: {first['msg'][:300]}; {fix}") from None
+
+
+class _Texts(RootModel[dict[str, str]]):
+    """An object of texts."""
+
+
+def read_texts(path: Path, fix: str) -> dict[str, str]:
+    """A JSON file with an object of texts; empty where there is no such file.
+
+    Raises:
+        ArtefactError: it holds anything else.
+    """
+    if not path.is_file():
+        return {}
+    with path.open("rb") as file:
+        value = parse_json(file.read(LARGEST + 1), str(path), fix)
+    return as_record(value, _Texts, str(path), fix).root
 
 
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,8 +6,7 @@ files a dataset was made of is also kept by name, so that one that was changed i
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from intrr_rec.data.raw.paths import table_files
@@ -16,6 +15,7 @@ from intrr_rec.io import artefact
 from intrr_rec.io.artefact import file_hash
 from intrr_rec.io.atomic import write_json
 from intrr_rec.io.places import url_of
+from intrr_rec.io.records import read_texts
 from intrr_rec.io.storage import Location, below
 from intrr_rec.io.stores.staging import staged
 
@@ -35,6 +35,7 @@ class Logs:
     tables: tuple[Path, ...]
     dataset: Location
     record: Path
+    _digests: dict[tuple[Path, int, int], str] = field(default_factory=dict, repr=False, compare=False)
 
     def new(self) -> list[str]:
         """Places of the files that the dataset was not made of.
@@ -66,7 +67,7 @@ class Logs:
         return set(artefact.peek(self.dataset).parents.values())
 
     def _seen(self) -> dict[str, str]:
-        return json.loads(self.record.read_text()) if self.record.is_file() else {}
+        return read_texts(self.record, "remove it, and files that were changed since are no longer told from new ones")
 
     def _hashes(self) -> dict[str, str]:
         found = {}
@@ -75,5 +76,13 @@ class Logs:
                 local, place = places.bring(table), url_of(table) or table
                 for path in table_files(local):
                     at = place if path == local else below(place, path.relative_to(local).as_posix())
-                    found[str(at)] = file_hash(path)
+                    found[str(at)] = self._digest(path)
         return found
+
+    def _digest(self, path: Path) -> str:
+        """Of a file; one that has not changed since is not read again by this process, which looks at the logs several times a day."""
+        stat = path.stat()
+        key = path, stat.st_size, stat.st_mtime_ns
+        if key not in self._digests:
+            self._digests[key] = file_hash(path)
+        return self._digests[key]

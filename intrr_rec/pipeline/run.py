@@ -6,7 +6,6 @@ given again, waits for a job that is still there and submits no second one.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -22,6 +21,7 @@ from intrr_rec.errors import ArtefactError, Stopped
 from intrr_rec.io.atomic import write_json
 from intrr_rec.io.console import console
 from intrr_rec.io.lock import Lock, Taken
+from intrr_rec.io.records import read_texts
 from intrr_rec.pipeline.daily import stages_of
 from intrr_rec.pipeline.description import Pipeline, load_pipeline
 from intrr_rec.pipeline.faults import MISSING
@@ -174,7 +174,7 @@ class _Session:
         self.jobs = self._read_jobs()
 
     def _read_jobs(self) -> dict[str, str]:
-        return json.loads(self.record.read_text()) if self.record.is_file() else {}
+        return read_texts(self.record, "remove it, and jobs that still run are started a second time")
 
     def _status(self, stage: Stage) -> AppStatus | None:
         handle = self.jobs.get(stage.name)

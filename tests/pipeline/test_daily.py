@@ -13,9 +13,12 @@ import yaml
 
 from intrr_rec.errors import ArtefactError, ConfigError, DataError
 from intrr_rec.io import artefact
+from intrr_rec.io.artefact import file_hash
 from intrr_rec.io.registry import read_decision, read_registry
+from intrr_rec.pipeline import new_logs
 from intrr_rec.pipeline.daily import Day, stages_of
 from intrr_rec.pipeline.description import load_pipeline
+from intrr_rec.pipeline.run import run_pipeline
 from intrr_rec.promotion.promote import roll_back
 from intrr_rec.runs.run_record import read_run_record
 from tests import tiny
@@ -124,6 +127,29 @@ def test_a_file_that_was_changed_is_not_counted_twice(two_days: Path, tmp_path: 
         bring(path)
     log.unlink()  # logs may be archived
     assert bring(path) == {}
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"a": 1}', "{"])
+def test_a_damaged_record_is_one_line(two_days: Path, tmp_path: Path, text: str) -> None:
+    folder = tmp_path / "copy"
+    path = copy(two_days, folder)
+    for name in ("logs.json", "jobs.json"):
+        (folder / "work" / name).write_text(text)
+        with pytest.raises(ArtefactError, match=rf"{name}: .*; remove it, and "):
+            bring(path) if name == "logs.json" else run_pipeline(path, show=True)
+        (folder / "work" / name).unlink()
+
+
+def test_each_file_of_logs_is_read_once_a_start(
+    two_days: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, read = tmp_path / "copy", []
+    path = copy(two_days, folder)
+    late = pa.table({"user_id": [0, 1], "item_id": [3, 4], "timestamp": [50, 51]})
+    pq.write_table(late, folder / "logs/day0-late.parquet")
+    monkeypatch.setattr(new_logs, "file_hash", lambda path: read.append(path.name) or file_hash(path))
+    assert tuple(bring(path)) == ALL
+    assert sorted(read) == sorted(path.name for path in (folder / "logs").iterdir())
 
 
 def test_a_candidate_that_lost_or_was_rolled_back_is_judged_once_and_the_next_day_starts_from_what_is_served(
