@@ -146,13 +146,17 @@ class IndexConfig(ComponentSection):
         Raises:
             ConfigError: it names levels and codes that would do.
         """
-        if items <= self.capacity:
-            return
-        wanted = ROOM * items
-        widest = max(self.sizes)
+        if items > self.capacity:
+            raise ConfigError(
+                f"index.levels: {self.levels} levels of {max(self.sizes)} codes and {self.dedup_codes} digits tell at most "
+                f"{self.capacity:,} items apart, but there are {items:,}; set {self.proposal(items)}"
+            )
+
+    def proposal(self, items: int) -> str | None:
+        """Settings that leave `ROOM` tuples of residual codes per item, in words; None where these settings leave as many."""
+        wanted, widest = ROOM * items, max(self.sizes)
+        if math.prod(self.sizes) >= wanted:
+            return None
         codes = 1 << math.ceil(math.log2(wanted) / self.levels)
         levels = math.ceil(math.log2(wanted) / math.log2(widest))
-        raise ConfigError(
-            f"index.levels: {self.levels} levels of {widest} codes and {self.dedup_codes} digits tell at most {self.capacity:,} items "
-            f"apart, but there are {items:,}; set index.codes={codes}, or index.levels={levels} index.codes={widest}"
-        )
+        return f"index.codes={codes}, or index.levels={levels} index.codes={widest}"

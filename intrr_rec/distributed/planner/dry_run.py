@@ -58,8 +58,10 @@ def plan_ahead(
     screen = console(width=140)
     screen.print(str(plan), highlight=False)
     screen.print(traffic.table())
-    host = plan_host(recipe, items=items, content_width=content_width)
+    host = plan_host(recipe, plan, items=items, content_width=content_width)
     screen.print(host.table())
+    for line in host.advice:
+        screen.print(line, highlight=False)
     if out:
         write_json(out, {"plan": plan.as_dict(), "traffic": traffic.as_dict(), "host": host.as_dict()})
     return plan

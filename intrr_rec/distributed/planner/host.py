@@ -13,8 +13,10 @@ from typing import Any
 from rich.table import Table
 
 from intrr_rec.config import Recipe
+from intrr_rec.config.indexing import ROOM
 from intrr_rec.distributed.planner.hardware import GB
-from intrr_rec.distributed.planner.memory import FLOAT, TRIE
+from intrr_rec.distributed.planner.memory import FLOAT, PROCESS, TRIE
+from intrr_rec.distributed.planner.plan import Plan
 
 FILTERS = 4  # bytes an item of the trie's file that only filters read
 OWN_ID = 16  # bytes an item, a guess: an id of 12 characters with its offset
@@ -30,15 +32,37 @@ class HostPlan:
 
     Attributes:
         mapped: of files that the ranks of a host share in its page cache.
+        ranks: what the ranks of a host hold in its memory, together.
+        memory: of a host.
         disk: of artefacts.
         index_hours: of one processor that builds the Semantic IDs.
         items_per_sid: items to a tuple of residual codes, if they were spread evenly.
+        proposal: settings that leave each item more of them, in words; None where there are enough.
     """
 
     mapped: dict[str, int]
+    ranks: int
+    memory: int
     disk: dict[str, int]
     index_hours: float
     items_per_sid: float
+    proposal: str | None
+
+    @property
+    def advice(self) -> list[str]:
+        """What is short on such a host, a line each."""
+        lines = []
+        if self.ranks + sum(self.mapped.values()) > self.memory:
+            lines.append(
+                f"A host's ranks and what they map take {(self.ranks + sum(self.mapped.values())) / GB:,.1f} GB of its "
+                f"{self.memory / GB:,.1f}: look-ups will read from disk."
+            )
+        if self.proposal:
+            lines.append(
+                f"{self.items_per_sid:.3g} items share a tuple of residual codes where {1 / ROOM} leave room for vectors that do "
+                f"not spread evenly: set {self.proposal}."
+            )
+        return lines
 
     def as_dict(self) -> dict[str, Any]:
         """For plan.json."""
@@ -49,6 +73,11 @@ class HostPlan:
         table = Table("", "GB", title="a host maps, and artefacts take on disk, once for all ranks")
         for name, size in self.mapped.items():
             table.add_row(f"{name}, mapped", f"{size / GB:,.2f}")
+        table.add_row("what its ranks hold", f"{self.ranks / GB:,.2f}")
+        table.add_row(
+            "together, of the host's memory",
+            f"{(self.ranks + sum(self.mapped.values())) / GB:,.2f} of {self.memory / GB:,.0f}",
+        )
         table.add_section()
         for name, size in self.disk.items():
             table.add_row(f"{name}, on disk", f"{size / GB:,.2f}")
@@ -58,10 +87,11 @@ class HostPlan:
         return table
 
 
-def plan_host(recipe: Recipe, *, items: int, content_width: int) -> HostPlan:
+def plan_host(recipe: Recipe, plan: Plan, *, items: int, content_width: int) -> HostPlan:
     """What a recipe's catalogue of that size takes.
 
     Args:
+        plan: of its tables, on the machines in question.
         content_width: V of the item vectors.
     """
     sizes = (*recipe.index.sizes, recipe.index.dedup_codes)
@@ -80,4 +110,14 @@ def plan_host(recipe: Recipe, *, items: int, content_width: int) -> HostPlan:
         "bundle of float32 rows": 2 * rows + codes + trie + items * OWN_ID,
     }
     hours = items * content_width * sum(recipe.index.sizes) / INDEX_RATE / 3600
-    return HostPlan(mapped, disk, hours, items / math.prod(recipe.index.sizes))
+    machines = plan.machines
+    rank = plan.total.device if machines.device == "cpu" else plan.total.host + PROCESS["cpu"]
+    return HostPlan(
+        mapped,
+        rank * machines.local_ranks,
+        machines.host_memory * machines.local_ranks,
+        disk,
+        hours,
+        items / math.prod(recipe.index.sizes),
+        recipe.index.proposal(items),
+    )

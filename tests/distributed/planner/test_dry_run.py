@@ -41,6 +41,23 @@ def test_more_items_than_semantic_ids_are_refused_with_levels_and_codes_that_wou
         recipe(*words).index.require_capacity(10**9)
 
 
+def test_levels_and_codes_are_proposed_where_items_would_crowd(capsys):
+    plan_ahead(recipe("train.sharding.uid=row_wise"), items=10**6, ranks=64, **ONE_HOST)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "0.477 items share a tuple" in said and "set index.codes=256, or index.levels=4 index.codes=128." in said
+    for words in (["index.codes=256"], ["index.levels=4", "index.codes=128"]):
+        assert recipe(*words).index.proposal(10**6) is None
+    assert recipe().index.proposal(10**5) is None
+
+
+def test_a_host_is_told_what_does_not_fit_its_memory(capsys):
+    topology = "train.sharding.topology.host_memory_gb"
+    for memory, is_short in ((40, False), (2, True)):
+        words = ("train.sharding.uid=row_wise", "index.codes=2048", f"{topology}={memory}")
+        plan_ahead(recipe(*words), items=10**9, ranks=64, **ONE_HOST)
+        assert ("look-ups will read from disk" in capsys.readouterr().out) is is_short
+
+
 def test_a_billion_items_replicated_are_refused():
     with pytest.raises(ConfigError, match=r"1,000,000,000 x 128, data_parallel\) takes 2,560 GB"):
         plan_ahead(recipe("index.codes=2048"), items=10**9, ranks=64, **ONE_HOST)
