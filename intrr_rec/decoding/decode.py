@@ -16,7 +16,8 @@ from intrr_rec.config import EvaluateConfig
 from intrr_rec.data.loading.batch import Batch
 from intrr_rec.decoding.beam_cached import cached_beam_search
 from intrr_rec.decoding.filters import Allowed
-from intrr_rec.decoding.ranker import Ranker
+from intrr_rec.decoding.ranker import Ranker, dense_best
+from intrr_rec.decoding.shard import Shard
 from intrr_rec.models.base import CodeRecommender, ItemRecommender, Recommender
 from intrr_rec.models.embeddings.item_embeddings import Rows
 from intrr_rec.models.intrr import IntRR
@@ -29,7 +30,7 @@ from intrr_rec.semantic_ids.trie import PrefixTrie
 def decode(
     model: Recommender,
     batch: Batch,
-    catalogue_ID: Tensor | None,
+    catalogue_ID: Tensor | Shard | None,
     trie: PrefixTrie,
     settings: EvaluateConfig,
     allowed: Allowed | None = None,
@@ -41,8 +42,8 @@ def decode(
     Args:
         model: in evaluation mode; it states its decoder.
         batch: histories, on the model's device.
-        catalogue_ID: `model.represent` of every item, for a model with a `token_width`; None for any other model, or to have
-            the item embeddings of the histories made from the batch.
+        catalogue_ID: `model.represent` of every item, or this rank's share of them, for a model with a `token_width`; None for any
+            other model, or to have the item embeddings of the histories made from the batch.
         trie: of the catalogue's Semantic IDs.
         settings: beam width and normalisation.
         allowed: what the users of the scored slots may get; None is everything.
@@ -61,13 +62,13 @@ def decode(
 def ranking(
     model: IntRR,
     batch: Batch,
-    catalogue_ID: Tensor | None,
+    catalogue_ID: Tensor | Shard | None,
     trie: PrefixTrie,
     neighbours: NeighbourTable | None = None,
     weight_F: Tensor | None = None,
 ) -> tuple[Ranker, Tensor]:
     """What ranks the catalogue for an IntRR, and the user states of a batch that it ranks for."""
-    rows = None if catalogue_ID is None else Rows(catalogue_ID)
+    rows = Rows(catalogue_ID) if isinstance(catalogue_ID, Tensor) else catalogue_ID
     ranker = Ranker(RanSteps(model.ran, model.codebooks()), trie, model.dense, rows, neighbours, weight_F)
     return ranker, scored_states(model, batch, catalogue_ID)
 
@@ -75,14 +76,14 @@ def ranking(
 def _dense(
     model: SASRec,
     batch: Batch,
-    catalogue_ID: Tensor,
+    catalogue_ID: Tensor | Shard,
     trie: PrefixTrie,
     settings: EvaluateConfig,
     allowed: Allowed | None,
 ) -> tuple[Tensor, Tensor]:
     state_BD = scored_states(model, batch, catalogue_ID)
-    open_of = None if allowed is None else allowed.between
-    item_BW, score_BW = model.dense.best(state_BD, Rows(catalogue_ID), settings.beam, batch, open_of)
+    rows = Rows(catalogue_ID) if isinstance(catalogue_ID, Tensor) else catalogue_ID
+    item_BW, score_BW = dense_best(model.dense, rows, state_BD, settings.beam, batch, allowed)
     return item_BW.masked_fill(score_BW == -torch.inf, -1), score_BW
 
 
@@ -100,16 +101,12 @@ def _codes(
 def _own(
     model: Recommender,
     batch: Batch,
-    catalogue_ID: Tensor | None,
+    catalogue_ID: Tensor | Shard | None,
     trie: PrefixTrie,
     settings: EvaluateConfig,
     allowed: Allowed | None,
 ) -> tuple[Tensor, Tensor]:
-    return model.rank(batch, settings) if allowed is None else model.rank(batch, settings, _mask(batch, allowed))
-
-
-def _mask(batch: Batch, allowed: Allowed | None) -> Tensor | None:
-    return None if allowed is None else allowed.items(len(batch.scored_S))
+    return model.rank(batch, settings) if allowed is None else model.rank(batch, settings, allowed)
 
 
 DECODERS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
@@ -119,12 +116,14 @@ DECODERS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
 }
 
 
-def scored_states(model: ItemRecommender, batch: Batch, catalogue_ID: Tensor | None) -> Tensor:
+def scored_states(model: ItemRecommender, batch: Batch, catalogue_ID: Tensor | Shard | None) -> Tensor:
     """The state at each scored slot, `[B, D]`."""
     if catalogue_ID is None:
         with_features = () if batch.features is None else (batch.features,)
         represented_UD = model.represent(batch.items_U, batch.content_UV, *with_features)
         history_TD = F.embedding(batch.slot_T, represented_UD)
+    elif isinstance(catalogue_ID, Shard):
+        history_TD = F.embedding(batch.slot_T, catalogue_ID.take(batch.items_U))
     else:
         history_TD = F.embedding(batch.items_U[batch.slot_T], catalogue_ID)
     slot_TD = model.slot_features(batch)

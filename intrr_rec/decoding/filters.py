@@ -64,7 +64,7 @@ class Allowed:
         # The least of the score and of -inf or inf: which they are is not read from the device.
         place_BM = (beam_BW.gather(1, at_BM.clamp(min=0)) * width + child_BM).masked_fill(~is_child_BM, 0)
         closed_BM = torch.where(is_child_BM, -torch.inf, torch.inf).to(score_BWC.dtype)
-        score_BWC.view(len(score_BWC), -1).scatter_reduce_(1, place_BM, closed_BM, "amin")
+        score_BWC.view(len(score_BWC), first_BW.shape[1] * width).scatter_reduce_(1, place_BM, closed_BM, "amin")
 
     def _lives(self, depth: int, node: Tensor, denied_BM: Tensor | None) -> Tensor:
         """Whether an item that all may get, and that is not denied to the user of its row, lies below each node of this depth."""
@@ -81,10 +81,6 @@ class Allowed:
         if self.denied_BM is None or self.denied_item_BM is None:
             return self
         return replace(self, denied_BM=self.denied_BM[user_B], denied_item_BM=self.denied_item_BM[user_B])
-
-    def items(self, users: int) -> Tensor:
-        """Whether each of the users may get each item, `[B, I]`."""
-        return self.between(0, len(self.leaves.place_I)).expand(users, -1)
 
     def between(self, first: int, end: int) -> Tensor:
         """Whether the users may get items `first … end - 1`, `[B, R]`; `[1, R]` where it is the same for all."""

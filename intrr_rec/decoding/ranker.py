@@ -17,6 +17,7 @@ from intrr_rec.data.loading.batch import Batch
 from intrr_rec.decoding.beam import beam_search
 from intrr_rec.decoding.filters import Allowed
 from intrr_rec.decoding.repeats import REPEATS, SeenItems
+from intrr_rec.decoding.shard import Shard
 from intrr_rec.models.dense_head import DenseHead
 from intrr_rec.models.embeddings.item_embeddings import Rows
 from intrr_rec.models.neighbours import TERMS, NeighbourTable
@@ -34,7 +35,7 @@ class Ranker:
         ran: with its codebooks.
         trie: of the catalogue.
         dense: the dense head of a model that has one.
-        rows: item representations, needed by the dense head.
+        rows: item representations, or this rank's share of them, needed by the dense head.
         neighbours: of the catalogue, where they are part of the ranking.
         weight_F: of the features that `candidates` gives, where they are fitted.
     """
@@ -42,7 +43,7 @@ class Ranker:
     ran: Steps
     trie: PrefixTrie
     dense: DenseHead | None
-    rows: Rows | None
+    rows: Rows | Shard | None
     neighbours: NeighbourTable | None = None
     weight_F: Tensor | None = None
 
@@ -101,9 +102,7 @@ class Ranker:
         floor_B1 = log_p_BW.masked_fill(log_p_BW == -torch.inf, torch.inf).amin(dim=1, keepdim=True)
         pool = [items_BW.masked_fill(log_p_BW == -torch.inf, -1)]
         if settings.pool == "beam_and_dense":
-            found_BW, found_score_BW = self.dense.best(
-                state_BD, self.rows, settings.beam, batch, None if allowed is None else allowed.between
-            )
+            found_BW, found_score_BW = dense_best(self.dense, self.rows, state_BD, settings.beam, batch, allowed)
             pool.append(found_BW.masked_fill(found_score_BW == -torch.inf, -1))
         around = seen = None
         if settings.rank_by == "path_dense_and_neighbours":
@@ -128,3 +127,12 @@ class Ranker:
         if around is not None and seen is not None:
             features += [around.at(items_BW), seen.at(items_BW)]
         return items_BW, torch.cat(features, dim=-1)
+
+
+def dense_best(
+    dense: DenseHead, rows: Rows | Shard, state_BD: Tensor, places: int, batch: Batch, allowed: Allowed | None
+) -> tuple[Tensor, Tensor]:
+    """`DenseHead.best` of all items, whether this rank holds the embeddings of all or of a share."""
+    if isinstance(rows, Shard):
+        return rows.best(dense, state_BD, places, batch, allowed)
+    return dense.best(state_BD, rows, places, batch, None if allowed is None else allowed.between)

@@ -25,10 +25,13 @@ from intrr_rec.data.popularity import falling_order
 from intrr_rec.decoding.decode import decode, ranking
 from intrr_rec.decoding.filters import Allowed, Leaves
 from intrr_rec.decoding.ranker import FEATURES
+from intrr_rec.decoding.shard import Shard
+from intrr_rec.distributed.planner.memory import GATHERED_ITEMS
 from intrr_rec.distributed.world import World
 from intrr_rec.evaluation.fit_ranking import fit_weights
 from intrr_rec.evaluation.metrics import RECALL_AT, as_means, metrics_by_user, target_rank
 from intrr_rec.models.base import Recommender
+from intrr_rec.models.embeddings.item_embeddings import Rows
 from intrr_rec.models.intrr import IntRR
 from intrr_rec.models.neighbours import NeighbourTable
 from intrr_rec.runs.inputs import Inputs
@@ -230,21 +233,32 @@ class Evaluator:
         """Where items lie in the trie, for filters."""
         return Leaves.of(self.trie)
 
-    def catalogue(self) -> Tensor | None:
-        """The token of every item, `[I, D]`: each rank makes its share, then all are gathered; None for other models."""
+    @torch.no_grad()
+    def catalogue(self) -> Tensor | Shard | None:
+        """The token of every item, `[I, D]`: each rank makes its share, then all are gathered, or, of a large catalogue, each rank
+        keeps its own; None for other models."""
         if self.model.token_width is None:
             return None
-        n_items = self.inputs.dataset.n_items
-        share = -(-n_items // self.world.size)
-        own = torch.arange(self.world.rank * share, (self.world.rank + 1) * share).clamp(max=n_items - 1)
-        parts = []
-        for ids_U in own.split(CATALOGUE_CHUNK):
-            content_UV = self.inputs.content(ids_U, self.world.device)
+        n_items, world = self.inputs.dataset.n_items, self.world
+        share = -(-n_items // world.size)
+        own = torch.arange(world.rank * share, (world.rank + 1) * share).clamp(max=n_items - 1)
+        own_RD: Tensor | None = None
+        for first in range(0, share, CATALOGUE_CHUNK):
+            ids_U = own[first : first + CATALOGUE_CHUNK]
+            content_UV = self.inputs.content(ids_U, world.device)
             reader = self.inputs.feature_reader
             features = None if reader is None else reader.items(ids_U.numpy())
-            with_features = () if features is None else (features.to(self.world.device),)
-            parts.append(self.model.represent(ids_U.to(self.world.device), content_UV, *with_features))
-        return self.world.gather_rows(torch.cat(parts))[:n_items]
+            with_features = () if features is None else (features.to(world.device),)
+            made_UD = self.model.represent(ids_U.to(world.device), content_UV, *with_features)
+            own_RD = made_UD.new_empty(share, made_UD.shape[1]) if own_RD is None else own_RD
+            own_RD[first : first + len(ids_U)] = made_UD
+        assert own_RD is not None
+        if world.size == 1:
+            return own_RD
+        if n_items > GATHERED_ITEMS:
+            first = world.rank * share
+            return Shard(Rows(own_RD[: n_items - first]), first, world)
+        return world.gather_rows(own_RD)[:n_items]
 
 
 def most_popular(inputs: Inputs, split: Split) -> dict[str, float]:

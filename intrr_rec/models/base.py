@@ -22,6 +22,7 @@ from intrr_rec.data.loading.windows import Windows, training_windows
 from intrr_rec.models.backbones.kv_cache import Cache, Prompts
 from intrr_rec.models.codes import batch_codes
 from intrr_rec.models.embeddings.tables import CODEBOOK_TABLE, Codebooks
+from intrr_rec.models.neighbours import Permitted
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,13 @@ class Recommender(nn.Module, ABC):
         """The embedding of each item, `[U, D]`; asked of models that have a `token_width`."""
         raise NotImplementedError(f"{type(self).__name__} has no item embeddings")
 
-    def rank(self, batch: Batch, settings: EvaluateConfig, allowed_BI: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def rank(self, batch: Batch, settings: EvaluateConfig, allowed: Permitted | None = None) -> tuple[Tensor, Tensor]:
         """The best `settings.beam` items after each scored slot, best first; asked of models whose `decoded_by` is "own".
 
         Args:
             batch: histories.
             settings: beam width.
-            allowed_BI: what a user may get; None is everything.
+            allowed: what the users may get; None is everything.
 
         Returns:
             `items_BW` dense item ids (-1 where a place is left empty) and `scores_BW`.

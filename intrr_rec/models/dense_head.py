@@ -195,18 +195,39 @@ class DenseHead(nn.Module):
             allowed: which of the items from a first one to an end each user may get, `[B, R]` or `[1, R]`; None is everything.
                 Anything else has score -inf.
         """
+        return self.best_of(state_BD, rows, places, *batch.seen_items(), allowed)
+
+    def best_of(
+        self,
+        state_BD: Tensor,
+        rows: Rows,
+        places: int,
+        seen_BN: Tensor,
+        is_seen_BN: Tensor,
+        allowed: Callable[[int, int], Tensor] | None = None,
+        first_item: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """`best` among the rows of items `first_item`, `first_item` + 1, …; None: they are the whole catalogue.
+
+        Args:
+            seen_BN: items of histories; of a share of the catalogue, other items than its own are passed over.
+            is_seen_BN: which of them are the user's.
+        """
         unit_BD = F.normalize(state_BD, dim=-1) / self.temperature
-        seen_BN, is_seen_BN = batch.seen_items()
-        # Slots of others' histories repeat an item of the own one, so that what is written to a place twice is the same.
-        some_B1 = seen_BN.gather(1, is_seen_BN.int().argmax(1, keepdim=True))
-        seen_BN = torch.where(is_seen_BN, seen_BN, some_B1)
-        inverse_I, places, first = inverse_lengths(rows), min(places, len(rows)), 0
+        first = begun = first_item or 0
+        if first_item is None:
+            # Slots of others' histories repeat an item of the own one, so that what is written to a place twice is the same.
+            some_B1 = seen_BN.gather(1, is_seen_BN.int().argmax(1, keepdim=True))
+            seen_BN = torch.where(is_seen_BN, seen_BN, some_B1)
+        else:
+            seen_BN = seen_BN.masked_fill(~is_seen_BN, -1)
+        inverse_I, places = inverse_lengths(rows), min(places, len(rows))
         best_BW: Tensor | None = None
         item_BW = seen_BN.new_empty(len(state_BD), 0)
         for rows_RD in rows.chunks():
             end = first + len(rows_RD)
-            score_BR = (unit_BD @ rows_RD.T).mul_(inverse_I[first:end])
-            if len(rows_RD) == len(rows):
+            score_BR = (unit_BD @ rows_RD.T).mul_(inverse_I[first - begun : end - begun])
+            if first_item is None and len(rows_RD) == len(rows):
                 score_BR.scatter_(1, seen_BN, score_BR.gather(1, seen_BN) + self._bias())
             else:
                 user_H, slot_H = ((seen_BN >= first) & (seen_BN < end)).nonzero(as_tuple=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from intrr_rec.config import EvaluateConfig, ItemKnnConfig, ModelConfig
 from intrr_rec.data.loading.batch import Batch
 from intrr_rec.models.base import Catalogue, Recommender
-from intrr_rec.models.neighbours import NeighbourTable, rank_neighbours
+from intrr_rec.models.neighbours import NeighbourTable, Permitted, rank_neighbours
 
 
 class ItemKnn(Recommender):
@@ -33,9 +33,9 @@ class ItemKnn(Recommender):
         self.uid = None
         self.table = table
 
-    def rank(self, batch: Batch, settings: EvaluateConfig, allowed_BI: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def rank(self, batch: Batch, settings: EvaluateConfig, allowed: Permitted | None = None) -> tuple[Tensor, Tensor]:
         """The best `settings.beam` items; a popular item stands below every neighbour."""
-        return rank_neighbours(self.table, batch, settings.beam, allowed_BI)
+        return rank_neighbours(self.table, batch, settings.beam, allowed)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """There is nothing to learn."""

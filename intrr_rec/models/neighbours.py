@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,17 @@ from intrr_rec.config import NeighboursConfig
 from intrr_rec.data.loading.batch import Batch
 
 TERMS = ("content", "transitions", "two_steps")
+MOST_POPULAR = 1 << 14  # items, the most popular first, that are looked at together
+
+
+class Permitted(Protocol):
+    """What the users of a batch may get (`decoding/filters.py`: `Allowed`)."""
+
+    def at(self, item: Tensor) -> Tensor:
+        """Whether the users may get these items: `[R]`, the same for all, or each user's own, `[B, R]`; -1 is none."""
+
+    def of(self, user_B: Tensor) -> Permitted:
+        """The filters of some of the users, given by their rows."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +130,7 @@ class Around:
 
 
 def rank_neighbours(
-    table: NeighbourTable, batch: Batch, places: int, allowed_BI: Tensor | None = None
+    table: NeighbourTable, batch: Batch, places: int, allowed: Permitted | None = None
 ) -> tuple[Tensor, Tensor]:
     """The neighbours of each history with the highest scores, then the most popular items.
 
@@ -127,33 +138,47 @@ def rank_neighbours(
         table: of the catalogue.
         batch: histories.
         places: W.
-        allowed_BI: what a user may get; None is everything.
+        allowed: what the users may get; None is everything.
 
     Returns:
         `item_BW` (-1 where fewer items are allowed than there are places) and `score_BW`.
     """
     n_items = len(table.item_IM)
     places = min(places, n_items)
-    open_of = None if allowed_BI is None else partial(allowed_BI.gather, 1)
-    found_BW, score_BW = table.around(batch).best(table.weights(), places, open_of)
+    found_BW, score_BW = table.around(batch).best(table.weights(), places, None if allowed is None else allowed.at)
     missing = places - found_BW.shape[1]
     found_BW = F.pad(found_BW, (0, missing), value=-1)
     score_BW = F.pad(score_BW, (0, missing), value=-torch.inf)
     short = (found_BW < 0).any(1).nonzero().squeeze(1)
-    if not len(short):
-        return found_BW, score_BW
-    open_BI = torch.ones(len(short), n_items + 1, dtype=torch.bool, device=found_BW.device)
-    if allowed_BI is not None:
-        open_BI[:, :-1] = allowed_BI[short]
-    open_BI.scatter_(1, found_BW[short].masked_fill(found_BW[short] < 0, n_items), False)
-    popular_I = table.popular_I.long()
-    # Below 0 and below the neighbours, in the order of popularity.
-    lowest_B1 = score_BW[short].masked_fill(found_BW[short] < 0, 0).amin(dim=1, keepdim=True).clamp(max=0)
-    order_I = torch.arange(1, n_items + 1, device=found_BW.device) / n_items
-    fill_BI = (lowest_B1 - order_I).masked_fill(~open_BI[:, popular_I], -torch.inf)
-    fill_score_BW, place_BW = fill_BI.topk(places, dim=1)
-    all_score_BW = torch.cat([score_BW[short], fill_score_BW], dim=1)
-    all_item_BW = torch.cat([found_BW[short], popular_I[place_BW]], dim=1)
-    score_BW[short], place_BW = all_score_BW.topk(places, dim=1)
-    found_BW[short] = all_item_BW.gather(1, place_BW).masked_fill(score_BW[short] == -torch.inf, -1)
+    if len(short):
+        theirs = None if allowed is None else allowed.of(short)
+        found_BW[short], score_BW[short] = _filled(table.popular_I, found_BW[short], score_BW[short], theirs)
     return found_BW, score_BW
+
+
+def _filled(popular_I: Tensor, found_BW: Tensor, score_BW: Tensor, allowed: Permitted | None) -> tuple[Tensor, Tensor]:
+    """The places left empty, which come last, filled with the most popular items not found yet: as far down as the users ask.
+
+    Their scores lie below 0 and below the neighbours', in the order of popularity.
+    """
+    places, n_items = found_BW.shape[1], len(popular_I)
+    known_BW = found_BW.sort(dim=1).values
+    lowest_B1 = score_BW.masked_fill(found_BW < 0, 0).amin(dim=1, keepdim=True).clamp(max=0)
+    filled_B1 = (found_BW >= 0).sum(1, keepdim=True)
+    spare = (0, 1)  # a place that takes what has none
+    found_BW, score_BW = F.pad(found_BW, spare, value=-1), F.pad(score_BW, spare, value=-torch.inf)
+    first, count = 0, 2 * places
+    while first < n_items and bool((filled_B1 < places).any()):
+        item_R = popular_I[first : first + count].long()
+        item_BR = item_R.expand(len(found_BW), -1).contiguous()
+        at_BR = torch.searchsorted(known_BW, item_BR).clamp_(max=places - 1)
+        is_open_BR = known_BW.gather(1, at_BR) != item_BR
+        if allowed is not None:
+            is_open_BR &= allowed.at(item_R)
+        place_BR = (filled_B1 + is_open_BR.cumsum(1) - 1).masked_fill(~is_open_BR, places).clamp_(max=places)
+        rank_R = torch.arange(first + 1, first + 1 + len(item_R), device=item_R.device) / n_items
+        found_BW.scatter_(1, place_BR, item_BR)
+        score_BW.scatter_(1, place_BR, lowest_B1 - rank_R)
+        filled_B1 = filled_B1 + is_open_BR.sum(1, keepdim=True)
+        first, count = first + len(item_R), min(2 * count, MOST_POPULAR)
+    return found_BW[:, :places], score_BW[:, :places]

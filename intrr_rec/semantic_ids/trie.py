@@ -21,7 +21,7 @@ from torch import Tensor
 from intrr_rec.errors import DataError
 
 _INTEGERS = (torch.uint8, torch.int16, torch.int32, torch.int64)
-CHUNK = 1 << 18  # leaves that are looked at together where all are
+CHUNK = 1 << 16  # leaves that are looked at together where all are
 KEY_BITS = 62  # of a Semantic ID sorted as one number
 
 

@@ -231,8 +231,7 @@ class Recommender:
         allowed, bundle = self._allowed(histories, filters), self.bundle
         if bundle.trained is None:
             assert bundle.neighbours is not None
-            allowed_BI = None if allowed is None else allowed.items(len(histories))
-            return rank_neighbours(bundle.neighbours, batch, beam, allowed_BI)
+            return rank_neighbours(bundle.neighbours, batch, beam, allowed)
         settings = bundle.settings.evaluate.model_copy(update={"beam": beam})
         return bundle.trained.ranker.rank(bundle.trained.states(batch), batch, settings, allowed)
 

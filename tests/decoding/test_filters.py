@@ -36,7 +36,7 @@ def test_a_filtered_beam_is_full_truthful_and_exact_at_full_width(allow, deny, b
     denied_BM = torch.tensor([row + [-1] * (longest - len(row)) for row in deny], dtype=torch.int64).view(USERS, -1)
     allowed = leaves.allow(None if allow is None else leaves.before(mask_I), denied_BM)
     expected_BI = torch.stack([mask_I & ~torch.isin(torch.arange(N_ITEMS), torch.tensor(row)) for row in deny])
-    assert torch.equal(allowed.items(USERS), expected_BI)
+    assert torch.equal(allowed.between(0, len(leaves.place_I)).expand(USERS, -1), expected_BI)
     with torch.no_grad():
         items_BW, scores_BW = beam_search(RanSteps(ran, codebooks), trie, x_BD, beam, normalize, allowed)
     filtered_BI = SCORES_BI[normalize].masked_fill(~expected_BI, -torch.inf)

@@ -1,5 +1,8 @@
 """The dense loss beside the RAN's, and the beam's items ranked by both."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,7 @@ from intrr_rec.data.loading.negatives import CandidateSampler
 from intrr_rec.data.loading.windows import evaluation_windows, training_windows
 from intrr_rec.decoding.decode import decode
 from intrr_rec.decoding.filters import Leaves
+from intrr_rec.decoding.shard import Shard
 from intrr_rec.errors import ConfigError
 from intrr_rec.models import dense_head
 from intrr_rec.models.embeddings import item_embeddings
@@ -194,6 +198,52 @@ def test_the_best_by_chunks_are_those_of_the_whole(model, ranking, monkeypatch, 
                 allowed.between(0, N_ITEMS).expand(len(state_BD), -1),
                 allowed.at(torch.arange(N_ITEMS)).expand(len(state_BD), -1),
             )
+
+
+class Rank:
+    """One of several ranks that are threads of this process."""
+
+    def __init__(self, rank, size, barrier, boxes):
+        self.rank, self.size, self._barrier, self._boxes = rank, size, barrier, boxes
+
+    def gather_rows(self, rows):
+        self._boxes[self.rank] = rows
+        self._barrier.wait()
+        found = torch.cat(self._boxes)
+        self._barrier.wait()
+        return found
+
+    def sum(self, values):
+        return self.gather_rows(values[None]).sum(0)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("denies", [False, True])
+def test_ranks_that_hold_shares_of_the_catalogue_rank_as_one_that_holds_it_all(model, events, ranking, ranks, denies):
+    items_E, offsets = events
+    *_, trie, catalogue_ID, state_BD = ranking
+    by_both = EvaluateConfig(beam=6, rank_by="path_and_dense", pool="beam_and_dense")
+    leaves, windows = Leaves.of(trie), evaluation_windows(offsets, WINDOW, 1)
+    denied_BM = torch.randint(-1, N_ITEMS, (len(state_BD), 3), generator=torch.Generator().manual_seed(0))
+
+    def of(users, catalogue):
+        own = Collator(items_E, WINDOW, None, "items")(windows.take(np.array(users, np.int64)))
+        allowed = leaves.allow(None, denied_BM[own.user_S][:, : 1 + len(users)]) if denies else None
+        with torch.no_grad():
+            return own.user_S, *decode(model, own, catalogue, trie, by_both, allowed)
+
+    shares = [[0], [1, 2], []] if ranks == 3 else [[2], [0, 1]][:ranks] if ranks == 2 else [[0, 1, 2]]
+    expected = [of(users, catalogue_ID) for users in shares]
+    barrier, boxes, share = threading.Barrier(ranks, timeout=20), [None] * ranks, -(-N_ITEMS // ranks)
+    shards = [
+        Shard(Rows(catalogue_ID[rank * share : (rank + 1) * share]), rank * share, Rank(rank, ranks, barrier, boxes))
+        for rank in range(ranks)
+    ]
+    with ThreadPoolExecutor(ranks) as pool:
+        found = list(pool.map(of, shares, shards))
+    for ours, others in zip(found, expected, strict=True):
+        assert np.array_equal(ours[0], others[0]) and torch.equal(ours[1], others[1])
+        torch.testing.assert_close(ours[2], others[2])
 
 
 def test_ranking_by_a_loss_that_was_not_trained_is_refused():

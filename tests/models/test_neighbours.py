@@ -88,20 +88,34 @@ def test_around_holds_each_neighbour_once_and_best_is_the_order_of_its_scores():
     assert (around.at(torch.full((len(made.user_S), 1), -1)) == 0).all()
 
 
-def test_popular_items_fill_what_neighbours_leave_empty_and_nothing_denied_comes_back():
+class Mask:
+    def __init__(self, allowed_BI):
+        self.allowed_BI = allowed_BI
+
+    def at(self, item):
+        return self.allowed_BI[:, item] if item.ndim == 1 else self.allowed_BI.gather(1, item)
+
+    def of(self, user_B):
+        return Mask(self.allowed_BI[user_B])
+
+
+@pytest.mark.parametrize("places", [1, 3, 15])
+def test_popular_items_fill_what_neighbours_leave_empty_and_nothing_denied_comes_back(places):
     _, table = make(NeighboursConfig(kept=2, last_items=1, content=0))
     made = batch()
     allowed_BI = torch.ones(len(made.user_S), N_ITEMS, dtype=torch.bool)
     allowed_BI[:, 20:] = False
     allowed_BI[0] = False
     allowed_BI[0, 5] = True
-    item_BW, score_BW = rank_neighbours(table, made, 15, allowed_BI)
-    assert item_BW[0].tolist() == [5, *[-1] * 14]
+    item_BW, score_BW = rank_neighbours(table, made, places, Mask(allowed_BI))
+    assert item_BW[0].tolist() == [5, *[-1] * (places - 1)]
     for row_W, scores_W in zip(item_BW[1:], score_BW[1:], strict=True):
-        assert len(row_W.unique()) == 15 and row_W.min() >= 0 and row_W.max() < 20
+        assert len(row_W.unique()) == places and row_W.min() >= 0 and row_W.max() < 20
         assert (scores_W.diff() <= 0).all()
         filled_W = row_W[scores_W < 0]
-        assert len(filled_W) >= 13 and (filled_W.diff() < 0).all()  # the most popular is the highest number here
+        assert (
+            len(filled_W) >= places - 2 and (filled_W.diff() < 0).all()
+        )  # the most popular is the highest number here
 
 
 def test_rows_do_not_depend_on_the_block_they_are_compared_in(monkeypatch):

@@ -17,6 +17,7 @@ from intrr_rec.config import ServeConfig
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.io import artefact
 from intrr_rec.serving.bundle.bundle import ITEM_TABLE, KIND, Bundle, this_device
+from intrr_rec.serving.http import backend as backend_module
 from intrr_rec.serving.http.backend import Backend
 from intrr_rec.serving.http.schemas import Filters, RecommendRequest
 from intrr_rec.serving.http.server import serve
@@ -128,6 +129,16 @@ def test_an_item_shows_its_semantic_id_its_redistribution_and_its_neighbours(ser
     similar = {near["item"]: near["similarity"] for near in answer["neighbours"]}
     assert "11" not in similar and list(similar.values()) == sorted(similar.values(), reverse=True)
     assert server.ask("GET", "/items/nothing").status == 404
+
+
+def test_nearest_items_are_looked_for_around_an_item_in_the_trie(bundle, monkeypatch):
+    whole = Backend(bundle).item("11").neighbours
+    for looked_at, same in ((bundle.n_items, True), (bundle.n_items - 3, False), (40, False)):
+        monkeypatch.setattr(backend_module, "LOOKED_AT", looked_at)
+        found = Backend(bundle).item("11").neighbours
+        assert (found == whole) or not same
+        assert len(found) == len(whole) and all(near.similarity <= whole[0].similarity for near in found)
+        assert [near.similarity for near in found] == sorted((near.similarity for near in found), reverse=True)
 
 
 def test_search_finds_words_and_ids(server):

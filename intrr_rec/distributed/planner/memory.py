@@ -35,6 +35,7 @@ CACHE_SHARE = 0.2  # of a table's rows that `fused_uvm_caching` keeps on the dev
 PROCESS = {"cpu": 1 * GB, "cuda": 2 * GB}
 TRIE = 16  # bytes an item at most, at four levels of 256 codes or fewer (semantic_ids/trie.py)
 NEIGHBOUR = 10  # bytes of a neighbour of an item: its id and three terms in half precision
+GATHERED_ITEMS = 1 << 17  # of a catalogue up to which every rank holds the token of every item, beyond it a share
 USABLE = 0.9  # of the memory; the rest is for activations and what the allocator cannot use
 
 
@@ -105,8 +106,9 @@ def other_bytes(
     if machines.device == "cuda":  # on CPUs it is mapped, once a host (`host.py`)
         found["prefix trie, in evaluation"] = TRIE * items
     if model.token_width is not None and recipe.keeps_catalogue(items):
-        own = math.ceil(items / machines.ranks)  # is made, then gathered with the others'
-        found["catalogue's tokens, in evaluation"] = (1 + machines.ranks) * own * model.token_width * FLOAT
+        own = math.ceil(items / machines.ranks)  # of a small catalogue gathered with the others'
+        held = own if machines.ranks == 1 or items > GATHERED_ITEMS else (1 + machines.ranks) * own
+        found["catalogue's tokens, in evaluation"] = held * model.token_width * FLOAT
     if recipe.uses_neighbours:
         found["neighbours of items, in evaluation"] = NEIGHBOUR * recipe.model.neighbours.kept * items
     if not allocated:

@@ -7,6 +7,7 @@ guidance.safetensors          what guides each item's redistribution, as wide; r
 codes.safetensors             Semantic IDs as narrow as they fit: the file of the Semantic IDs' artefact
 trie.safetensors              the trie over them: likewise
 items.safetensors             own ids, titles, popularity, as flat arrays
+search.safetensors            which blocks of titles may hold a word; a bundle without it is searched title by title
 items.parquet                 columns to filter by
 features.json                 features of histories that the model reads, where it reads some
 features.safetensors          their rows
@@ -28,6 +29,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -41,6 +43,7 @@ from intrr_rec.decoding.ranker import FEATURES
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import Manifest, Opened
+from intrr_rec.io.mapped import roomy
 from intrr_rec.io.records import as_record
 from intrr_rec.io.registry import current_of
 from intrr_rec.io.stores.staging import copied
@@ -50,7 +53,9 @@ from intrr_rec.semantic_ids.artefact import CODES, NAME, TRIE, codes_fit
 from intrr_rec.semantic_ids.trie import PrefixTrie
 from intrr_rec.serving.bundle.features import NONE, read_space
 from intrr_rec.serving.bundle.items import ItemTable
-from intrr_rec.serving.bundle.trained import Trained, finite
+from intrr_rec.serving.bundle.title_search import NAME as NAME_OF_GRAMS
+from intrr_rec.serving.bundle.title_search import SEARCH
+from intrr_rec.serving.bundle.trained import CHUNK, Trained, finite
 
 KIND = "bundle"
 # Of what lies in the files: an older bundle is refused, not misread.
@@ -134,6 +139,7 @@ class Bundle:
         if not learns or settings.evaluate.rank_by == "path_dense_and_neighbours":
             neighbours = _neighbours(path, opened, settings, device)
         space = read_space(path, opened)
+        grams = opened.mapped(SEARCH)[NAME_OF_GRAMS] if SEARCH in opened.manifest.files else None
         opened_bundle = cls(
             path,
             opened.manifest,
@@ -141,7 +147,7 @@ class Bundle:
             device,
             trie,
             codes_IL,
-            ItemTable(path / ITEM_TABLE, opened.parquet(ITEM_TABLE), opened.mapped(ITEM_ARRAYS)),
+            ItemTable(path / ITEM_TABLE, opened.parquet(ITEM_TABLE), opened.mapped(ITEM_ARRAYS), grams),
             neighbours,
             Trained.of(path, opened, settings, trie, neighbours, device, space) if learns else None,
             space,
@@ -189,7 +195,7 @@ class Bundle:
 
 def _neighbours(path: Path, opened: Opened, settings: BundleSettings, device: torch.device) -> NeighbourTable:
     config, items = settings.model.neighbours, opened.manifest.counts["items"]
-    tensors = finite(path, NEIGHBOURS, opened.tensors(NEIGHBOURS))
+    tensors = finite(path, NEIGHBOURS, opened.mapped(NEIGHBOURS))
     known = {
         "items": (torch.int32, (items, config.kept)),
         "terms": (torch.float16, (items, config.kept, len(TERMS))),
@@ -197,11 +203,20 @@ def _neighbours(path: Path, opened: Opened, settings: BundleSettings, device: to
     }
     found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
     in_range = found == known and -1 <= int(tensors["items"].min()) <= int(tensors["items"].max()) < items
-    in_range = in_range and bool((tensors["popular"].sort().values == torch.arange(items)).all())
+    in_range = in_range and _is_permutation(tensors["popular"])
     weighted = not settings.model.kind_settings.learns or len(settings.ranking or ()) == len(FEATURES)
     if not (in_range and weighted):
         raise ArtefactError(f"{path}: {NEIGHBOURS} is not of {items} items, or has no weights; export it again")
     return NeighbourTable(config, *(tensors[name].to(device) for name in known))
+
+
+def _is_permutation(place_I: Tensor) -> bool:
+    is_there_I = torch.from_numpy(roomy(np.bool_, (len(place_I),)))
+    if not 0 <= int(place_I.min()) <= int(place_I.max()) < len(place_I):
+        return False
+    for place_R in place_I.split(CHUNK):
+        is_there_I[place_R.long()] = True
+    return bool(is_there_I.all())
 
 
 def this_device() -> torch.device:

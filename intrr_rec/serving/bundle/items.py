@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 from torch import Tensor
 
 from intrr_rec.data.dataset import ITEMS, Dataset
@@ -29,6 +30,7 @@ from intrr_rec.io.places import not_the_input
 from intrr_rec.serving.bundle.item_columns import having, is_filterable, within
 from intrr_rec.serving.bundle.item_index import BYTES, OFFSETS, ItemIndex, texts
 from intrr_rec.serving.bundle.tensor_file import TensorFile
+from intrr_rec.serving.bundle.title_search import BITS, GROUP, SEARCH, TitleSearch, write_search
 
 OWN = ("item_id", "title", "first_seen")
 RESERVED = (*OWN, "popularity", "newcomer")  # of the item table these are not carried over
@@ -45,12 +47,15 @@ class ItemTable:
         path: of `items.parquet`, for error messages.
         file: that file, open.
         flat: the arrays of `items.safetensors`.
+        grams: those of `search.safetensors`; None of a bundle without: a search looks at every title.
 
     Raises:
         ArtefactError: a column or an array is missing or of another type or length.
     """
 
-    def __init__(self, path: Path, file: pq.ParquetFile, flat: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, path: Path, file: pq.ParquetFile, flat: Mapping[str, Tensor], grams: Tensor | None = None
+    ) -> None:
         self.path = path
         self._file = file
         self.schema = self._file.schema_arrow
@@ -70,6 +75,10 @@ class ItemTable:
             raise ArtefactError(
                 f"{path}: its columns and the arrays beside it differ in length; export the bundle again"
             )
+        grams_GH = None if grams is None else grams.numpy()
+        if grams_GH is not None and (grams_GH.dtype != np.uint8 or grams_GH.shape != (-(-len(self) // GROUP), BITS)):
+            raise ArtefactError(f"{path.parent}: {SEARCH} is not of its items; export the bundle again")
+        self.search = TitleSearch(self._titles, self.by_popularity_I, grams_GH)
 
     def __len__(self) -> int:
         return len(self.index.ids)
@@ -95,10 +104,6 @@ class ItemTable:
     def titles(self, items: Iterable[int]) -> list[str]:
         """What to call each item (dense ids)."""
         return self._titles.take(pa.array(items, pa.int64())).to_pylist()
-
-    def title_column(self) -> pa.LargeStringArray:
-        """What to call each item, at the position of its dense id, mapped."""
-        return self._titles
 
     def having(self, column: str, values: Iterable[str]) -> NDArray[np.bool_]:
         """Which items have one of these values, compared by the column's type; an entry of a list counts as one. `[I]`
@@ -146,7 +151,8 @@ class ItemTable:
 
 
 def write_items(dataset: Dataset, is_new_I: NDArray[np.bool_] | None, table: Path, flat: Path) -> None:
-    """Write a dataset's items, those the model never saw marked, some at a time: `items.parquet` and `items.safetensors`.
+    """Write a dataset's items, those the model never saw marked, some at a time: `items.parquet`, `items.safetensors`, and beside it
+    `search.safetensors`.
 
     Args:
         is_new_I: None where the model saw all.
@@ -197,6 +203,9 @@ def write_items(dataset: Dataset, is_new_I: NDArray[np.bool_] | None, table: Pat
             file.write(way, 0, torch.from_numpy(pc.sort_indices(ids).to_numpy().astype(np.int64)))
     if writer is not None:
         writer.close()
+    with safe_open(flat, framework="pt") as mapped:
+        tensors = {name: mapped.get_tensor(name) for name in mapped.keys()}  # noqa: SIM118 it is no dictionary
+    write_search(texts(tensors, "title"), tensors["by_popularity"].numpy(), flat.parent / SEARCH)
 
 
 def _parts(dataset: Dataset) -> Iterator[tuple[pa.Table, pa.ChunkedArray]]:

@@ -11,11 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from intrr_rec.data.loading.features import HistoryFeatures
 from intrr_rec.errors import ArtefactError, ConfigError, UserError
@@ -41,9 +38,8 @@ from intrr_rec.serving.words import FeatureFault, Features, numbers_of
 
 NEIGHBOURS = 8
 PROBE_ITEMS = 5
-KEPT_TITLES = 1 << 24  # bytes of titles up to which they are also kept in lower case
 MOST_VALUES = 200  # of a vocabulary that a client is told
-CHUNK = 1 << 18  # titles that are searched together
+LOOKED_AT = 1 << 16  # items whose Semantic IDs begin most like an item's: among them are its neighbours
 
 
 @dataclass(frozen=True)
@@ -68,8 +64,6 @@ class Backend:
         self.bundle = bundle
         self.bundle_hash = bundle.manifest.content_hash
         self._recommender = Recommender(bundle)
-        titles = bundle.items.title_column()
-        self._lower_titles = pc.utf8_lower(titles) if titles.nbytes <= KEPT_TITLES else None
 
     @classmethod
     def load(cls, path: Path, device: torch.device) -> Backend:
@@ -179,17 +173,7 @@ class Backend:
         words = query.lower().split()
         if not words:
             return []
-        parts = []
-        for first in range(0, len(self.bundle.items), CHUNK):
-            titles = self.bundle.items.title_column()[first : first + CHUNK]
-            lower = pc.utf8_lower(titles) if self._lower_titles is None else self._lower_titles[first : first + CHUNK]
-            is_found = np.ones(len(titles), np.bool_)
-            for word in words:
-                is_found &= pc.match_substring(lower, word).to_numpy(zero_copy_only=False)
-            parts.append(first + np.flatnonzero(is_found))
-        matching = np.concatenate(parts)
-        popularity = self.bundle.items.popularity_I[matching]
-        found = matching[np.argsort(-popularity, kind="stable")][:limit].tolist()
+        found = self.bundle.items.search.find(words, limit)
         [same] = self.bundle.items.dense([query.strip()])
         if same is not None:
             found = [same, *(item for item in found if item != same)][:limit]
@@ -302,25 +286,19 @@ class Backend:
         return None if leaf is None else self.bundle.items.own([int(trie.leaf_items[leaf])])[0]
 
     def _nearest(self, item: int) -> tuple[list[float], list[int]]:
-        """Items by the cosine of their representations, the item itself left out: one pass over the catalogue; of a model
-        that was not trained, those of its table of neighbours."""
+        """Items by the cosine of their representations, the item itself left out, among the `LOOKED_AT` that lie around it in the
+        trie: those share the longest prefixes. Of a model that was not trained, those of its table of neighbours."""
         if self.bundle.trained is None:
             assert self.bundle.neighbours is not None
             return self.bundle.neighbours.nearest(item, NEIGHBOURS)
-        rows = self.bundle.trained.rows
+        rows, leaf_items = self.bundle.trained.rows, self.bundle.trie.leaf_items
+        first = int(self.bundle.leaves.place_I[item]) - LOOKED_AT // 2
+        first = max(0, min(first, len(leaf_items) - LOOKED_AT))
+        near_R = leaf_items[first : first + LOOKED_AT].long().sort().values
         own_1D = rows.take(torch.tensor([item], device=self.bundle.device))
-        best_W, nearest_W = own_1D.new_empty(0), torch.empty(0, dtype=torch.int64, device=own_1D.device)
-        first, places = 0, min(NEIGHBOURS, len(rows) - 1)
-        for chunk_RD in rows.chunks():
-            similarity_R: Tensor = F.cosine_similarity(own_1D, chunk_RD)
-            if first <= item < first + len(chunk_RD):
-                similarity_R[item - first] = -torch.inf
-            found_W, place_W = similarity_R.topk(min(places, len(similarity_R)))
-            joined = torch.cat([best_W, found_W])
-            best_W, order_W = joined.topk(min(places, len(joined)))
-            nearest_W = torch.cat([nearest_W, place_W + first])[order_W]
-            first += len(chunk_RD)
-        return best_W.tolist(), nearest_W.tolist()
+        similarity_R = F.cosine_similarity(own_1D, rows.take(near_R)).masked_fill(near_R == item, -torch.inf)
+        best_W, place_W = similarity_R.topk(min(NEIGHBOURS, len(near_R) - 1))
+        return best_W.tolist(), near_R[place_W].tolist()
 
 
 def _conditions(group: schemas.Filters | Group) -> Conditions:
