@@ -97,6 +97,12 @@ class IndexConfig(ComponentSection):
     tolerance: float = Field(
         1e-5, ge=0, description="stop a level once the relative gain of an iteration falls below this"
     )
+    sample_per_code: int | None = Field(
+        1024,
+        ge=64,
+        description="vectors per code of the largest level that codebooks are fitted on where the catalogue has more, drawn by a "
+        "hash of items and seed; null: all",
+    )
     batch: int | None = Field(
         None, ge=1, description="vectors an iteration of rk_means, drawn anew each time (10⁷ items and more); null: all"
     )
@@ -134,6 +140,11 @@ class IndexConfig(ComponentSection):
     def sizes(self) -> tuple[int, ...]:
         """K of each residual level."""
         return self.codes if isinstance(self.codes, tuple) else (self.codes,) * self.levels
+
+    @property
+    def sample(self) -> int | None:
+        """Vectors that codebooks are fitted on where there are more; None: all."""
+        return None if self.sample_per_code is None else self.sample_per_code * max(self.sizes)
 
     @property
     def capacity(self) -> int:

@@ -21,13 +21,13 @@ from intrr_rec.semantic_ids.artefact import KIND, fill
 from intrr_rec.semantic_ids.collisions import costs_from, dedup_digits, order_rule, resolve_collisions
 from intrr_rec.semantic_ids.quality.categories import read_categories
 from intrr_rec.semantic_ids.quality.gate import require_quality
-from intrr_rec.semantic_ids.quality.metrics import assess
+from intrr_rec.semantic_ids.quality.metrics import MEASURED_ITEMS, assess
 from intrr_rec.semantic_ids.quality.summary import show_quality
 from intrr_rec.semantic_ids.quantizers.collaborative import collaborative_vectors
 from intrr_rec.semantic_ids.quantizers.exact import ALONE, Peers, padded_gather
 from intrr_rec.semantic_ids.quantizers.methods import fits_together, make_quantizer
 from intrr_rec.semantic_ids.quantizers.quantizer import OnProgress, Quantizer, VectorSource
-from intrr_rec.semantic_ids.source import ParquetSource
+from intrr_rec.semantic_ids.source import ParquetSource, RowsSource, draw_samples
 from intrr_rec.vectors.table import vectors_hash
 
 log = logging.getLogger(__name__)
@@ -64,8 +64,9 @@ def build_semantic_ids(
         alignment = config.collaborative
         collaborative_IC = collaborative_vectors(dataset, alignment.width, config.seed) if alignment.weight else None
         quantizer = make_quantizer(config, source.width, collaborative_IC, peers)
+        fitted, measured = _samples(source, config, peers)
         with _progress(peers) if on_progress is None else nullcontext(on_progress) as told:
-            quantizer.fit(source, told)
+            quantizer.fit(fitted, told)
         codes_IL = assign_all(quantizer, source, peers)
         if not world.is_main:
             return None
@@ -74,7 +75,8 @@ def build_semantic_ids(
         source = ParquetSource(vectors_path, dataset)
         costs_of = costs_from(quantizer, source, codes_IL)
         codes_IL = resolve_collisions(codes_IL, config.collisions, config.sizes[-1], costs_of)
-        quality, _ = assess(quantizer, source, codes_IL, read_categories(dataset, config.category_column), config.seed)
+        categories = read_categories(dataset, config.category_column)
+        quality, _ = assess(quantizer, measured or source, codes_IL, categories, config.seed)
         require_quality(quality, config.gate)
         digits_I = dedup_digits(codes_IL, config.dedup_codes)
         fill(
@@ -94,6 +96,21 @@ def build_semantic_ids(
         )
     show_quality(quality, out)
     return artefact.read(out, KIND)
+
+
+def _samples(source: VectorSource, config: IndexConfig, peers: Peers) -> tuple[VectorSource, RowsSource | None]:
+    """This rank's rows that codebooks are fitted on, and, of a large catalogue, the rows of all ranks that quality is measured on."""
+    most = source.n_items if config.sample is None else config.sample
+    if source.n_items <= min(most, MEASURED_ITEMS):
+        return source, None
+    fitted, measured = draw_samples(source, [most if most < source.n_items else 0, MEASURED_ITEMS], config.seed, peers)
+    ids_R, x_RD = (padded_gather(part, peers) for part in (measured.ids_R, measured.x_RD))
+    order_R = ids_R.argsort()
+    is_large = source.n_items > MEASURED_ITEMS
+    return (
+        fitted if most < source.n_items else source,
+        RowsSource(ids_R[order_R], x_RD[order_R], len(ids_R)) if is_large else None,
+    )
 
 
 def assign_all(quantizer: Quantizer, source: VectorSource, peers: Peers = ALONE) -> Tensor:

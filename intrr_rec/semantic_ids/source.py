@@ -5,7 +5,7 @@ Shape legend: I items, R rows of this rank, P rows of a block, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from intrr_rec.data.dataset import Dataset
-from intrr_rec.semantic_ids.quantizers.exact import ALONE, Peers
-from intrr_rec.semantic_ids.quantizers.quantizer import BLOCK_ROWS
+from intrr_rec.semantic_ids.quantizers.exact import ALONE, Peers, hash_edge, hash_ids
+from intrr_rec.semantic_ids.quantizers.quantizer import BLOCK_ROWS, VectorSource
 from intrr_rec.vectors.table import VectorTable
 
 
@@ -66,3 +66,24 @@ class RowsSource:
         """Blocks of at most `BLOCK_ROWS` rows."""
         if len(self.ids_R):
             yield from zip(self.ids_R.split(BLOCK_ROWS), self.x_RD.split(BLOCK_ROWS), strict=True)
+
+
+def draw_samples(source: VectorSource, sizes: Sequence[int], seed: int, peers: Peers = ALONE) -> list[RowsSource]:
+    """Disjoint samples of about so many rows each, of each rank its own rows, by one pass over the source.
+
+    Which items are drawn depends on (seed, id) alone. The samples count their rows over all ranks as their `n_items`.
+    """
+    edge_S = torch.tensor([hash_edge(sum(sizes[: n + 1]) / source.n_items) for n in range(len(sizes))])
+    ids: list[list[Tensor]] = [[torch.empty(0, dtype=torch.int64)] for _ in sizes]
+    rows: list[list[Tensor]] = [[torch.empty(0, source.width)] for _ in sizes]
+    for ids_P, x_PD in source.blocks():
+        sample_P = torch.bucketize(hash_ids(ids_P, ~seed), edge_S, right=True)
+        for sample in range(len(sizes)):
+            is_drawn_P = sample_P == sample
+            ids[sample].append(ids_P[is_drawn_P])
+            rows[sample].append(x_PD[is_drawn_P])
+    counts_S = peers.sum(torch.tensor([sum(map(len, each)) for each in ids]))
+    return [
+        RowsSource(torch.cat(each), torch.cat(x), int(count))
+        for each, x, count in zip(ids, rows, counts_S.tolist(), strict=True)
+    ]

@@ -59,7 +59,9 @@ def test_two_ranks_write_the_bytes_of_one(catalogue, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", [(), ("index.batch=400",), ("index.normalize=false",)])
+@pytest.mark.parametrize(
+    "settings", [(), ("index.batch=400",), ("index.normalize=false",), ("index.codes=16", "index.sample_per_code=64")]
+)
 def test_four_ranks_write_the_bytes_of_one(catalogue, tmp_path, settings):
     one, four = (index(catalogue, tmp_path / str(size), size, *settings) for size in (1, 4))
     assert differing(one, four) == []

@@ -13,9 +13,12 @@ from intrr_rec.data.dataset import Dataset
 from intrr_rec.data.prepare.prepare import prepare_dataset
 from intrr_rec.errors import ConfigError
 from intrr_rec.io import artefact
+from intrr_rec.semantic_ids import build as build_module
 from intrr_rec.semantic_ids.artefact import SemanticIds
 from intrr_rec.semantic_ids.build import build_semantic_ids
 from intrr_rec.semantic_ids.quantizers.kmeans import assign
+from intrr_rec.semantic_ids.quantizers.quantizer import TensorSource
+from intrr_rec.semantic_ids.source import draw_samples
 from intrr_rec.vectors.table import vectors_hash
 
 N_ITEMS = 120
@@ -54,6 +57,24 @@ def test_paths_are_the_nearest_centroids_of_each_items_own_vector(catalogue, tmp
     assert ids.codes_IL[0, :2].tolist() == ids.codes_IL[1, :2].tolist()
     assert ids.codes_IL[1, 2] == ids.codes_IL[0, 2] + 1 >= 2
     assert len(ids.codes_IL.unique(dim=0)) == N_ITEMS
+
+
+def test_codebooks_of_a_sample_give_every_item_its_codes(catalogue, tmp_path, monkeypatch):
+    folder, residual_ID = catalogue
+    build(folder, tmp_path / "whole")
+    monkeypatch.setattr(build_module, "MEASURED_ITEMS", 60)
+    build(folder, tmp_path / "ids", CONFIG.model_copy(update={"sample_per_code": 8}))
+    whole, ids = SemanticIds.open(tmp_path / "whole"), SemanticIds.open(tmp_path / "ids")
+    assert not torch.equal(ids.codebooks[0], whole.codebooks[0])
+    for level, codebook_KD in enumerate(ids.codebooks):
+        codes_I, _ = assign(residual_ID, codebook_KD)
+        assert torch.equal(ids.codes_IL[:, level], codes_I)
+        residual_ID = residual_ID - codebook_KD[codes_I]
+    assert ids.quality["items"] == sum(ids.quality["levels"][0]["counts"]) == N_ITEMS
+    assert 40 < ids.quality["distances"]["items"] < 80
+    fitted, measured = draw_samples(TensorSource(catalogue[1]), [64, 60], CONFIG.seed)
+    error_of = [residual_ID[s.ids_R].square().sum() / s.x_RD.square().sum() for s in (fitted, measured)]
+    assert ids.quality["relative_error"] == pytest.approx(float(error_of[1])) and error_of[0] < error_of[1]
 
 
 def test_manifest_names_what_it_was_built_from(catalogue, tmp_path):

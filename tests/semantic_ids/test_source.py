@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.errors import DataError
-from intrr_rec.semantic_ids.source import ParquetSource
+from intrr_rec.semantic_ids.source import ParquetSource, draw_samples
 from intrr_rec.vectors.table import read_vectors
 from tests import tiny
 
@@ -49,6 +49,26 @@ def test_every_row_belongs_to_one_rank(tmp_path_factory, rows, size, group, cuts
             assert found[ids_P].isnan().all() and len(ids_P)
             found[ids_P] = x_PD
     assert torch.equal(found, torch.from_numpy(vectors))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_samples_are_the_same_whoever_reads_the_rows(tmp_path, size):
+    rows = 4000
+    vectors = np.arange(rows * 2, dtype=np.float32).reshape(rows, 2)
+    write(tmp_path, np.arange(rows), vectors, [1500], 100)
+
+    def drawn(ranks, seed):
+        each = [
+            draw_samples(ParquetSource(tmp_path, peers=Place(rank, ranks)), [1000, 300], seed) for rank in range(ranks)
+        ]
+        return [torch.cat([of_rank[sample].ids_R for of_rank in each]).sort().values for sample in range(2)], each
+
+    (fitted, measured), each = drawn(size, 0)
+    assert all(torch.equal(ours, one) for ours, one in zip((fitted, measured), drawn(1, 0)[0], strict=True))
+    assert not torch.equal(fitted, drawn(1, 1)[0][0])
+    assert abs(len(fitted) - 1000) < 100 and abs(len(measured) - 300) < 60
+    assert not set(fitted.tolist()) & set(measured.tolist())
+    assert all(torch.equal(of_rank[0].x_RD[:, 0], 2.0 * of_rank[0].ids_R) for of_rank in each)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ def require_quality(quality: Mapping[str, Any], gate: GateConfig) -> None:
     """Let good Semantic IDs pass.
 
     Args:
-        quality: what `measure_quality` and `content_quality` found.
+        quality: what `assess` found.
 
     Raises:
         ConfigError: one line naming every figure that fell short, its floor, and how to fix it or lower the floor.

@@ -19,9 +19,11 @@ from torch.nn.functional import normalize
 
 from intrr_rec.semantic_ids.collisions import code_groups
 from intrr_rec.semantic_ids.quality.categories import Categories
-from intrr_rec.semantic_ids.quantizers.quantizer import Quantizer, VectorSource
+from intrr_rec.semantic_ids.quantizers.quantizer import Quantizer, TensorSource, VectorSource
+from intrr_rec.semantic_ids.source import RowsSource
 
 QUERIES = 1_024
+MEASURED_ITEMS = 1 << 18  # of a larger catalogue a sample of so many vectors is measured
 NEIGHBOURS = 10
 QUANTILES = (0.5, 0.9, 0.99)
 # The scores of a block, queries × rows, stay within 32 MiB.
@@ -49,16 +51,23 @@ def assess(
     """All that quality.json holds, and the reconstruction it was drawn from.
 
     Args:
-        source: the items' vectors, all of them in this process.
+        source: the items' vectors, all of them in this process; or those of a sample of the items, in rising order: then
+            reconstruction, spread and neighbours are those of the sample, codes, collisions and categories those of all items.
         codes_IL: Semantic IDs without the de-duplication digit.
         seed: of samples and shuffles.
 
     Returns:
-        `measure_quality` and `content_quality` in one, with the `distance_summary` as `distances`.
+        `measure_quality`, `content_quality` and `category_purity` (None without categories) in one, with the `distance_summary` as
+        `distances`.
     """
-    found = reconstruction(quantizer, source, codes_IL)
+    seen_IL = codes_IL
+    if isinstance(source, RowsSource):
+        seen_IL, source = codes_IL[source.ids_R], TensorSource(source.x_RD)
+    found = reconstruction(quantizer, source, seen_IL)
     quality = measure_quality(codes_IL, quantizer.sizes, found.relative_error)
-    quality |= content_quality(source, codes_IL, categories, seed)
+    generator = torch.Generator().manual_seed(seed)
+    quality |= content_quality(source, seen_IL, generator)
+    quality["category_purity"] = category_purity(codes_IL, categories, generator) if categories else None
     return quality | {"distances": distance_summary(found.norm_I, found.left_I)}, found
 
 
@@ -167,24 +176,22 @@ def distance_summary(norm_I: Tensor, left_I: Tensor) -> dict[str, Any]:
     return {"items": len(share_I), "relative_error": error, "quantiles": quantiles}
 
 
-def content_quality(source: VectorSource, codes_IL: Tensor, categories: Categories | None, seed: int) -> dict[str, Any]:
+def content_quality(source: VectorSource, codes_IL: Tensor, generator: torch.Generator) -> dict[str, Any]:
     """Do the Semantic IDs follow the content? As plain JSON values.
 
     Args:
         source: the items' vectors, all of them in this process.
         codes_IL: Semantic IDs without the de-duplication digit.
-        seed: of the items sampled and of the shuffled labels.
+        generator: draws the items whose neighbours are looked at.
 
     Returns:
-        `spread` of the vectors, `neighbour_purity`, and `category_purity` (None without categories).
+        `spread` of the vectors and `neighbour_purity`.
     """
-    generator = torch.Generator().manual_seed(seed)
     query_Q = torch.randperm(source.n_items, generator=generator)[:QUERIES].sort().values
     neighbours_QN = nearest_neighbours(source, query_Q, NEIGHBOURS)
     return {
         "spread": vector_spread(source),
         "neighbour_purity": neighbour_purity(codes_IL, query_Q, neighbours_QN),
-        "category_purity": category_purity(codes_IL, categories, generator) if categories else None,
     }
 
 
