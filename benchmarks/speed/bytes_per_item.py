@@ -36,7 +36,7 @@ from intrr_rec.serving.batch.recommend import Options, recommend_all
 from intrr_rec.serving.bundle.bundle import Bundle
 
 VERBS = ("train", "evaluate", "export", "recommend", "serve")
-USERS, LEVELS, CODES, VECTOR, WIDTH, UID_WIDTH = 400, 3, 128, 16, 16, 4
+USERS, LEVELS, CODES, VECTOR, WIDTH, UID_WIDTH = 400, 3, 256, 16, 16, 4
 TABLE = 4 * UID_WIDTH + 4  # bytes an item of the sharded table and its optimizer
 SAVED = 4 * UID_WIDTH + 4  # bytes an item of its copy that a checkpoint is written from
 CHUNK = 1 << 16
