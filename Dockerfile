@@ -26,4 +26,7 @@ RUN pip install --no-cache-dir --no-deps --no-build-isolation --editable . \
 
 USER 1000
 WORKDIR /home/intrr
+# Of a server: does it answer? A large bundle takes minutes to open its port. Other verbs are well for as long as they run.
+HEALTHCHECK --interval=30s --timeout=10s --start-period=10m --retries=3 \
+    CMD ["python", "-m", "intrr_rec.serving.http.health"]
 CMD ["intrr", "--help"]

@@ -8,6 +8,9 @@ SPARK_READY := .venv/spark-ready
 BROWSER_READY := .venv/browser-ready
 KERNELS_READY := .venv/kernels-ready
 STORE_READY := .venv/store-ready
+MLFLOW_READY := .venv/mlflow-ready
+WANDB_READY := .venv/wandb-ready
+TUNE_READY := .venv/tune-ready
 DEMO := demo
 # Words section.key=value that `make demo` adds to configs/demo.yaml, e.g. DEMO_OVERRIDES="train.epochs=2".
 DEMO_OVERRIDES :=
@@ -15,7 +18,7 @@ DEMO_OVERRIDES :=
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
 .DELETE_ON_ERROR:
-.PHONY: help setup embed-setup spark-setup demo test test-learns test-slow check bench-guard doctor
+.PHONY: help setup embed-setup spark-setup mlflow-setup wandb-setup tune-setup demo test test-learns test-slow check bench-guard doctor
 
 help:
 	@echo "make demo       logs -> dataset -> Semantic IDs -> training -> evaluation -> report, in ./$(DEMO)"
@@ -27,6 +30,8 @@ help:
 	@echo "make doctor     check the installation and say how to fix it"
 	@echo "make setup      only the set-up, which every target above does by itself"
 	@echo "make embed-setup  set-up plus what \`intrr embed\` needs (0.5 GB); make test-slow does it too"
+	@echo "make mlflow-setup, make wandb-setup  set-up plus what a tracker needs (0.1 GB each); make test-slow does it too"
+	@echo "make tune-setup  set-up plus Optuna for \`intrr tune\` (0.03 GB); make test-slow does it too"
 	@echo "make spark-setup  set-up plus Spark for \`intrr prepare --engine spark\` (0.5 GB); make test-slow does it too"
 
 setup: $(READY)
@@ -37,6 +42,9 @@ $(READY): pyproject.toml scripts/setup.sh $(wildcard requirements/*.txt)
 
 embed-setup: $(EMBED_READY)
 spark-setup: $(SPARK_READY)
+mlflow-setup: $(MLFLOW_READY)
+wandb-setup: $(WANDB_READY)
+tune-setup: $(TUNE_READY)
 
 .venv/%-ready: requirements/%.txt $(READY)
 	@echo "setup: installing $<"
@@ -63,7 +71,7 @@ test-learns: $(READY)
 	ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -m learns
 	ATEN_CPU_CAPABILITY=default $(PYTEST) tests/golden
 
-test-slow: $(EMBED_READY) $(SPARK_READY) $(BROWSER_READY) $(KERNELS_READY) $(STORE_READY)
+test-slow: $(EMBED_READY) $(SPARK_READY) $(BROWSER_READY) $(KERNELS_READY) $(STORE_READY) $(MLFLOW_READY) $(WANDB_READY) $(TUNE_READY)
 	$(PYTEST) -m slow
 
 check: $(READY)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "requirements"
-EXTRAS = ("dev", "embed", "spark", "browser", "store")
+EXTRAS = ("dev", "embed", "spark", "browser", "store", "mlflow", "wandb", "tune")
 TORCH, TRIPLE = "torch==2.13.0", ("torchrec==1.8.0", "fbgemm-gpu==1.8.0", "fbgemm-gpu-cpu==1.8.0")
 CUDA_LIBRARIES = ("cuda-", "nvidia-", "triton==")
 # What `environments` in pyproject.toml already promises, and what requires-python already says.

@@ -55,7 +55,7 @@ def test_the_days_work_as_written(tmp_path: Path) -> None:
         return found.current
 
     (tmp_path / "make_days.py").write_text(blocks("python")[0])
-    pipeline, rule = blocks("yaml")
+    pipeline, rule, _ = blocks("yaml")
     (tmp_path / "daily.yaml").write_text(pipeline)
     (tmp_path / "rule.yaml").write_text(rule)
     first, later = (block.splitlines() for block in blocks("bash"))

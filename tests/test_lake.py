@@ -97,6 +97,15 @@ class Lake:
         asked = {"work": f"{at}/piped", "interactions": [f"{at}/logs/interactions"], "vectors": f"{at}/logs/vectors"}
         (files / "pipe.yaml").write_text(yaml.safe_dump(asked | {"settings": [*PREPARE, *INDEX, *SMALL]}))
         self.verb("pipeline", str(files / "pipe.yaml"), "--status")
+        tree = {
+            "work": str(files / "tuned"),
+            "dataset": f"{at}/dataset",
+            "semantic_ids": f"{at}/ids",
+            "settings": SMALL,
+        }
+        tree |= {"search": {"train.learning_rate": {"values": [0.01]}}, "trials": 1}
+        (files / "study.yaml").write_text(yaml.safe_dump(tree))
+        self.verb("tune", str(files / "study.yaml"))
         self.verb("settings", "train")
         self.verb("doctor")
 

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from intrr_rec import __version__, interrupts
-from intrr_rec.cli.cluster import pipeline, runs
+from intrr_rec.cli.cluster import pipeline, runs, tune
 from intrr_rec.cli.errors import run_verbs
 from intrr_rec.cli.indexing import concat_vectors, embed, index, inspect_ids
 from intrr_rec.cli.leaving import leave_quietly
@@ -64,6 +64,7 @@ app.command()(evaluate)
 app.command()(report)
 app.command()(compare)
 app.command()(pipeline)
+app.command()(tune)
 app.command()(runs)
 
 

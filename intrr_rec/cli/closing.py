@@ -8,7 +8,6 @@ from pathlib import Path
 
 import typer
 
-from intrr_rec.io.stores.mirror import origin
 from intrr_rec.io.stores.scratch import in_words
 
 
@@ -22,6 +21,8 @@ def close(*nexts: str, lies: object = None) -> None:
 
 def beside(place: Path, name: str) -> str:
     """What is called `name` where a place lies."""
+    from intrr_rec.io.stores.mirror import origin
+
     real = origin(place)
     return str(real.parent / name) if isinstance(real, Path) else f"{real.rpartition('/')[0]}/{name}"
 

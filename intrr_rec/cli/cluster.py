@@ -1,4 +1,4 @@
-"""Verbs of jobs and runs: `intrr pipeline`, `intrr runs`."""
+"""Verbs of jobs and runs: `intrr pipeline`, `intrr tune`, `intrr runs`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from intrr_rec.cli.closing import close, command
 
 
 def pipeline(
@@ -16,6 +18,20 @@ def pipeline(
     from intrr_rec.pipeline.run import run_pipeline
 
     run_pipeline(file, show=status)
+
+
+def tune(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Study file (YAML); see docs/tuning.md.")],
+    status: Annotated[bool, typer.Option("--status", help="Show the trials so far; start nothing.")] = False,
+) -> None:
+    """Search for a better recipe by Optuna: trials are training jobs of one scheduler; what was killed goes on."""
+    from intrr_rec.pipeline.tuning.search import BEST
+    from intrr_rec.pipeline.tuning.search import tune as search
+
+    best = search(file, show=status)
+    if best is not None and not status:
+        recipe = best.parents[1] / BEST
+        close(command("report", "--run", best), command("train", "--config", recipe, "..."), lies=recipe)
 
 
 def runs(

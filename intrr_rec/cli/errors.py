@@ -29,7 +29,6 @@ from intrr_rec.io.console import plain
 from intrr_rec.io.places import number_of, trouble, url_of
 from intrr_rec.io.room import require_room, require_writable
 from intrr_rec.io.stores.scratch import in_words
-from intrr_rec.io.stores.staging import staged
 
 log = logging.getLogger("intrr_rec")
 # What our texts use beyond ASCII, for terminals and pipes of other encodings.
@@ -81,6 +80,8 @@ class Verb(TyperCommand):
             ConfigError: a URL that no store answers to, or where only a path can be.
             PlaceError: what an option names as NEW_FILE or NEW_FOLDER cannot be written.
         """
+        from intrr_rec.io.stores.staging import staged  # not for `--help`
+
         verb = self.name or ""
         require_openable(verb, self.params, ctx.params)
         require_address_space(verb)

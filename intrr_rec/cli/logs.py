@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,9 +23,11 @@ from intrr_rec.cli.options import (
     Out,
     UserTable,
 )
-from intrr_rec.config import PrepareConfig, load_recipe
 from intrr_rec.errors import ConfigError
 from intrr_rec.io.stores.scratch import in_words
+
+if TYPE_CHECKING:
+    from intrr_rec.config import PrepareConfig
 
 
 def describe(
@@ -68,6 +70,8 @@ def given_logs(
         ConfigError: neither or both are given, or the descriptor or a setting cannot be read.
         DataError: a file that the descriptor names is not there.
     """
+    from intrr_rec.config import load_recipe
+
     descriptors = [word for word in words if word.endswith((".yaml", ".yml")) and "=" not in word]
     overrides = [word for word in words if word not in descriptors]
     if len(descriptors) + bool(interactions) != 1:

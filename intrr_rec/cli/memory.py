@@ -21,7 +21,7 @@ NEEDS: Mapping[str, int] = {
         ("prepare", "validate", "describe", "generate", "concat-vectors", "inspect-ids", "doctor"), LOADS_TABLES
     ),
     **dict.fromkeys(("runs", "report", "compare"), LOADS_TABLES),
-    **dict.fromkeys(("pipeline", "fetch", "settings"), LOADS_LITTLE),
+    **dict.fromkeys(("pipeline", "tune", "fetch", "settings"), LOADS_LITTLE),
 }
 POOLS = 3  # of threads, by OpenMP, OpenBLAS and the reader of Parquet
 USUAL_STACK = 8 << 20  # bytes, where the limit of a stack is none

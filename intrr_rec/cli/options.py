@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from intrr_rec.config import Recipe, load_recipe
+if TYPE_CHECKING:
+    from intrr_rec.config import Recipe
 
 # What an option is for that names something a verb writes: whether it can be is known before the verb begins.
 NEW_FILE, NEW_FOLDER = "FILE", "FOLDER"
@@ -54,4 +55,6 @@ MemoryGb = Annotated[
 
 def recipe_of(config: Path | None, overrides: list[str] | None) -> Recipe:
     """The settings a verb was given."""
+    from intrr_rec.config import load_recipe  # not for `--help`: it takes a tenth of a second
+
     return load_recipe(config, overrides or ())

@@ -7,7 +7,7 @@ import typer
 GROUPS = {
     "Logs": ("generate", "fetch", "describe", "validate", "prepare"),
     "Vectors and Semantic IDs": ("embed", "concat-vectors", "index", "inspect-ids"),
-    "Training and evaluation": ("train", "evaluate", "report", "compare", "runs"),
+    "Training and evaluation": ("train", "tune", "evaluate", "report", "compare", "runs"),
     "Recommending": ("export", "recommend", "promote", "rollback", "serve"),
     "The whole line": ("pipeline", "plan", "settings", "doctor"),
 }

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from intrr_rec.cli.closing import close, command
-from intrr_rec.io.storage import location
 
 
 def promote(
@@ -20,6 +19,7 @@ def promote(
 ) -> None:
     """Judge a bundle against the current one of a registry; make it the current one if the rule holds; write why."""
     from intrr_rec.config.promotion import load_rule
+    from intrr_rec.io.storage import location
     from intrr_rec.promotion.promote import promote as run
 
     decision = run(candidate, location(over), location(on), load_rule(rule), seed)
@@ -29,6 +29,7 @@ def promote(
 
 def rollback(registry: Annotated[Path, typer.Argument(help="Registry that `intrr promote` wrote.")]) -> None:
     """Make the bundle before the current one of a registry the current one again; servers follow."""
+    from intrr_rec.io.storage import location
     from intrr_rec.promotion.promote import roll_back
 
     roll_back(location(registry))

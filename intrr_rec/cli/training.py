@@ -20,9 +20,7 @@ from intrr_rec.cli.options import (
     recipe_of,
 )
 from intrr_rec.errors import ConfigError
-from intrr_rec.io.storage import location
 from intrr_rec.io.stores.scratch import in_words
-from intrr_rec.io.stores.staging import staged
 
 
 def train(
@@ -39,6 +37,8 @@ def train(
     overrides: Overrides = None,
 ) -> None:
     """Train IntRR (Stage 2), alone or under torchrun; ends with the test metrics of the best checkpoint."""
+    from intrr_rec.io.storage import location
+
     recipe, place = recipe_of(config, overrides), location(dataset)
     require_artefact(dataset, "dataset")
     require_artefact(semantic_ids, "semantic ids")
@@ -95,6 +95,8 @@ def evaluate(
     overrides = [word for word in words if word not in folders]
     if len(folders) + (run is not None) != 1:
         raise ConfigError("evaluate: give one run folder, as RUN or as --run RUN")
+    from intrr_rec.io.stores.staging import staged
+
     with staged() as places:
         folder = run or places.run(folders[0], write=True)
         require_run(folder)
@@ -141,6 +143,7 @@ def compare(
 ) -> None:
     """Compare test metrics of two runs, or two groups of seeds, by a paired bootstrap over users."""
     if on is not None:
+        from intrr_rec.io.storage import location
         from intrr_rec.promotion.compare_on import compare_on
 
         if against:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from intrr_rec.cli.options import NEW_FILE, NEW_FOLDER
 from intrr_rec.errors import ConfigError
 from intrr_rec.io.places import require_local, url_of
-from intrr_rec.io.stores.staging import Staging, require_store
-from intrr_rec.runs.run_files import LISTED
+
+if TYPE_CHECKING:
+    from intrr_rec.io.stores.staging import Staging
 
 Role = Literal["input", "artefact", "file", "run", "run to read", "runs", "opened", "local"]
 # By verb and parameter; any other is what its metavar says, or an input.
@@ -31,6 +32,7 @@ _ROLES: dict[tuple[str, str], Role] = {
     ("prepare", "data"): "local",
     ("validate", "data"): "local",
     ("pipeline", "file"): "local",
+    ("tune", "file"): "local",
 }
 _OF_METAVAR: dict[str | None, Role] = {NEW_FILE: "file", NEW_FOLDER: "artefact"}
 
@@ -46,6 +48,8 @@ def require_openable(verb: str, params: list[Any], given: dict[str, Any]) -> Non
     Raises:
         ConfigError: names the option and the URL.
     """
+    from intrr_rec.io.stores.staging import require_store  # not for `--help`
+
     for param in params:
         value = given.get(param.name)
         option = next((name for name in param.opts if name.startswith("--")), param.name or "")
@@ -80,6 +84,8 @@ def _staged(role: Role, place: Any, adds: bool, places: Staging) -> Any:
     if role == "file":
         return places.file(place)
     if role == "runs":
+        from intrr_rec.runs.run_files import LISTED
+
         return places.run(place, write=False, only=LISTED)
     if role.startswith("run"):
         return places.run(place, write=role == "run")

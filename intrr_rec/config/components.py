@@ -1,6 +1,6 @@
 """Components by name: the built-in ones, those that installed packages register, and those that a dotted path names.
 
-A component is a class: a backbone, a quantizer, a kind of model, an encoder or a log reader. A setting names it in one of
+A component is a class: a backbone, a quantizer, a kind of model, an encoder, a log reader or a tracker. A setting names it in one of
 three ways:
 
 * by a built-in name, `model.backbone: hstu`;
@@ -28,7 +28,7 @@ from pydantic import ConfigDict, ValidationError, create_model, model_validator
 from intrr_rec.config.section import Section
 from intrr_rec.errors import ConfigError, nearest
 
-Group = Literal["backbones", "quantizers", "models", "encoders", "readers"]
+Group = Literal["backbones", "quantizers", "models", "encoders", "readers", "trackers"]
 ENTRY_POINTS = "intrr_rec.{}"  # the entry-point group of a Group
 # Not entry points of this package: the source tree works without being installed, and no scan of what is installed is
 # needed to find a built-in component.
@@ -51,6 +51,11 @@ BUILT_IN: dict[Group, dict[str, str]] = {
         "rq_vae": "intrr_rec.semantic_ids.quantizers.rqvae:RqVae",
     },
     "encoders": {"sentence_transformers": "intrr_rec.vectors.encoder:SentenceEncoder"},
+    "trackers": {
+        "none": "intrr_rec.training.trackers.tracker:NoTracker",
+        "mlflow": "intrr_rec.training.trackers.mlflow:Mlflow",
+        "wandb": "intrr_rec.training.trackers.wandb:Wandb",
+    },
     "readers": {
         "amazon_2014_metadata": "intrr_rec.data.raw.formats:AmazonMetadata",
         "movielens_1m_ratings": "intrr_rec.data.raw.formats:MovieLens1MRatings",

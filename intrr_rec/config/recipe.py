@@ -21,6 +21,7 @@ from intrr_rec.config.model import ModelConfig
 from intrr_rec.config.preparation import PrepareConfig
 from intrr_rec.config.section import Section
 from intrr_rec.config.serving import ServeConfig
+from intrr_rec.config.tracking import TrackConfig
 from intrr_rec.config.training import EvaluateConfig, TrainConfig
 from intrr_rec.errors import ConfigError, instead, nearest
 from intrr_rec.io.atomic import write_text
@@ -42,6 +43,7 @@ class Recipe(Section):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     serve: ServeConfig = ServeConfig()
+    track: TrackConfig = TrackConfig()
 
     @model_validator(mode="after")
     def _dense_ranking_is_trained(self) -> Recipe:
@@ -131,7 +133,7 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
 
 
 def same_run(saved: Path, recipe: Recipe) -> bool:
-    """Whether a run's saved settings are those of `recipe`, the server's and those of other kinds of model aside.
+    """Whether a run's saved settings are those of `recipe`, those of the server, the tracker and other kinds of model aside.
 
     Those are not read, and a later version may name their keys otherwise than the one that saved them.
     """
@@ -147,7 +149,7 @@ def same_run(saved: Path, recipe: Recipe) -> bool:
 def _own(tree: dict[str, Any]) -> dict[str, Any]:
     model = tree.get("model", {})
     others = set(names("models")) - {model.get("kind", Recipe().model.kind)}
-    return tree | {"model": {key: value for key, value in model.items() if key not in others}, "serve": {}}
+    return tree | {"model": {key: value for key, value in model.items() if key not in others}, "serve": {}, "track": {}}
 
 
 def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:

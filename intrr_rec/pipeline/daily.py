@@ -161,7 +161,7 @@ class Day(Line):
         self.runs.prune(self._name(self.recipe), self.daily.keep)
 
     def _name(self, recipe: Recipe) -> str:
-        asked = recipe.model_dump(mode="json", exclude={"evaluate", "serve"})
+        asked = recipe.model_dump(mode="json", exclude={"evaluate", "serve", "track"})
         ids = content_hash(self.ids) if is_there(self.ids) else None
         return hashlib.sha256(json.dumps([ids, asked], sort_keys=True).encode()).hexdigest()[:LETTERS]
 

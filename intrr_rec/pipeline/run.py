@@ -52,7 +52,7 @@ def run_pipeline(path: Path, *, show: bool) -> None:
         if show:
             session.show()
             return
-        _find_own_programs()
+        find_own_programs()
         try:
             session.begin()
             for stage in session.stages:
@@ -62,7 +62,7 @@ def run_pipeline(path: Path, *, show: bool) -> None:
             session.release()
 
 
-def _find_own_programs() -> None:
+def find_own_programs() -> None:
     """Let jobs on this machine find the `torchrun` of this environment, also where it was not activated."""
     own, path = str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)
     if own not in path.split(os.pathsep):

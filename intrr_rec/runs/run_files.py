@@ -4,7 +4,7 @@ config.yaml      the fully resolved recipe          metrics.jsonl   one object a
 run.json         inputs and their hashes            tensorboard/    the same figures
 plan.txt, .json  the sharding plan and its cost     checkpoints/    the newest (step-00001234), and best
 results.json     metrics of the best checkpoint     inspection.json, recommendations/   what it recommends
-ranks/           each user's rank of the held-out item
+ranks/           each user's rank of the held-out item   tracker.json    id of the run in a tracker
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from intrr_rec.io.stores.mirror import origin
 
 CONFIG, INPUTS, METRICS = "config.yaml", "run.json", "metrics.jsonl"
 PLAN, PLAN_FIGURES = "plan.txt", "plan.json"
+TRACKER = "tracker.json"
 RESULTS, INSPECTION = "results.json", "inspection.json"
 RECOMMENDATIONS, RANKS, CHECKPOINTS = "recommendations", "ranks", "checkpoints"
 NO_CHECKPOINT = "none"  # in results.json, of a kind of model that is not trained

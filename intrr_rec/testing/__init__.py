@@ -21,13 +21,15 @@ from intrr_rec.testing.checks import Check, check_settings
 from intrr_rec.testing.inputs import check_encoder, check_reader
 from intrr_rec.testing.models import check_model
 from intrr_rec.testing.quantizers import check_quantizer
+from intrr_rec.testing.trackers import check_tracker
+from intrr_rec.training.trackers.tracker import Tracker
 
 
 def contract(group: Group, name: str, sample: Path | None = None) -> dict[str, Check]:
     """Every check of a component, by what it says; each raises where the component fails it.
 
     Args:
-        group: backbones, quantizers, models, encoders or readers.
+        group: backbones, quantizers, models, encoders, readers or trackers.
         name: registered, or `module:Class`.
         sample: a file that a reader reads.
 
@@ -41,6 +43,7 @@ def contract(group: Group, name: str, sample: Path | None = None) -> dict[str, C
         "models": check_model,
         "encoders": check_encoder,
         "readers": lambda reader: check_reader(reader, sample),
+        "trackers": check_tracker,
     }
     return {**dict(check_settings(group, name)), **dict(own[group](name))}
 
@@ -56,7 +59,7 @@ def group_of(name: str) -> Group:
         if ":" not in name and name in names(group):
             return group
     found = component("backbones", name)  # a dotted path is the same class in every group
-    bases: dict[Group, type] = {"backbones": Backbone, "models": Recommender, "readers": LogReader}
+    bases: dict[Group, type] = {"backbones": Backbone, "models": Recommender, "readers": LogReader, "trackers": Tracker}
     for group, base in bases.items():
         if issubclass(found, base):
             return group
@@ -64,7 +67,7 @@ def group_of(name: str) -> Group:
         return "quantizers"
     if hasattr(found, "encode"):
         return "encoders"
-    raise ConfigError(f"'{name}' is no backbone, quantizer, model, encoder or log reader")
+    raise ConfigError(f"'{name}' is no backbone, quantizer, model, encoder, log reader or tracker")
 
 
 def fault_of(check: Check) -> str | None:

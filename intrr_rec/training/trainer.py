@@ -42,6 +42,7 @@ from intrr_rec.training.progress import EpochProgress
 from intrr_rec.training.schedule import Schedule
 from intrr_rec.training.signals import EXIT_CODES, StopSignals
 from intrr_rec.training.step import TrainingStep
+from intrr_rec.training.tracking import Tracking, flatten
 from intrr_rec.training.warm_start import Start
 
 log = logging.getLogger(__name__)
@@ -87,24 +88,26 @@ def train(
     paths = {"dataset": dataset, "semantic_ids": semantic_ids, "vectors": vectors, "init_from": init_from}
     try:
         # The main rank writes to `out` only when every rank has looked at what is there.
-        with writing_to(out, FIX), join_world() as world, claimed(out, world):
+        with writing_to(out, FIX), join_world() as world, claimed(out, world), Tracking(recipe, out, world) as tracking:
 
             def record() -> None:
+                tracking.prepare()
                 if world.is_main:
                     save_recipe(recipe, out / CONFIG)
                     write_run_record(out, paths, inputs.hashes(), command or shlex.join(["intrr", *sys.argv[1:]]))
+                    tracking.begin(inputs.hashes().model_dump())
 
             world.agree(record)
             if not recipe.model.kind_settings.learns:
                 model, made = untrained(inputs, world)
-                return write_results(out, Evaluator(model, inputs, world), made, NO_CHECKPOINT)
-            run = Trainer(inputs, out, world, start, on_figures)
+                return tracking.finish(write_results(out, Evaluator(model, inputs, world), made, NO_CHECKPOINT))
+            run = Trainer(inputs, out, world, start, on_figures, tracking)
             with run.stop, run.checkpoints:
                 run.fit()
                 loaded, state = run.checkpoints.load_best()
                 best_epoch = {"best_epoch": state["best_epoch"]}
                 run.evaluator.use(state.get("ranking"))
-                return write_results(out, run.evaluator, run.state | best_epoch, loaded)
+                return tracking.finish(write_results(out, run.evaluator, run.state | best_epoch, loaded))
     except RuntimeError as error:
         if not is_lost_rank(error):
             raise
@@ -121,6 +124,7 @@ class Trainer:
         world: this rank among its peers.
         start: the run to start from where `out` has nothing yet.
         on_figures: called by the main rank with (split, epoch, figures) whenever figures are recorded.
+        tracking: gets them as well.
     """
 
     def __init__(
@@ -130,8 +134,9 @@ class Trainer:
         world: World,
         start: Start | None = None,
         on_figures: OnFigures | None = None,
+        tracking: Tracking | None = None,
     ) -> None:
-        self.on_figures = on_figures
+        self.on_figures, self.tracking = on_figures, tracking
         config = inputs.recipe.train
         windows = inputs.training_windows()
         if not len(windows):
@@ -278,6 +283,8 @@ class Trainer:
             raise
         if self.on_figures is not None:
             self.on_figures(split, epoch, figures)
+        if self.tracking is not None:
+            self.tracking.log(split, self.state["step"], figures)
 
     def _keep(self, metrics: dict[str, float]) -> None:
         """Save the model, as the best one too if it is."""
@@ -343,7 +350,8 @@ def _require_same_recipe(recipe: Recipe, out: Path) -> None:
     if same_run(out / CONFIG, recipe):
         return
     saved = read_recipe(out)
-    changed = [key for key, value in _flat(recipe.model_dump()).items() if _flat(saved.model_dump())[key] != value]
+    now, was = (flatten(each.model_dump(mode="json", exclude={"track"})) for each in (recipe, saved))
+    changed = [key for key in {**now, **was} if key not in now or key not in was or now[key] != was[key]]
     free = {
         "train.max_minutes",
         "train.patience",
@@ -372,10 +380,3 @@ def _require_same_inputs(inputs: Inputs, out: Path) -> None:
                 f"{out}: holds a run on another {role.replace('_', '-')} ({was[:12]}, from {getattr(then.paths, role)}; given "
                 f"is {found[:12]}), and its weights mean nothing here; choose another --out, or --init-from {out}"
             )
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

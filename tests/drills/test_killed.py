@@ -36,7 +36,8 @@ from tests.drills.verbs import ROWS, WRITERS, Stock
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 # Drilled where their parts are: tests/vectors/test_encoder.py and tests/cluster.
-ELSEWHERE = {"embed", "pipeline", "promote", "rollback"}  # the last two: tests/promotion/test_promote.py
+# promote and rollback: tests/promotion/test_promote.py; tune: tests/pipeline/test_tuning.py
+ELSEWHERE = {"embed", "pipeline", "promote", "rollback", "tune"}
 WATCHED = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "ctypes.dlsym/handle", "ctypes.dlsym")
 SPREAD, LAST = 4, 8  # points of SIGKILL over the whole run, and among its last touches of the disk
 # A job of training that is saved answers 75; Ctrl-C after the end of a verb ends the interpreter by the signal.

@@ -86,7 +86,7 @@ def leave_a_block(place: Path) -> None:
 
 STATES = {"full": fill, "nearly full": leave_a_block, "read-only": lock_up}
 # The file that `fetch` brings here fits in the block that is left. On a nearly full disk a pipeline's jobs fail, not the pipeline.
-FIT = {("fetch", "nearly full"), ("pipeline", "nearly full")}
+FIT = {("fetch", "nearly full"), ("pipeline", "nearly full"), ("tune", "nearly full")}
 DRILLS = [
     pytest.param(verb, state, id=f"{verb}, {name}")
     for name, state in STATES.items()
@@ -134,7 +134,7 @@ ABORTED = re.compile(r"OpenBLAS error|terminate called|thread-local data: ABORT|
 
 
 # A pipeline is its jobs; `embed` has no model here, and `serve` does not end: that both refuse is in test_memory.py.
-NOT_HERE = {"pipeline", "embed", "serve"}
+NOT_HERE = {"pipeline", "tune", "embed", "serve"}
 
 
 @pytest.mark.parametrize("verb", [verb for verb in ROWS if verb not in NOT_HERE])

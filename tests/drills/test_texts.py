@@ -20,6 +20,7 @@ from intrr_rec.data.raw.descriptors import load_descriptor
 from intrr_rec.errors import ConfigError
 from intrr_rec.io.console import PlainConsole, PlainFormatter
 from intrr_rec.pipeline.description import load_pipeline
+from intrr_rec.pipeline.tuning.description import load_study
 
 
 def tower(first: str, floor: str) -> str:
@@ -70,6 +71,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "recipe": load_recipe,
     "descriptor": load_descriptor,
     "pipeline": load_pipeline,
+    "study": load_study,
 }
 
 

@@ -51,6 +51,19 @@ class Stock:
         file.write_text(yaml.safe_dump(tree))
         return str(file)
 
+    def study(self, work: Path) -> str:
+        tree = {
+            "work": str(work),
+            "dataset": str(self.line.dataset),
+            "semantic_ids": str(self.line.semantic_ids),
+            "settings": [*SMALL, "train.epochs=1"],
+            "search": {"train.learning_rate": {"values": [0.01]}},
+            "trials": 1,
+        }
+        file = self.folder / f"{work.parent.name}-{work.parent.parent.name}-study.yaml"
+        file.write_text(yaml.safe_dump(tree))
+        return str(file)
+
 
 Words = Callable[[Stock, Path], list[str]]
 
@@ -103,6 +116,7 @@ def _registry(stock: Stock, place: Path) -> list[str]:
 
 ROWS = {
     "pipeline": Row(lambda s, p: [s.pipeline(p / "work")], "work/bundle", resumes="work"),
+    "tune": Row(lambda s, p: [s.study(p / "work")], "work/best.yaml", resumes="work"),
     "runs": Row(lambda s, p: [str(s.folder)]),
     "generate": Row(lambda s, p: ["--users", "300", "--items", "100", "--out", f"{p}/out"], "out"),
     "fetch": Row(lambda s, p: [f"{s.folder}/described.yaml", "--data", f"{p}/data"], "data/logs.parquet"),

@@ -269,7 +269,9 @@ READS: dict[str, str | tuple[str, ...]] = {
     "recommend": ("recommend",),
     **dict.fromkeys(("index", "concat-vectors", "train", "export"), "vectors, by vectors/table.py; artefacts"),
     **dict.fromkeys(("generate", "embed", "inspect-ids", "plan", "evaluate", "serve"), ARTEFACTS),
-    **dict.fromkeys(("report", "compare", "promote", "rollback", "doctor", "settings", "pipeline", "runs"), ARTEFACTS),
+    **dict.fromkeys(
+        ("report", "compare", "promote", "rollback", "doctor", "settings", "pipeline", "tune", "runs"), ARTEFACTS
+    ),
     "describe": "tables by the reader of prepare, which it is given no settings for: a proposal, tests/data/raw/test_describe.py",
     "fetch": "official formats, by formats.py",
 }

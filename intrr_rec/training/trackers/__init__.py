@@ -1,0 +1,1 @@
+"""Trackers: where the figures of runs are collected, beside the run folder."""
