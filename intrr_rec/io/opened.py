@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 TRIES = 20
 MOST_HELD = 64  # files
+HASHED_AT_ONCE = 2  # files: hashing lets other threads run
 RESIDENT = 1 << 20  # bytes of a file up to which it is read rather than mapped
 _FIX = "build it again"
 
@@ -145,11 +147,16 @@ def verify(path: Location, kind: str, required: Collection[str] = ()) -> Opened:
     folder = folder.version(text)
     if len(manifest.files) <= MOST_HELD:
         folder.hold_files(manifest.files)
-    for name, expected in manifest.files.items():
+    for name in manifest.files:
         if not folder.has(name):
             raise ArtefactError(f"{path}: file {name} is missing; build the artefact again")
-        if folder.hash(name) != expected:
-            raise ArtefactError(f"{path}: file {name} was altered (its hash differs from {MANIFEST}); build it again")
+    with ThreadPoolExecutor(HASHED_AT_ONCE, thread_name_prefix="hash") as hashers:
+        for name, found in zip(manifest.files, hashers.map(folder.hash, manifest.files), strict=True):
+            if found != manifest.files[name]:
+                hashers.shutdown(cancel_futures=True)
+                raise ArtefactError(
+                    f"{path}: file {name} was altered (its hash differs from {MANIFEST}); build it again"
+                )
     return Opened(folder, manifest)
 
 

@@ -215,13 +215,19 @@ def test_a_row_of_zeros_survives_int8():
 
 
 def test_a_tensor_file_reads_back(tmp_path):
-    whole = {"a": torch.randn(7, 3), "b": torch.randn(7), "c": torch.randn(7, 2).bfloat16()}
+    whole = {"t": torch.arange(7).to(torch.uint8), "a": torch.randn(7, 3), "b": torch.randn(7)}
+    whole |= {"c": torch.randn(7, 1).bfloat16(), "n": torch.arange(7)}
     with TensorFile(tmp_path / "x", {name: (each.dtype, each.shape) for name, each in whole.items()}) as file:
         for first in (4, 0):
             for name, each in whole.items():
                 file.write(name, first, each[first : first + 4])
     read = load_file(tmp_path / "x")
     assert all(torch.equal(read[name], each) for name, each in whole.items())
+    data = (tmp_path / "x").read_bytes()
+    begin = 8 + int.from_bytes(data[:8], "little")
+    entries = json.loads(data[8:begin])
+    for name, each in whole.items():  # NumPy would copy an array that lies elsewhere at every look-up
+        assert (begin + entries[name]["data_offsets"][0]) % each.element_size() == 0
 
 
 def test_user_mistakes(runs, bundles, line, tmp_path):

@@ -19,8 +19,8 @@ def search(tmp_path_factory):
     titles[7], titles[-1] = "Xylophone, q", "zq"
     folder, by_popularity_I = tmp_path_factory.mktemp("search"), rng.permutation(ITEMS)
     write_search(pa.array(titles, pa.large_string()), by_popularity_I, folder / SEARCH)
-    grams_GH = load_file(folder / SEARCH)[NAME].numpy()
-    return TitleSearch(pa.array(titles, pa.large_string()), by_popularity_I, grams_GH)
+    grams_HG = load_file(folder / SEARCH)[NAME].numpy()
+    return TitleSearch(pa.array(titles, pa.large_string()), by_popularity_I, grams_HG)
 
 
 @pytest.mark.parametrize(

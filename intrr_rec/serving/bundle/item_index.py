@@ -64,7 +64,10 @@ class ItemIndex:
     def _places(self, wanted: pa.Array) -> NDArray[np.int64]:
         if self.number_I is not None:
             number_N, is_number_N = _numbers(wanted)
-            found_N = np.minimum(np.searchsorted(self.number_I, number_N), len(self.number_I) - 1)
+            order_N = np.argsort(number_N)  # neighbours look at the same pages
+            found_N = np.empty(len(number_N), np.int64)
+            found_N[order_N] = np.searchsorted(self.number_I, number_N[order_N])
+            found_N = np.minimum(found_N, len(self.number_I) - 1)
             return np.where(is_number_N & (self.number_I[found_N] == number_N), found_N, -1)
         wanted = wanted.cast(pa.large_string())
         low_N, high_N = np.zeros(len(wanted), np.int64), np.full(len(wanted), len(self.ids))

@@ -65,6 +65,9 @@ class ItemTable:
         order_I = flat["by_id"].numpy() if "by_id" in flat else None
         number_I = flat["number"].numpy() if "number" in flat else None
         self.index = ItemIndex(texts(flat, "id"), order_I, number_I)
+        # Looking at the numbers once also has their pages at hand before the first request.
+        if number_I is not None and not all(rises(number_I[f : f + CHUNK + 1]) for f in range(0, len(number_I), CHUNK)):
+            raise ArtefactError(f"{path}: the numbers of its items do not rise; export the bundle again")
         self._titles = texts(flat, "title")
         self.popularity_I: NDArray[np.int64] = flat["popularity"].numpy()
         self.by_popularity_I: NDArray[np.int64] = flat["by_popularity"].numpy()
@@ -75,10 +78,10 @@ class ItemTable:
             raise ArtefactError(
                 f"{path}: its columns and the arrays beside it differ in length; export the bundle again"
             )
-        grams_GH = None if grams is None else grams.numpy()
-        if grams_GH is not None and (grams_GH.dtype != np.uint8 or grams_GH.shape != (-(-len(self) // GROUP), BITS)):
+        grams_HG = None if grams is None else grams.numpy()
+        if grams_HG is not None and (grams_HG.dtype != np.uint8 or grams_HG.shape != (BITS, -(-len(self) // GROUP))):
             raise ArtefactError(f"{path.parent}: {SEARCH} is not of its items; export the bundle again")
-        self.search = TitleSearch(self._titles, self.by_popularity_I, grams_GH)
+        self.search = TitleSearch(self._titles, self.by_popularity_I, grams_HG)
 
     def __len__(self) -> int:
         return len(self.index.ids)
@@ -148,6 +151,11 @@ class ItemTable:
         except (OSError, pa.ArrowException) as error:
             not_the_input(error)
             raise ArtefactError(f"{self.path}: was cut short while it was in use; export the bundle again") from None
+
+
+def rises(number_N: NDArray[np.int64]) -> bool:
+    """Whether each number is above the one before."""
+    return bool((number_N[1:] > number_N[:-1]).all())
 
 
 def write_items(dataset: Dataset, is_new_I: NDArray[np.bool_] | None, table: Path, flat: Path) -> None:

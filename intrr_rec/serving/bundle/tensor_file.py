@@ -42,7 +42,8 @@ class TensorFile:
         header, end = {}, 0
         self._first: dict[str, int] = {}
         self._row_bytes: dict[str, int] = {}
-        for name, (dtype, shape) in tensors.items():
+        # Wide types first, so that each value lies at a multiple of its size: NumPy copies an array of others before it looks into it.
+        for name, (dtype, shape) in sorted(tensors.items(), key=lambda entry: -entry[1][0].itemsize):
             self._first[name], self._row_bytes[name] = end, dtype.itemsize * math.prod(shape[1:])
             start, end = end, end + dtype.itemsize * math.prod(shape)
             header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}

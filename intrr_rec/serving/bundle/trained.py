@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from intrr_rec.data.features.space import Space
 from intrr_rec.data.loading.batch import Batch, Layout
@@ -149,6 +150,15 @@ def _codebooks(name: str, tensors: Mapping[str, Tensor], settings: BundleSetting
     return books
 
 
+class _Undrawn(TorchFunctionMode):
+    """Leaves out initial values: drawing them on the meta device takes PyTorch's decompositions, whose import lasts 2.6 s."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 def filled(make: Callable[[], M], prefix: str, tensors: Mapping[str, Tensor], device: torch.device) -> M:
     """A module with the tensors of this prefix, in evaluation mode.
 
@@ -156,7 +166,7 @@ def filled(make: Callable[[], M], prefix: str, tensors: Mapping[str, Tensor], de
         ValueError: the module that the settings describe has other tensors; nothing was allocated for it.
     """
     own: dict[str, Any] = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-    with torch.device("meta"):
+    with torch.device("meta"), _Undrawn():
         described = {key: (value.shape, value.dtype) for key, value in make().state_dict().items()}
     if described != {key: (value.shape, value.dtype) for key, value in own.items()}:
         raise ValueError(f"{MODEL} does not hold the tensors '{prefix}*' of the model's settings")
