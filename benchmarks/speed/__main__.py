@@ -191,7 +191,7 @@ def bench_scaling(
     config: Config = None,
     overrides: Overrides = None,
 ) -> None:
-    """Step, start-up and memory as the catalogue grows; one rank against two; 10⁹ items on 64 H100s on paper."""
+    """Step, start-up and memory as the catalogue grows; one rank against two."""
     from benchmarks.speed.scaling import ROWS
     from benchmarks.speed.scaling import bench_scaling as run
     from benchmarks.tables.scaling import write_scaling_page
@@ -282,8 +282,11 @@ def bench_ranks(
     ranks: Annotated[int, typer.Option(min=2, help="R: ranks that are simulated.")] = 64,
     rank: Annotated[int, typer.Option(min=0, help="The rank that is timed.")] = 0,
     window: Annotated[list[int] | None, typer.Option("--window", min=2, help="N; repeatable; 30 if left out.")] = None,
-    users: Annotated[int, typer.Option(min=1, help="Windows a step of each rank.")] = 512,
+    users: Annotated[
+        list[int] | None, typer.Option("--users", min=1, help="Windows a step of each rank, once for each N; 512.")
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps; their median is reported.")] = 5,
+    groups: Annotated[int, typer.Option(min=1, help="Row groups of each rank in a pool.")] = 1,
     page: Annotated[
         Path | None, typer.Option("--page", help="Markdown file whose section `host work of a rank` is written.")
     ] = None,
@@ -293,7 +296,51 @@ def bench_ranks(
 
     if rank >= ranks:
         raise ConfigError(f"--rank {rank}: ranks count from 0, so with --ranks {ranks} the last one is {ranks - 1}")
-    run(ranks=ranks, rank=rank, windows=window or [30], users=users, steps=steps, out=out, page=page)
+    windows = window or [30]
+    users = users or [512] * len(windows)
+    if len(users) != len(windows):
+        raise ConfigError(
+            f"--users: is given {len(users)} times for {len(windows)} windows; give it once for each --window"
+        )
+    run(ranks=ranks, rank=rank, windows=windows, users=users, steps=steps, groups=groups, out=out, page=page)
+
+
+@bench.command("overhead")
+def bench_overhead(
+    out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
+    rows: Annotated[int, typer.Option(min=10, help="Items of the catalogue.")] = 1_000,
+    steps: Annotated[int, typer.Option(min=2, help="Steps; their median is reported.")] = 100,
+    page: Annotated[
+        Path | None, typer.Option("--page", help="Markdown file whose section `overhead of a step` is written.")
+    ] = None,
+    config: Config = None,
+    overrides: Overrides = None,
+) -> None:
+    """Processor time of a training step that computes next to nothing: give few users and a small width."""
+    from benchmarks.speed.overhead import bench_overhead as run
+
+    run(recipe_of(config, overrides), rows=rows, steps=steps, out=out, page=page)
+
+
+@bench.command("cluster")
+def bench_cluster(
+    out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
+    items: Annotated[int, typer.Option(min=1, help="Of the catalogue.")] = 10**9,
+    ranks: Annotated[int, typer.Option(min=2, help="GPUs, eight a host.")] = 64,
+    users: Annotated[int, typer.Option(min=1, help="Windows a step of each rank.")] = 512,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the host's part; their median is reported.")] = 9,
+    content_width: Annotated[int, typer.Option(min=1, help="Of the item vectors, for `model.content`.")] = 384,
+    page: Annotated[
+        Path | None, typer.Option("--page", help="Markdown file whose section `plan of a cluster` is written.")
+    ] = None,
+    config: Config = None,
+    overrides: Overrides = None,
+) -> None:
+    """10⁹ items on 64 H100s on paper: memory of devices and hosts, and a step of max(host, device) + exposed exchanges."""
+    from benchmarks.speed.cluster import bench_cluster as run
+
+    recipe = recipe_of(config, overrides)
+    run(recipe, items=items, ranks=ranks, users=users, steps=steps, content_width=content_width, out=out, page=page)
 
 
 @bench.command("catalogue")

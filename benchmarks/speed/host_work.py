@@ -8,6 +8,7 @@ Shape suffixes: U users, R ranks, K rows that an owner receives.
 
 from __future__ import annotations
 
+import itertools
 import shlex
 import statistics
 import sys
@@ -39,35 +40,47 @@ from intrr_rec.io.atomic import write_json
 from intrr_rec.io.storage import Folder
 
 ITEMS = 1_000_000
-GROUPS_A_RANK = 4
+ROUNDS = 5
+REPEATS = 5
 PARTS = ("read", "gather", "collate", "count", "add up", "weigh")
 SECTION = "host work of a rank"
 
 
 def bench_host_work(
-    *, ranks: int, rank: int, windows: Sequence[int], users: int, steps: int, out: Path, page: Path | None
+    *,
+    ranks: int,
+    rank: int,
+    windows: Sequence[int],
+    users: Sequence[int],
+    steps: int,
+    groups: int,
+    out: Path,
+    page: Path | None,
 ) -> list[dict[str, Any]]:
     """Measure, print a table, write all figures to `out` (JSON), and a section of `page`.
 
     Args:
         ranks, rank: R, and which of them is timed, beside one rank that trains alone.
         windows: N, each measured on histories of its own.
-        users: windows of a step on each rank.
+        users: windows of a step on each rank, for each N.
         steps: whose median is taken.
+        groups: row groups of each rank.
     """
     found = []
-    for window in windows:
+    for window, a_rank in zip(windows, users, strict=True):
         with tempfile.TemporaryDirectory() as folder:
-            store = write_histories(Path(folder), ranks * users * steps, window, groups=GROUPS_A_RANK * ranks)
+            store = write_histories(Path(folder), ranks * a_rank * steps, window, groups=groups * ranks)
             sizes = [(1, 0), (ranks, rank)]
-            found += [{"window": window, **measure(store, window, each, of, users, steps)} for of, each in sizes]
+            # In turns, so that what else the machine does falls on both.
+            rounds = [[measure(store, window, each, of, a_rank, steps) for of, each in sizes] for _ in range(ROUNDS)]
+            found += [{"window": window, **_median(of_size)} for of_size in zip(*rounds, strict=True)]
     machine = describe(torch.device("cpu")) | {"date": f"{date.today():%Y-%m-%d}"}
     command = shlex.join(["python", "-m", "benchmarks.speed", *sys.argv[1:]])
-    write_json(out, {"machine": machine, "command": command, "users": users, "steps": steps, "found": found})
+    write_json(out, {"machine": machine, "command": command, "users": list(users), "steps": steps, "found": found})
     lines = _table(found)
     if page is not None:
         told = f"Written by this command: {machine['date']}, {machine['device']}, torch {machine['torch']}, code {machine['code']}."
-        write_section(page, SECTION, [told, "", "```", command, "```", "", *_words(users, steps), *map(row, lines)])
+        write_section(page, SECTION, [told, "", "```", command, "```", "", *_words(steps, groups), *map(row, lines)])
     table = Table(*lines[0])
     for line in lines[2:]:
         table.add_row(*line)
@@ -75,15 +88,28 @@ def bench_host_work(
     return found
 
 
+def _median(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of one round, times replaced by their medians."""
+    parts = {part: statistics.median(each["ms"][part] for each in rounds) for part in PARTS}
+    return rounds[0] | {"ms": parts, "total_ms": sum(parts.values())}
+
+
 def write_histories(folder: Path, users: int, window: int, groups: int) -> EventStore:
-    """Histories of lognormal length, N/2 events in the median and N at most, of items that are drawn the less the higher their number."""
+    """Histories of lognormal length, N/2 events in the median and N at most, of items that are drawn the less the higher their number.
+
+    Row groups end by events, as those of `intrr prepare` do.
+    """
     rng = np.random.default_rng(0)
     length_U = np.exp(rng.normal(np.log(window / 2), 1.0, users)).astype(np.int64).clip(1, window) + LEAVE_ONE_OUT + 1
     items_E = (ITEMS * rng.random(int(length_U.sum())) ** 3).astype(np.int64)
     offsets = pa.array(np.concatenate([[0], np.cumsum(length_U)]), pa.int32())
     columns = [pa.array(np.arange(users)), pa.ListArray.from_arrays(offsets, pa.array(items_E))]
     table = pa.table([*columns, pa.nulls(users, SEQUENCE_SCHEMA.types[2])], schema=SEQUENCE_SCHEMA)
-    pq.write_table(table, folder / "sequences.parquet", row_group_size=-(-users // groups), compression="zstd")
+    passed_U = np.cumsum(length_U)
+    ends = np.searchsorted(passed_U, passed_U[-1] * np.arange(1, groups) / groups).tolist()
+    with pq.ParquetWriter(folder / "sequences.parquet", table.schema, compression="zstd") as writer:
+        for first, end in itertools.pairwise([0, *ends, users]):
+            writer.write_table(table.slice(first, end - first), row_group_size=users)
     return EventStore(Folder.at(folder), ["sequences.parquet"], len(items_E), ITEMS)
 
 
@@ -98,12 +124,16 @@ def measure(store: EventStore, window: int, rank: int, ranks: int, users: int, s
         order.fetch(0, 1)()  # the first pool is in memory from here on
     read_ms, read_bytes = _reading(source, orders[rank], users)
     found: list[dict[str, float]] = []
-    tokens, exchanged = [], []
+    slowest: dict[str, list[float]] = {"tokens": [], "pairs": []}
+    exchanged = []
     for step in range(steps):
         fetches = [order.fetch(step * users * ranks, (step + 1) * users * ranks) for order in orders]
-        counts = [_counts(*fetch(), step) for fetch in fetches]
+        shares = [fetch() for fetch in fetches]
+        counts = [_counts(*share, step) for share in shares]
         totals, rows_2K = _exchanged(counts, rank)
-        for _ in range(2):  # the work of other ranks has filled the processor's caches; the second time counts
+        for time_of in range(
+            REPEATS
+        ):  # the work of other ranks has filled the processor's caches: the first time is left out
             spent = dict.fromkeys(PARTS, 0.0) | {"read": read_ms}
             with _timed(spent, "gather"):
                 taken, collate = fetches[rank]()
@@ -113,19 +143,22 @@ def measure(store: EventStore, window: int, rank: int, ranks: int, users: int, s
                 own = collate.counts([share])
             if ranks > 1:
                 with _timed(spent, "add up"):
-                    order_U, _ = by_owner(own.items_U, ranks)
-                    np.stack([own.items_U, own.count_U], axis=1)[order_U]
-                    add_up(*rows_2K)
+                    order_U, *_ = by_owner(own.items_U, own.count_U, ranks)
+                    add_up(*rows_2K, ranks)
+                    np.empty_like(own.count_U)[order_U] = own.count_U  # the answers, put into the rank's own order
             with _timed(spent, "weigh"):
                 collate.weigh([share], totals, own, ranks)
-        positions = [each.positions for each in counts]
-        tokens.append(max(positions) / statistics.mean(positions))
+            if time_of:
+                found.append(spent)
+        for name, power in (("tokens", 1), ("pairs", 2)):
+            sums = [int((of_rank.length_M**power).sum()) for of_rank, _ in shares]
+            slowest[name].append(max(sums) / statistics.mean(sums))
         exchanged.append((16 + 8) * (len(own.items_U) + len(rows_2K[0])) if ranks > 1 else 0)
-        found.append(spent)
     for order in orders:
         order.close()
     parts = {part: statistics.median(spent[part] for spent in found) for part in PARTS}
     return {
+        "users": users,
         "ranks": ranks,
         "rank": rank,
         "ms": parts,
@@ -133,18 +166,21 @@ def measure(store: EventStore, window: int, rank: int, ranks: int, users: int, s
         "read_bytes": read_bytes,
         "dataset_bytes": sum(_bytes(store, group) for group in range(len(store.groups))),
         "exchanged_bytes": int(statistics.median(exchanged)),
-        "slowest_to_mean_tokens": statistics.median(tokens),
+        "slowest_to_mean": {name: statistics.median(found) for name, found in slowest.items()},
     }
 
 
 def _reading(source: StreamedWindows, order: StreamedOrder, users: int) -> tuple[float, int]:
     """Milliseconds a step of reading the rank's row groups and shuffling their windows, and bytes an epoch."""
-    spent = {"read": 0.0}
     groups = [order.pools[0][place] for place in order.stretches[0].groups]
-    with _timed(spent, "read", time.process_time):
-        source.load(groups, (0, 1))
+    found = []
+    for _ in range(REPEATS):
+        spent = {"read": 0.0}
+        with _timed(spent, "read", time.process_time):
+            source.load(groups, (0, 1))
+        found.append(spent["read"])
     windows = len(source) * (order.stretches[0].end - order.stretches[0].first) / len(order.pools[0])
-    return spent["read"] * users / windows, sum(_bytes(source.events, group) for group in groups)
+    return statistics.median(found[1:]) * users / windows, sum(_bytes(source.events, group) for group in groups)
 
 
 def _bytes(store: EventStore, group: int) -> int:
@@ -185,22 +221,25 @@ def _table(found: list[dict[str, Any]]) -> list[list[str]]:
         alone = next(one for one in found if one["window"] == each["window"])
         columns.append(
             {f"N = {each['window']:,}": f"{each['ranks']} rank{'s' * (each['ranks'] > 1)}"}
+            | {"windows a rank and step": f"{each['users']:,}"}
             | {f"{part}, ms": f"{each['ms'][part]:.2f}" for part in PARTS}
             | {"together, ms": f"{each['total_ms']:.2f}", "× one rank": f"{each['total_ms'] / alone['total_ms']:.2f}"}
             | {"read of the dataset, × 1/R": f"{each['read_bytes'] / each['dataset_bytes'] * each['ranks']:.2f}"}
             | {"exchanged a step, kB": f"{each['exchanged_bytes'] / 1e3:,.0f}"}
-            | {"slowest / mean tokens": f"{each['slowest_to_mean_tokens']:.3f}"}
+            | {f"slowest / mean {name}": f"{found:.3f}" for name, found in each["slowest_to_mean"].items()}
         )
     heads = ["", *(", ".join(next(iter(column.items()))) for column in columns)]
     names = list(columns[0])[1:]
     return [heads, ["---", *["---:"] * len(columns)], *([name, *(c[name] for c in columns)] for name in names)]
 
 
-def _words(users: int, steps: int) -> list[str]:
+def _words(steps: int, groups: int) -> list[str]:
     return [
-        f"Processor milliseconds a step of one rank, the median of {steps} steps (one of its threads at a time), {users} windows a rank and step; "
-        "histories of lognormal length, N/2 in the median, cut at N, streamed from Parquet row groups. *Read*: row groups, their share "
+        f"Processor milliseconds a step of one rank, the median of {steps} steps (one of its threads at a time) and of "
+        f"{ROUNDS} rounds in which one rank and R take turns; histories of lognormal length, N/2 in the median, cut at N, streamed from "
+        f"Parquet row groups, {groups} a rank (a pool of 67 million events has 64 as `intrr prepare` writes them). *Read*: row groups, their share "
         "of a step. *Gather*: windows of the step. *Collate*: packing and unique items. *Count*, *add up*, *weigh*: what is global "
-        "about the step; the exchange itself is counted in bytes, sent and received, not timed.",
+        "about the step; the exchange itself is counted in bytes, sent and received, not timed. *Tokens*: events of the windows of a step, "
+        "*pairs*: sums of their squares, on the rank with most.",
         "",
     ]

@@ -1,5 +1,5 @@
 """`python -m benchmarks.speed scaling`: what a training step, a start, a save and the memory cost as the catalogue grows and the batch stays;
-what a second rank costs; and the plan of a catalogue and a cluster that nobody has here.
+and what a second rank costs.
 
 Semantic IDs and histories are random and in memory: only sizes matter here, and every size is asked for the same items, spread
 over its table. Each size is measured in a process of its own, so that its peak memory is its own; a size that does not fit is
@@ -29,10 +29,6 @@ from benchmarks.speed.machine import describe, memory_gb, peak_memory_gb, quiet
 from benchmarks.speed.ranks import WARM_UP, batches, measure_ranks, timed_steps
 from intrr_rec.config import Recipe
 from intrr_rec.distributed.parallelize import META, Parallel, parallelize
-from intrr_rec.distributed.planner.dry_run import meta_model
-from intrr_rec.distributed.planner.hardware import GB, Machines
-from intrr_rec.distributed.planner.plan import make_plan
-from intrr_rec.distributed.planner.traffic import estimate_traffic
 from intrr_rec.distributed.world import World, join_world
 from intrr_rec.errors import ConfigError
 from intrr_rec.io.atomic import write_json
@@ -42,7 +38,6 @@ from intrr_rec.training.step import TrainingStep
 
 ROWS = (10_000, 100_000, 1_000_000, 10_000_000)
 RANKS = (1, 2)
-CLUSTER = {"items": 10**9, "codes": 2048, "ranks": 64, "users_a_rank": 512}
 
 
 def bench_scaling(recipe: Recipe, *, rows: Sequence[int], steps: int, threads: int, out: Path) -> dict[str, Any]:
@@ -78,7 +73,6 @@ def bench_scaling(recipe: Recipe, *, rows: Sequence[int], steps: int, threads: i
         "steps": steps,
         "sizes": sizes,
         "ranks": measure_ranks(recipe, rows=min(rows), ranks=RANKS, steps=steps, threads=1),
-        "cluster": _plan_cluster(recipe),
     }
     write_json(out, figures)
     _print(figures)
@@ -126,22 +120,6 @@ def _time_saves(parallel: Parallel, world: World, scratch: Path) -> dict[str, fl
             checkpoints.save({"step": step}, 1, wait=wait)
             found[name] = time.perf_counter() - started
     return found
-
-
-def _plan_cluster(recipe: Recipe) -> dict[str, Any]:
-    """The plan of the largest catalogue on the cluster nobody has here, with what its step is predicted to take."""
-    topology = recipe.train.sharding.topology.model_copy(update={"memory_gb": None})
-    train = recipe.train.model_copy(
-        update={
-            "batch_users": CLUSTER["users_a_rank"] * CLUSTER["ranks"],
-            "sharding": recipe.train.sharding.model_copy(update={"uid": "row_wise", "topology": topology}),
-        }
-    )
-    index = recipe.index.model_copy(update={"codes": CLUSTER["codes"]})
-    whole = recipe.model_copy(update={"train": train, "index": index})
-    machines = Machines.like("cuda", CLUSTER["ranks"], 8, 80 * GB, 200 * GB, topology)
-    plan = make_plan(meta_model(whole, CLUSTER["items"], 1), machines, whole, training=True, group=None)
-    return {**CLUSTER, "plan": plan.as_dict(), "traffic": estimate_traffic(plan, whole).as_dict()}
 
 
 def _print(figures: dict[str, Any]) -> None:

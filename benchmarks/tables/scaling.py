@@ -16,8 +16,6 @@ from intrr_rec.io.atomic import write_text
 NAME = "scaling"
 LIMIT = 1.25  # the step at the largest size beside that at the smallest: what is aimed at
 START_LIMIT = 20.0  # seconds until the largest table can be trained
-# What dense arithmetic an H100 is taken to do here: published kernels for histories this short reach 1-9 % of its fp32 peak.
-H100_FP32_TFLOPS, SHARE = 67.0, 0.05
 
 
 def write_scaling_page(figures_file: Path, docs: Path) -> Path:
@@ -120,7 +118,6 @@ def _page(found: dict[str, Any], name: str) -> str:
                 "caches and memory, and waiting. The estimate is the cost model of [sharding](../../docs/sharding.md), by the bandwidth measured "
                 "between the ranks.",
                 _ranks_table(found["ranks"]),
-                _cluster(found),
             ]
         )
         + "\n"
@@ -161,42 +158,3 @@ def _ranks_table(ranks: list[dict[str, Any]]) -> str:
         row(f"{name}, ms estimated", [f"{1e3 * each['modelled'][f'{key}_seconds']:,.1f}" for each in ranks])
     row("sharing the machine, ms", [f"{value:,.0f}" for value in _parts(ranks)["sharing the machine"]])
     return "\n".join(lines)
-
-
-def _cluster(found: dict[str, Any]) -> str:
-    """The plan on paper: what a rank holds, and a step as the sum of its parts."""
-    cluster = found["cluster"]
-    traffic, plan = cluster["traffic"], cluster["plan"]
-    gflop = found["ranks"][0]["gflop_a_rank"] * cluster["users_a_rank"] / found["ranks"][0]["users_a_rank"]
-    parts = {
-        "compute": gflop / (1e3 * H100_FP32_TFLOPS * SHARE),
-        "all-to-all": traffic["all_to_all_seconds"],
-        "all-reduce": traffic["all_reduce_seconds"],
-        "Adam": traffic["adam_seconds"],
-    }
-    uid = max(plan["tables"], key=lambda table: table["rows"])
-    longest = max(parts, key=lambda part: parts[part])
-    held = {
-        f"{t['name']} ({t['rows']:,} × {t['width']}, {t['sharding']})": t["memory"]["device"] for t in plan["tables"]
-    }
-    held |= {name: size["device"] for name, size in plan["others"].items()}
-    lines = ["| a rank holds | GB |", "|---|---:|", *(f"| {name} | {size / 1e9:,.2f} |" for name, size in held.items())]
-    lines += [f"| together | {plan['total']['device'] / 1e9:,.2f} of {plan['machines']['memory'] / 1e9:,.0f} |"]
-    steps = [
-        "| part of a step | ms |",
-        "|---|---:|",
-        *(f"| {name} | {1e3 * value:,.2f} |" for name, value in parts.items()),
-    ]
-    steps += [f"| one after the other | {1e3 * sum(parts.values()):,.2f} |"]
-    return "\n\n".join(
-        [
-            f"## On paper: {cluster['items']:,} items on {cluster['ranks']} H100s",
-            f"Planned by TorchRec's planner under our constraints, never run: {uid['width']} columns, {cluster['users_a_rank']} users a "
-            f"rank and step ({cluster['users_a_rank'] * cluster['ranks']:,} together), eight ranks a host. Exchanges by the cost model and "
-            f"the data-sheet bandwidths of [sharding](../../docs/sharding.md); compute is the {gflop:,.0f} GFLOP of matrix products counted in a "
-            f"step, at {SHARE:.0%} of {H100_FP32_TFLOPS:.0f} TFLOP/s. The longest part, and so the bottleneck, is {longest}. Not counted: "
-            "lookups in the device's memory, waiting for the slowest rank, activations.",
-            "\n".join(lines),
-            "\n".join(steps),
-        ]
-    )

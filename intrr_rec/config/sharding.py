@@ -24,6 +24,11 @@ class TopologyConfig(Section):
     host_link_gb_s: float | None = Field(None, gt=0, description="bandwidth from GPU to host memory")
     intra_host_gb_s: float | None = Field(None, gt=0, description="bandwidth between ranks of a host, one way")
     inter_host_gb_s: float | None = Field(None, gt=0, description="bandwidth a rank has between hosts, one way")
+    tflops: float | None = Field(
+        None,
+        gt=0,
+        description="10¹² operations a second that a rank reaches in matrix products; null: 3.35 on CUDA, 0.1 on CPUs",
+    )
 
 
 class ShardingConfig(Section):

@@ -45,6 +45,11 @@ class Ranks:
         return cls(rank, size, launched=True)
 
 
+def is_first_of_host() -> bool:
+    """Whether this process does what is done once a host: LOCAL_RANK is 0, or not set."""
+    return os.environ.get("LOCAL_RANK", "").strip() in ("", "0")
+
+
 def patience() -> float:
     """Seconds that a process waits for the other ranks of its job to come: INTRR_RANKS_TIMEOUT, or ten minutes.
 

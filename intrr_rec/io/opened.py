@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from intrr_rec.errors import ArtefactError, UserError
+from intrr_rec.io.launcher import is_first_of_host
 from intrr_rec.io.manifest import MANIFEST, Manifest
 from intrr_rec.io.places import not_the_input
 from intrr_rec.io.records import LARGEST, Record, as_record, parse_json
@@ -132,6 +133,8 @@ class Opened:
 def verify(path: Location, kind: str, required: Collection[str] = ()) -> Opened:
     """Open an artefact, hashing every file that its manifest lists.
 
+    Of a job's processes on one host the first alone hashes; where it finds a file altered, it ends the job.
+
     Args:
         path: a folder, or the URL of one.
         kind: what it must be.
@@ -150,8 +153,9 @@ def verify(path: Location, kind: str, required: Collection[str] = ()) -> Opened:
     for name in manifest.files:
         if not folder.has(name):
             raise ArtefactError(f"{path}: file {name} is missing; build the artefact again")
+    hashed = manifest.files if is_first_of_host() else {}
     with ThreadPoolExecutor(HASHED_AT_ONCE, thread_name_prefix="hash") as hashers:
-        for name, found in zip(manifest.files, hashers.map(folder.hash, manifest.files), strict=True):
+        for name, found in zip(hashed, hashers.map(folder.hash, hashed), strict=True):
             if found != manifest.files[name]:
                 hashers.shutdown(cancel_futures=True)
                 raise ArtefactError(

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from intrr_rec.config import Recipe, same_run, save_recipe
+from intrr_rec.config import Recipe, save_recipe
 from intrr_rec.data.loading.batch import Batch
 from intrr_rec.data.loading.counts import alone
 from intrr_rec.data.loading.loader import Loader
@@ -26,7 +26,7 @@ from intrr_rec.distributed.parallelize import META, Parallel, parallelize
 from intrr_rec.distributed.step_counts import CountExchange
 from intrr_rec.distributed.world import World, is_lost_rank, join_world
 from intrr_rec.distributed.zch import managed_figures
-from intrr_rec.errors import ArtefactError, ConfigError, DataError, PlaceError, Stopped
+from intrr_rec.errors import ConfigError, DataError, PlaceError, Stopped
 from intrr_rec.evaluation.evaluator import Evaluator
 from intrr_rec.evaluation.results import FIX, write_results
 from intrr_rec.io.places import writing_to
@@ -35,14 +35,15 @@ from intrr_rec.runs.checkpoints import Checkpoints
 from intrr_rec.runs.folder import MetricsLog, claimed, write_plan
 from intrr_rec.runs.inputs import Inputs, open_inputs
 from intrr_rec.runs.neighbours import untrained
-from intrr_rec.runs.run_files import CONFIG, INPUTS, NO_CHECKPOINT, checkpoint_names
-from intrr_rec.runs.run_record import read_recipe, read_run_record, write_run_record
+from intrr_rec.runs.run_files import CONFIG, NO_CHECKPOINT, checkpoint_names
+from intrr_rec.runs.run_record import write_run_record
 from intrr_rec.training.finite import FiniteGuard
 from intrr_rec.training.progress import EpochProgress
+from intrr_rec.training.resuming import require_same_run
 from intrr_rec.training.schedule import Schedule
 from intrr_rec.training.signals import EXIT_CODES, StopSignals
 from intrr_rec.training.step import TrainingStep
-from intrr_rec.training.tracking import Tracking, flatten
+from intrr_rec.training.tracking import Tracking
 from intrr_rec.training.warm_start import Start
 
 log = logging.getLogger(__name__)
@@ -81,8 +82,7 @@ def train(
     recipe = inputs.recipe
     if init_from is not None and not recipe.model.kind_settings.learns:
         raise ConfigError(f"--init-from: model.kind {recipe.model.kind} is not trained; leave it out")
-    _require_same_recipe(recipe, out)
-    _require_same_inputs(inputs, out)
+    require_same_run(inputs, out)
     fresh = not any(name.startswith("step-") for name in checkpoint_names(out))
     start = Start.open(init_from, inputs) if init_from and fresh else None
     paths = {"dataset": dataset, "semantic_ids": semantic_ids, "vectors": vectors, "init_from": init_from}
@@ -340,43 +340,3 @@ class Trainer:
 def _mix(*parts: int) -> int:
     """A seed that differs wherever any of the parts does."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
-
-
-def _require_same_recipe(recipe: Recipe, out: Path) -> None:
-    if not (out / CONFIG).is_file():
-        if out.exists() and any(out.iterdir()):
-            raise ArtefactError(f"{out}: is not empty and not a run folder; choose another --out")
-        return
-    if same_run(out / CONFIG, recipe):
-        return
-    saved = read_recipe(out)
-    now, was = (flatten(each.model_dump(mode="json", exclude={"track"})) for each in (recipe, saved))
-    changed = [key for key in {**now, **was} if key not in now or key not in was or now[key] != was[key]]
-    free = {
-        "train.max_minutes",
-        "train.patience",
-        "train.checkpoint_every",
-        "train.keep_checkpoints",
-        "evaluate.batch_users",
-    }
-    if recipe.train.schedule == "constant":
-        free.add("train.epochs")
-    free |= {key for key in changed if key.startswith("train.sharding.topology.")}
-    if blocking := sorted(set(changed) - free):
-        raise ConfigError(
-            f"{out}: holds a run with another {blocking[0]}; choose another --out, or resume with the same settings"
-        )
-
-
-def _require_same_inputs(inputs: Inputs, out: Path) -> None:
-    if not (out / INPUTS).exists():
-        if checkpoint_names(out):
-            raise ArtefactError(f"{out}: has checkpoints but no {INPUTS}; put it back, or choose another --out")
-        return
-    then = read_run_record(out)
-    for role, found in inputs.hashes().model_dump().items():
-        if (was := getattr(then.hashes, role)) != found:
-            raise ArtefactError(
-                f"{out}: holds a run on another {role.replace('_', '-')} ({was[:12]}, from {getattr(then.paths, role)}; given "
-                f"is {found[:12]}), and its weights mean nothing here; choose another --out, or --init-from {out}"
-            )

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from intrr_rec.errors import ArtefactError, PlaceError
 from intrr_rec.io import artefact, atomic, lock
 from intrr_rec.io.atomic import write_json, write_text
+from intrr_rec.io.storage import Folder
 
 
 def build(target: Path, text: str = "first", kind: str = "dataset", parents: dict[str, str] | None = None) -> None:
@@ -110,6 +111,7 @@ import sys, time
 from pathlib import Path
 from intrr_rec.io import artefact, atomic, lock
 from intrr_rec.io.atomic import write_json, write_text
+from intrr_rec.io.storage import Folder
 target, generation = Path(sys.argv[1]), 0
 while True:
     generation += 1
@@ -317,6 +319,25 @@ def test_a_damaged_artefact_is_refused(tmp_path: Path, damage: Callable[[Path], 
     damage(target)
     with pytest.raises(ArtefactError, match=says):
         artefact.read(target, "dataset")
+
+
+@pytest.mark.parametrize(("local_rank", "hashes"), [(None, True), ("", True), ("0", True), ("1", False), ("7", False)])
+def test_of_the_processes_of_a_host_the_first_alone_hashes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local_rank: str | None, hashes: bool
+) -> None:
+    build(tmp_path / "dataset")
+    if local_rank is None:
+        monkeypatch.delenv("LOCAL_RANK", raising=False)
+    else:
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+    hashed: list[str] = []
+    original = Folder.hash
+    monkeypatch.setattr(Folder, "hash", lambda folder, name: hashed.append(name) or original(folder, name))
+    artefact.read(tmp_path / "dataset", "dataset")
+    assert sorted(hashed) == (["data.txt", "parts/0.txt"] if hashes else [])
+    (tmp_path / "dataset" / "data.txt").unlink()
+    with pytest.raises(ArtefactError, match=r"data\.txt is missing"):
+        artefact.read(tmp_path / "dataset", "dataset")
 
 
 def test_another_kind_and_nothing_at_all_are_refused(tmp_path: Path) -> None:

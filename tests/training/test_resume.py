@@ -122,6 +122,62 @@ def test_a_changed_length_moves_a_falling_learning_rate_so_it_is_refused(line, t
         train(tiny.recipe(*WORDS, "train.epochs=9"), **line.inputs(), out=tmp_path / "run")
 
 
+# Without dropout, which every part of a step draws for itself; the tables' own optimizers, so that they may move.
+MOVABLE = (
+    "train.learning_rate=0.01",
+    "train.epochs=2",
+    "train.sharding.uid=row_wise",
+    "model.ran.dropout=0",
+    "train.checkpoint_every=3",
+)
+
+
+def test_other_threads_parts_and_places_of_the_table_give_the_same_figures(line, tmp_path, monkeypatch):
+    train(tiny.recipe(*MOVABLE), **line.inputs(), out=tmp_path / "whole")
+    changed = ("train.loader.workers=3", "train.accumulate=2", "train.sharding.uid=table_wise")
+    cut_off(monkeypatch, line, tmp_path / "run", MOVABLE, Trainer, "step", 6)
+    cut_off(monkeypatch, line, tmp_path / "run", (*MOVABLE, *changed), Trainer, "step", 2)  # from 3 or 4 to 6
+    train(tiny.recipe(*MOVABLE), **line.inputs(), out=tmp_path / "run")
+    for one, two in zip(lines(tmp_path / "whole"), lines(tmp_path / "run"), strict=True):
+        assert two.pop("split") == one.pop("split")
+        assert two == pytest.approx(one, rel=1e-5)
+    tests = [json.loads((tmp_path / run / "results.json").read_text())["test"] for run in ("whole", "run")]
+    assert tests[0] == pytest.approx(tests[1], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("place", "line_of"),
+    [
+        (
+            "data_parallel",
+            r"trains this table with rowwise_adagrad, the dense Adam trains it there; resume with row_wise or table_wise",
+        ),
+        (
+            "column_wise",
+            r"trains this table with rowwise_adagrad, adagrad trains it there; resume with row_wise or table_wise",
+        ),
+        (
+            "auto",
+            r"rowwise_adagrad, and the planner may choose a place with another optimizer; resume with row_wise or",
+        ),
+    ],
+)
+def test_a_place_where_another_optimizer_trains_the_table_is_refused(line, tmp_path, monkeypatch, place, line_of):
+    cut_off(monkeypatch, line, tmp_path / "run", MOVABLE, Trainer, "step", 5)
+    kept = (tmp_path / "run/config.yaml").read_bytes()
+    with pytest.raises(ConfigError, match=line_of):
+        train(tiny.recipe(*MOVABLE, f"train.sharding.uid={place}"), **line.inputs(), out=tmp_path / "run")
+    assert (tmp_path / "run/config.yaml").read_bytes() == kept
+
+
+def test_from_a_place_that_the_planner_chose_the_plan_tells_the_optimizer(line, tmp_path, monkeypatch):
+    words = (*MOVABLE, "train.sharding.uid=auto")
+    cut_off(monkeypatch, line, tmp_path / "run", words, Trainer, "step", 5)
+    plan = json.loads((tmp_path / "run/plan.json").read_text())
+    (uid,) = (table for table in plan["tables"] if table["name"] == "uid")
+    cut_off(monkeypatch, line, tmp_path / "run", (*words, f"train.sharding.uid={uid['sharding']}"), Trainer, "step", 1)
+
+
 def spoil(folder, file="__0_0.distcp"):
     """Flip one bit."""
     content = bytearray((folder / file).read_bytes())

@@ -54,6 +54,7 @@ class StepTotals:
     spare_X: IntArray
 
 
+DENSE = 16  # places of sums a row, up to which they are not sorted
 # All ranks call it once for each step, in the order of steps.
 Exchange = Callable[[StepCounts], StepTotals]
 
@@ -63,14 +64,36 @@ def alone(own: StepCounts) -> StepTotals:
     return StepTotals(own.target_weight, own.positions, len(own.items_U), own.count_U, own.spare_X)
 
 
-def by_owner(items_U: IntArray, ranks: int) -> tuple[IntArray, IntArray]:
-    """An order that puts the items of each owner together, `[U]`, and how many each has, `[R]`."""
+def by_owner(items_U: IntArray, count_U: IntArray, ranks: int) -> tuple[IntArray, IntArray, IntArray]:
+    """What each owner is sent: an order that puts its items together, `[U]`, how many each has, `[R]`, and rows of item and count."""
     owner_U = (items_U % ranks).astype(np.uint16)  # NumPy sorts numbers this short by radix
-    return np.argsort(owner_U, kind="stable"), np.bincount(owner_U, minlength=ranks)
+    order_U = np.argsort(owner_U, kind="stable")
+    rows_U2 = np.empty((len(items_U), 2), np.int64)
+    rows_U2[:, 0], rows_U2[:, 1] = items_U[order_U], count_U[order_U]
+    return order_U, np.bincount(owner_U, minlength=ranks), rows_U2
 
 
-def add_up(items_K: IntArray, count_K: IntArray) -> tuple[IntArray, int]:
-    """The sum over all rows of each row's item, `[K]`, and the number of distinct items."""
-    distinct, place_K = np.unique(items_K, return_inverse=True)
-    total = np.bincount(place_K.reshape(-1), weights=count_K, minlength=len(distinct)).astype(np.int64)
-    return total[place_K.reshape(-1)], len(distinct)
+def add_up(items_K: IntArray, count_K: IntArray, ranks: int = 1) -> tuple[IntArray, int]:
+    """The sum over all rows of each row's item, `[K]`, and the number of distinct items.
+
+    Args:
+        ranks: R, where all items are of one of R owners.
+    """
+    if not len(items_K):
+        return np.zeros(0, np.int64), 0
+    place_K = items_K // ranks
+    if int(place_K.max()) < DENSE * len(place_K):
+        sums = np.bincount(place_K, weights=count_K).astype(np.int64)
+        return sums[place_K], int(np.count_nonzero(sums))
+    bits = len(items_K).bit_length()
+    if int(items_K.max()) >> (62 - bits):  # item and place do not fit into one number
+        order_K = np.argsort(items_K)
+        sorted_K = items_K[order_K]
+    else:  # sorting numbers is several times as fast as sorting places by them
+        sorted_K = np.sort(items_K << bits | np.arange(len(items_K)))
+        order_K, sorted_K = sorted_K & ((1 << bits) - 1), sorted_K >> bits
+    first = np.flatnonzero(np.append(True, sorted_K[1:] != sorted_K[:-1]))
+    sums = np.add.reduceat(count_K[order_K], first)
+    total_K = np.empty(len(items_K), np.int64)
+    total_K[order_K] = np.repeat(sums, np.diff(first, append=len(items_K)))
+    return total_K, len(first)

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
+from intrr_rec.data.loading.balance import deal
 from intrr_rec.data.loading.batch import Batch
 from intrr_rec.data.loading.collator import Collator, Share
 from intrr_rec.data.loading.counts import Exchange, alone
@@ -100,8 +101,8 @@ class Loader:
 
         def build(fetch: Fetch, step: int) -> tuple[Collator, list[Share]]:
             windows, collate = fetch()
-            places, number = np.arange(len(windows)), epoch * self.steps + step
-            parts = (windows.take(places[part :: self.parts]) for part in range(self.parts))
+            part_M, number = deal(windows.length_M, self.parts), epoch * self.steps + step
+            parts = (windows.take(np.flatnonzero(part_M == part)) for part in range(self.parts))
             return collate, [collate.share(part, number) for part in parts]
 
         def weigh(building: Future[tuple[Collator, list[Share]]]) -> tuple[Batch, ...]:
@@ -140,7 +141,7 @@ class Loader:
 
 
 class _InMemory:
-    """A permutation of all windows; with R ranks, rank r takes every R-th window of a step, from the r-th on."""
+    """A permutation of all windows; those of a step are dealt to the ranks by length."""
 
     def __init__(self, loader: Loader, windows: Windows, epoch: int) -> None:
         self.loader, self.windows = loader, windows
@@ -152,8 +153,9 @@ class _InMemory:
         return partial(self._take, first, end)
 
     def _take(self, first: int, end: int) -> tuple[Windows, Collator]:
-        own = self.order_M[first + self.loader.rank : end : self.loader.ranks]
-        return self.windows.take(own), self.loader.collate
+        step_M = self.order_M[first:end]
+        taker_M = deal(self.windows.length_M[step_M], self.loader.ranks)
+        return self.windows.take(step_M[taker_M == self.loader.rank]), self.loader.collate
 
     def close(self) -> None:
         pass

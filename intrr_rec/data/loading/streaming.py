@@ -1,9 +1,9 @@
 """Windows of a dataset too large to hold: row groups are read as they are needed, by the ranks that train on them.
 
 An epoch shuffles the row groups, puts them together in pools of about `pool_events` events, and shuffles the windows of each
-row group. A pool hands out the windows of all its row groups evenly. With R ranks and G row groups in a pool, rank r takes the
-r-th of R equal stretches of them, and reads no others; of a row group that lies in two stretches each rank takes its share of
-the windows. While one pool is handed out the next is read. So at most three pools are in memory (the one left, the one handed
+row group so that every run of them has long and short ones alike (`balance.py`). A pool hands out the windows of all its row groups
+evenly. With R ranks, rank r takes the r-th of R stretches of a pool's row groups that are equal in tokens, and reads no others; of a
+row group that lies in two stretches each rank takes its share of the windows. While one pool is handed out the next is read. So at most three pools are in memory (the one left, the one handed
 out, the one to come), whatever the dataset's size, and on each rank an R-th of them. Which windows make a step hangs on (seed,
 epoch, pool_events) alone: not on the number of ranks, of threads, or on when a file arrives.
 
@@ -12,6 +12,7 @@ Shape suffixes: M windows, E events of the dataset, P events of a pool, S events
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from intrr_rec.data.event_store import EventStore
 from intrr_rec.data.features.columns import Column
 from intrr_rec.data.features.store import DatasetFeatures
+from intrr_rec.data.loading.balance import even_order
 from intrr_rec.data.loading.collator import Collator
 from intrr_rec.data.loading.interleave import Interleaving
 from intrr_rec.data.loading.loader import Fetch
@@ -31,6 +33,7 @@ from intrr_rec.data.loading.targets import TargetWeights
 from intrr_rec.data.loading.windows import IntArray, Windows
 
 GOLDEN = (5**0.5 - 1) / 2
+NEAR = 0.01  # of a rank's tokens
 BEYOND = 1  # events copied after a window's own: the target of its last position
 
 
@@ -85,10 +88,15 @@ class StreamedWindows:
         self.events, self.held_out_U, self.cut = events, held_out_U, cut
         self.pool_events, self.times, self.readers = pool_events, times, readers
         groups = range(len(events.groups))
-        self.windows_G, self.n_targets = np.zeros(len(groups), np.int64), 0
+        self.windows_G, self.tokens_G, self.n_targets = (
+            np.zeros(len(groups), np.int64),
+            np.zeros(len(groups), np.int64),
+            0,
+        )
         for group in groups:
             windows = self.windows_of(group)
             self.windows_G[group] = len(windows)
+            self.tokens_G[group] = windows.length_M.sum()
             self.n_targets += windows.n_targets
         self.events_G = np.array([end - first for first, end in map(events.events_of, groups)])
 
@@ -136,8 +144,7 @@ class StreamedWindows:
                 assert self.features is not None
                 values_P[span] = self.features[0].of_group(group, column)
             windows = self.windows_of(group)
-            order_M = np.random.default_rng([*seeds, group]).permutation(len(windows))
-            shuffled = windows.take(order_M)
+            shuffled = windows.take(even_order(windows.length_M, np.random.default_rng([*seeds, group])))
             return replace(shuffled, start_M=shuffled.start_M + firsts_G[place])
 
         with ThreadPoolExecutor(self.readers, thread_name_prefix="loader-read") as readers:
@@ -160,7 +167,7 @@ class StreamedOrder:
         self.source, self.collate, self.pools, self.seeds = source, collate, pools, seeds
         self.orders = [Interleaving(source.windows_G[pool]) for pool in pools]
         self.ends = np.cumsum([order.total for order in self.orders])
-        self.stretches = [Stretch(len(pool), rank, ranks) for pool in pools]
+        self.stretches = [Stretch(source.tokens_G[pool], rank, ranks) for pool in pools]
         self._loading: dict[int, Future[Pool]] = {}
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="loader-pool")
 
@@ -211,19 +218,24 @@ class StreamedOrder:
 
 
 class Stretch:
-    """What one of R ranks takes of the row groups of a pool: the r-th of R stretches of equal length.
+    """What one of R ranks takes of the row groups of a pool: the r-th of R stretches that are equal in tokens.
+
+    A stretch that would end next to a border of two row groups ends there, so that row groups of equal tokens are read once.
 
     Args:
-        count: row groups of the pool.
+        tokens_G: of each row group of the pool.
         rank, ranks: r and R.
 
     Attributes:
-        groups: places in the pool of those that it reads.
+        first, end: places in the pool where it begins and ends; their fractions are shares of a row group.
+        groups: places in the pool of the row groups that it reads.
     """
 
-    def __init__(self, count: int, rank: int, ranks: int) -> None:
-        self.first, self.end = count * rank / ranks, count * (rank + 1) / ranks
-        self.groups = range(count * rank // ranks, -(-count * (rank + 1) // ranks))
+    def __init__(self, tokens_G: IntArray, rank: int, ranks: int) -> None:
+        ends = np.concatenate([[0], np.cumsum(np.maximum(tokens_G, 1))])  # one without windows has a place too
+        share = ends[-1] / ranks
+        self.first, self.end = (_cut(ends, share * number, NEAR * share) for number in (rank, rank + 1))
+        self.groups = range(math.floor(self.first), math.ceil(self.end))
 
     def own(self, order: Interleaving, first: int, end: int) -> IntArray:
         """The rank's windows among places `first … end-1` of the pool's order, counted over the windows of its row groups."""
@@ -238,6 +250,14 @@ class Stretch:
         is_own_M = (spread_M >= self.first) & (spread_M < self.end)
         begin_M = np.repeat(np.cumsum(length_G) - length_G, count_G)
         return (begin_M + in_group_M)[is_own_M]
+
+
+def _cut(ends: IntArray, tokens: float, near: float) -> float:
+    """The place of the row groups that end at these tokens where so many have passed: whole at a border that is near."""
+    border = int(np.abs(ends - tokens).argmin())
+    if abs(ends[border] - tokens) <= near:
+        return float(border)
+    return float(np.interp(tokens, ends, np.arange(len(ends))))
 
 
 def _concatenated(parts: Sequence[Windows]) -> Windows:

@@ -13,6 +13,7 @@ from intrr_rec.distributed.parallelize import META
 from intrr_rec.distributed.planner.hardware import GB, Machines
 from intrr_rec.distributed.planner.host import plan_host
 from intrr_rec.distributed.planner.plan import Plan, make_plan
+from intrr_rec.distributed.planner.step_time import estimate_step
 from intrr_rec.distributed.planner.traffic import estimate_traffic
 from intrr_rec.io.atomic import write_json
 from intrr_rec.io.console import console
@@ -35,7 +36,7 @@ def plan_ahead(
     content_width: int,
     out: Path | None,
 ) -> Plan:
-    """Plan, print the plan and what its traffic takes a step, write both to `out` (JSON).
+    """Plan, print the plan, what a step takes and what a host holds; write all of it to `out` (JSON).
 
     Args:
         items: of the catalogue.
@@ -53,17 +54,21 @@ def plan_ahead(
     memory, host_memory = int(MEMORY_GB[device] * GB), int(HOST_MEMORY_GB * GB)
     machines = Machines.like(device, ranks, min(ranks, local_ranks), memory, host_memory, topology)
     logging.getLogger("torchrec").setLevel(logging.ERROR)
-    plan = make_plan(meta_model(recipe, items, content_width), machines, recipe, training=True, group=None)
+    model = meta_model(recipe, items, content_width)
+    plan = make_plan(model, machines, recipe, training=True, group=None)
     traffic = estimate_traffic(plan, recipe)
+    step = estimate_step(model, recipe, machines, traffic)
     screen = console(width=140)
     screen.print(str(plan), highlight=False)
     screen.print(traffic.table())
+    screen.print(step.table())
     host = plan_host(recipe, plan, items=items, content_width=content_width)
     screen.print(host.table())
     for line in host.advice:
         screen.print(line, highlight=False)
     if out:
-        write_json(out, {"plan": plan.as_dict(), "traffic": traffic.as_dict(), "host": host.as_dict()})
+        found = {"plan": plan.as_dict(), "traffic": traffic.as_dict(), "step": step.as_dict(), "host": host.as_dict()}
+        write_json(out, found)
     return plan
 
 

@@ -1,4 +1,4 @@
-"""What a catalogue takes of each host and of the disk, whatever the number of ranks: files that all ranks of a host map.
+"""What a catalogue takes of each host and of the disk: files that all ranks of a host map, and what each rank holds and reads ahead.
 
 Mapped files lie in the page cache once a host. They are no rank's own memory, and the system may drop pages of them; with less
 memory than they take, look-ups read from disk.
@@ -18,6 +18,8 @@ from intrr_rec.distributed.planner.hardware import GB
 from intrr_rec.distributed.planner.memory import FLOAT, PROCESS, TRIE
 from intrr_rec.distributed.planner.plan import Plan
 
+POOLS = 3  # of streamed events, at most (docs/loading.md)
+EVENT = 8  # bytes of a column
 FILTERS = 4  # bytes an item of the trie's file that only filters read
 OWN_ID = 16  # bytes an item, a guess: an id of 12 characters with its offset
 CONTENT = 2  # bytes a value: vectors are written as float16 by `intrr embed`
@@ -112,6 +114,7 @@ def plan_host(recipe: Recipe, plan: Plan, *, items: int, content_width: int) -> 
     hours = items * content_width * sum(recipe.index.sizes) / INDEX_RATE / 3600
     machines = plan.machines
     rank = plan.total.device if machines.device == "cpu" else plan.total.host + PROCESS["cpu"]
+    rank += POOLS * recipe.train.loader.pool_events * EVENT * (1 + recipe.model.reads_times) // machines.ranks
     return HostPlan(
         mapped,
         rank * machines.local_ranks,

@@ -43,10 +43,9 @@ def test_all_is_measured_and_the_page_is_made_of_the_figures_alone(tmp_path):
     # Ids, rows and gradients of a rank's histories, the half of them that lie on the other rank.
     looked_up = recipe.train.batch_users * recipe.model.window
     assert two["modelled"]["all_to_all_bytes"] == min(50, looked_up) * (8 + 2 * 16 * 4) // 2
-    assert found["cluster"]["plan"]["total"]["device"] > 10**9 / 64 * 16 * 4
     page = write_scaling_page(tmp_path / "s.json", tmp_path / "docs")
     text, drawn = page.read_bytes(), (tmp_path / "docs/scaling.svg").read_bytes()
-    assert b"| 60 | row_wise |" in text and b"On paper: 1,000,000,000 items on 64 H100s" in text
+    assert b"| 60 | row_wise |" in text
     write_scaling_page(tmp_path / "s.json", tmp_path / "docs")
     assert (page.read_bytes(), (tmp_path / "docs/scaling.svg").read_bytes()) == (text, drawn)
 

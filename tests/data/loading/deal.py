@@ -19,8 +19,8 @@ def deal(collate: Collator, windows: Windows, rank: int, replicas: int, step: in
 def total(counts):
     """What the exchange gives each rank, by its own steps: items to their owners, sums back."""
     ranks, spare_X = len(counts), next(each.spare_X for each in counts if each.windows)
-    orders = [by_owner(each.items_U, ranks) for each in counts]
-    parts = [np.split(order_U, np.cumsum(sent_R)[:-1]) for order_U, sent_R in orders]
+    orders = [by_owner(each.items_U, each.count_U, ranks) for each in counts]
+    parts = [np.split(order_U, np.cumsum(sent_R)[:-1]) for order_U, sent_R, _ in orders]
     answers, distinct = [np.empty_like(each.count_U) for each in counts], 0
     for owner in range(ranks):
         places = [each[owner] for each in parts]
@@ -28,7 +28,7 @@ def total(counts):
             np.concatenate([getattr(each, name)[at] for each, at in zip(counts, places, strict=True)])
             for name in ("items_U", "count_U")
         )
-        total_K, owned = add_up(items_K, count_K)
+        total_K, owned = add_up(items_K, count_K, ranks)
         distinct += owned
         for answer, at, found in zip(
             answers, places, np.split(total_K, np.cumsum([len(at) for at in places])[:-1]), strict=True

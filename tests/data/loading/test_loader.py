@@ -58,11 +58,24 @@ def test_ranks_make_the_same_steps_between_them(ranks):
     assert sorted(user for step in steps() for user in step) == list(range(23))
 
 
-def test_parts_of_a_rank_are_what_as_many_more_ranks_would_take():
+def test_parts_of_a_rank_make_its_share_between_them():
     for rank in range(2):
         parts = list(load(Teller(), rank=rank, ranks=2, parts=3).epoch(1))
-        others = [[step[0] for step in load(Teller(), rank=rank + 2 * part, ranks=6).epoch(1)] for part in range(3)]
-        assert [list(step) for step in parts] == [list(step) for step in zip(*others, strict=True)]
+        assert [sorted(chain.from_iterable(step)) for step in parts] == [sorted(own) for own in steps(rank, 2)]
+        assert all(max(map(len, step)) - min(map(len, step)) <= 1 for step in parts)
+
+
+def test_ranks_and_their_parts_get_equal_tokens():
+    """The first five users have long histories: two ranks of two parts get one each, and one part another one."""
+    lengths = np.repeat([12, 4], [5, 35])
+    windows = training_windows(np.concatenate([[0], np.cumsum(lengths)]), 8)
+    long = windows.length_M == 8
+    assert long.sum() >= 5
+    for rank in range(2):
+        loader = Loader(windows, Teller(), len(windows), seed=0, rank=rank, ranks=2, parts=2)
+        ((one, two),) = loader.epoch(1)
+        counts = [int(long[np.isin(windows.user_M, part)].sum()) for part in (one, two)]
+        assert max(counts) - min(counts) <= 1
 
 
 def test_order_depends_on_seed_and_epoch():

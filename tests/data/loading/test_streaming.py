@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import weakref
 from collections import Counter
 from dataclasses import fields, replace
 from functools import partial
@@ -21,7 +22,7 @@ from intrr_rec.data.loading.collator import Collator
 from intrr_rec.data.loading.counts import alone
 from intrr_rec.data.loading.loader import Loader
 from intrr_rec.data.loading.negatives import CandidateSampler
-from intrr_rec.data.loading.streaming import Pool, StreamedWindows
+from intrr_rec.data.loading.streaming import Pool, StreamedWindows, Stretch
 from intrr_rec.data.loading.windows import Windows, prefix_windows, training_windows
 from intrr_rec.errors import ArtefactError
 from tests.data.loading.regroup import regroup
@@ -174,7 +175,7 @@ def test_ranks_share_the_steps_of_one(dataset: Dataset, ranks: int) -> None:
 
 @pytest.mark.parametrize("ranks", [4, 5])
 def test_a_rank_reads_its_own_row_groups_alone(dataset: Dataset, monkeypatch: pytest.MonkeyPatch, ranks: int) -> None:
-    """Twelve row groups and a short one in one pool: each rank reads a share of them, and at most two that others read too."""
+    """Twelve row groups and a short one in one pool: each rank reads its tokens, and at most two row groups that others read too."""
     read: list[tuple] = []
     original = EventStore.read_narrow
     monkeypatch.setattr(EventStore, "read_narrow", lambda store, *told: read.append(told) or original(store, *told))
@@ -185,8 +186,23 @@ def test_a_rank_reads_its_own_row_groups_alone(dataset: Dataset, monkeypatch: py
         groups.append([told[0] for told in read])
         read.clear()
     assert {group for found in groups for group in found} == set(range(len(dataset.events.groups)))
+    tokens_G = streamed(dataset, 10_000).tokens_G
     for found in groups:
-        assert len(found) == len(set(found)) <= len(dataset.events.groups) / ranks + 2
+        assert len(found) == len(set(found))
+        assert tokens_G[found].sum() <= 1.02 * tokens_G.sum() / ranks + 2 * tokens_G.max()
+
+
+def test_stretches_are_equal_in_tokens_and_leave_no_row_group_out() -> None:
+    tokens_G = np.array([100, 0, 7, 900, 900, 3, 90])
+    found = [Stretch(tokens_G, rank, 4) for rank in range(4)]
+    assert (found[0].first, found[-1].end) == (0, 7)
+    assert [one.end for one in found[:-1]] == [two.first for two in found[1:]]
+    near = [Stretch(np.array([1_000, 1_003, 998, 1_001]), rank, 2).groups for rank in range(2)]
+    assert near == [range(2), range(2, 4)], "no row group is read twice where a border is near"
+    for stretch in found:
+        share_G = np.clip(stretch.end - np.arange(7), 0, 1) - np.clip(stretch.first - np.arange(7), 0, 1)
+        assert share_G @ tokens_G == pytest.approx(2_000 / 4, abs=1)
+        assert [place for place, share in enumerate(share_G) if share > 0] == list(stretch.groups)
 
 
 def test_ranks_have_about_as_many_windows_of_each_step(dataset: Dataset) -> None:
@@ -204,11 +220,19 @@ def test_at_most_three_pools_are_in_memory(dataset: Dataset) -> None:
     order = loader.windows.order(loader.collate, 0, 1, 0, 1)
     assert len(order.pools) > 6
     order.close()
+    read: list[weakref.ref[Pool]] = []
+    original = loader.windows.load
+
+    def load_and_tell(*told: object) -> Pool:
+        pool = original(*told)
+        read.append(weakref.ref(pool))
+        return pool
+
+    loader.windows.load = load_and_tell
+    held = [sum(pool() is not None for pool in read) for _ in loader.epoch()]
+    assert len(read) > 6 and 0 < max(held) <= 3
     gc.collect()
-    held = [sum(type(each) is Pool for each in gc.get_objects()) for _ in loader.epoch()]
-    assert 0 < max(held) <= 3
-    gc.collect()
-    assert not any(type(each) is Pool for each in gc.get_objects())
+    assert all(pool() is None for pool in read)
 
 
 def test_leaving_early_ends_the_threads(dataset: Dataset) -> None:

@@ -6,7 +6,8 @@ import psutil
 import pytest
 
 from intrr_rec.config import load_recipe
-from intrr_rec.distributed.planner.dry_run import plan_ahead
+from intrr_rec.distributed.planner.dry_run import meta_model, plan_ahead
+from intrr_rec.distributed.planner.step_time import count_products, estimate_step
 from intrr_rec.distributed.planner.traffic import estimate_traffic
 from intrr_rec.errors import ConfigError
 
@@ -30,6 +31,34 @@ def test_a_billion_items_on_sixty_four_gpus(tmp_path):
     assert plan.total.device < 80e9
     host = json.loads(out.read_text())["host"]
     assert host["mapped"]["Semantic IDs"] == 10**9 * 4 * 2 and host["index_hours"] > 1
+    assert host["ranks"] == 8 * (10**9 + 3 * 8 * 2**26 // 64)  # processes, and events read ahead
+
+
+def test_products_are_those_of_the_model():
+    """A layer of HSTU more adds its projections (u, v, q, k, and the way out) and q·k and a·v; all grow with the users alone."""
+    users, window = 32, 30
+    counted = {}
+    for layers in (4, 5):
+        asked = recipe(f"model.hstu.layers={layers}")
+        model = meta_model(asked, 1000, 16)
+        counted[layers] = count_products(model, asked, users)
+    slots = users * window
+    layer = 2 * slots * WIDTH * 5 * WIDTH + 2 * 2 * slots * window * WIDTH
+    assert counted[5] - counted[4] == pytest.approx(layer, rel=0.1)
+    assert count_products(model, asked, 2 * users) == pytest.approx(2 * counted[5], rel=0.05)
+
+
+def test_a_step_waits_for_the_slower_of_host_and_device():
+    asked = recipe("train.sharding.uid=row_wise", "train.sharding.topology.tflops=2")
+    plan = plan_ahead(asked, items=10**6, ranks=8, **ONE_HOST)
+    model, traffic = meta_model(asked, 10**6, 16), estimate_traffic(plan, asked)
+    assert plan.machines.tflops == 2
+    for host_ms in (1.0, 1e6):
+        step = estimate_step(model, asked, plan.machines, traffic, host_ms=host_ms, slowest=1.1)
+        assert step.compute == pytest.approx(1e3 * step.gflop / 2e3)
+        exposed = 1e3 * traffic.all_to_all_seconds + max(0, 1e3 * traffic.all_reduce_seconds - 2 / 3 * step.compute)
+        assert step.total == pytest.approx(max(host_ms, 1.1 * step.compute + step.adam) + exposed)
+        assert step.bottleneck == ("the host" if host_ms > 1e3 else "the device")
 
 
 def test_more_items_than_semantic_ids_are_refused_with_levels_and_codes_that_would_do():
