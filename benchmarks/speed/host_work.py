@@ -104,7 +104,8 @@ def write_histories(folder: Path, users: int, window: int, groups: int) -> Event
     items_E = (ITEMS * rng.random(int(length_U.sum())) ** 3).astype(np.int64)
     offsets = pa.array(np.concatenate([[0], np.cumsum(length_U)]), pa.int32())
     columns = [pa.array(np.arange(users)), pa.ListArray.from_arrays(offsets, pa.array(items_E))]
-    table = pa.table([*columns, pa.nulls(users, SEQUENCE_SCHEMA.types[2])], schema=SEQUENCE_SCHEMA)
+    lengths = pa.array(length_U, pa.int32())
+    table = pa.table([*columns, pa.nulls(users, SEQUENCE_SCHEMA.types[2]), lengths], schema=SEQUENCE_SCHEMA)
     passed_U = np.cumsum(length_U)
     ends = np.searchsorted(passed_U, passed_U[-1] * np.arange(1, groups) / groups).tolist()
     with pq.ParquetWriter(folder / "sequences.parquet", table.schema, compression="zstd") as writer:

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from intrr_rec.config.features import Side
 from intrr_rec.config.time_units import TimeUnit
-from intrr_rec.data.event_store import TARGETS, EventStore
+from intrr_rec.data.event_store import LENGTH, TARGETS, EventStore
 from intrr_rec.data.features.store import FEATURES, TABLES, DatasetFeatures, FeatureRecord
 from intrr_rec.data.loading.windows import IntArray
 from intrr_rec.data.seen import SEEN, Seen
@@ -43,7 +43,12 @@ MOMENT = 1 << 53  # seconds, beyond any time of a log
 CHUNK = 1 << 16  # rows or events that are looked at together
 
 SEQUENCE_SCHEMA = pa.schema(
-    [("user", pa.int64()), ("items", pa.list_(pa.int64())), ("timestamps", pa.list_(pa.int64()))]
+    [
+        ("user", pa.int64()),
+        ("items", pa.list_(pa.int64())),
+        ("timestamps", pa.list_(pa.int64())),
+        (LENGTH, pa.int32()),
+    ]
 )
 TARGET_FIELD = pa.field(TARGETS, pa.list_(pa.uint8()))  # 1 of an event that is a target; left out where all are
 
@@ -122,7 +127,7 @@ class Dataset:
 
     @classmethod
     def open(cls, path: Location) -> Dataset:
-        """Verify the artefact's hashes and look through its sequences.
+        """Verify the artefact's hashes and read the lengths of its histories; no event is read.
 
         Raises:
             ArtefactError: `path` is not a whole, unaltered dataset artefact.

@@ -21,6 +21,7 @@ from intrr_rec.io.places import not_the_input
 from intrr_rec.io.storage import Folder
 
 Column = Literal["items", "timestamps"]
+LENGTH = "length"  # column of the number of events of each history
 TARGETS = "targets"  # column of marks, where not all events are targets
 # Up to as many events, half a gigabyte a column, are held in memory; above, they are spooled to a local file that is mapped.
 RESIDENT_EVENTS = 1 << 26
@@ -56,28 +57,28 @@ class EventStore:
     def __init__(self, folder: Folder, files: Sequence[str], events: int, n_items: int) -> None:
         self.folder = folder
         self.groups: list[Group] = []
+        self.n_items = n_items
         self.has_times, self.marks_targets = True, False
-        self._items_E = np.empty(events, np.int64) if events <= RESIDENT_EVENTS else None
+        self._items_E: IntArray | None = None
         lengths: list[IntArray] = []
         users = seen = 0
         for file in files:
             with folder.open(file) as handle:
                 parquet = pq.ParquetFile(handle)
+                if LENGTH not in parquet.schema_arrow.names:
+                    raise ArtefactError(f"{folder.place}/{file}: tells no lengths of histories; prepare the logs again")
                 for number in range(parquet.num_row_groups):
-                    lists = _only_chunk(parquet, number, "items")
-                    items = lists.flatten().to_numpy()
-                    if items.dtype != np.int64 or (len(items) and not 0 <= items.min() <= items.max() < n_items):
-                        raise ArtefactError(f"{folder.place}/{file}: row group {number} holds an item that is none")
-                    if seen + len(items) > events:
+                    length_U = _only_chunk(parquet, number, LENGTH).fill_null(0).to_numpy().astype(np.int64)
+                    if len(length_U) and length_U.min() < 1:
+                        raise ArtefactError(f"{folder.place}/{file}: row group {number} holds a history without events")
+                    lengths.append(length_U)
+                    self.groups.append(Group(file, number, users, users + len(length_U)))
+                    users, seen = users + len(length_U), seen + int(length_U.sum())
+                    if seen > events:
                         raise ArtefactError(f"{folder.place}/{file}: holds more events than the dataset has")
-                    lengths.append(np.diff(lists.offsets.to_numpy()).astype(np.int64))
-                    self.groups.append(Group(file, number, users, users + len(lists)))
-                    if self._items_E is not None:
-                        self._items_E[seen : seen + len(items)] = items
-                    users, seen = users + len(lists), seen + len(items)
                 self.marks_targets = TARGETS in parquet.schema_arrow.names
                 if parquet.num_row_groups and self.has_times:
-                    self.has_times = not _only_chunk(parquet, 0, "timestamps").null_count
+                    self.has_times = not _has_nulls(parquet, "timestamps")
         self.offsets: IntArray = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(lengths))])
 
     def __len__(self) -> int:
@@ -103,9 +104,11 @@ class EventStore:
             with self.folder.open(found.file) as handle:
                 lists = _only_chunk(pq.ParquetFile(handle, pre_buffer=True), found.number, column)
                 values = lists.flatten().to_numpy()
-                first, end = self.events_of(group)
-                if values.dtype != dtype or len(values) != end - first:
+                starts = self.offsets[found.first_user : found.end_user + 1]
+                if values.dtype != dtype or not np.array_equal(np.diff(lists.offsets), np.diff(starts)):
                     raise OSError(f"its {column} are not an integer for each event")
+                if column == "items" and len(values) and not 0 <= values.min() <= values.max() < self.n_items:
+                    raise OSError("it holds an item that is none")
                 return values
         except (OSError, pa.ArrowException) as error:
             not_the_input(error)
@@ -171,8 +174,20 @@ class EventStore:
         for group in range(len(self.groups)):
             first, end = self.events_of(group)
             values_E[first:end] = self.read(group, column)
+        if column == "items":
+            self._items_E = values_E
         return values_E
 
 
-def _only_chunk(parquet: Any, number: int, column: str) -> pa.ListArray:
+def _has_nulls(parquet: Any, column: str) -> bool:
+    """Whether the first row group's histories have none of a column, told by its statistics; without them it is read."""
+    group = parquet.metadata.row_group(0)
+    columns = (group.column(place) for place in range(group.num_columns))
+    statistics = next(each.statistics for each in columns if each.path_in_schema.split(".")[0] == column)
+    if statistics is None or not statistics.has_null_count:
+        return bool(_only_chunk(parquet, 0, column).null_count)
+    return statistics.null_count > 0
+
+
+def _only_chunk(parquet: Any, number: int, column: str) -> Any:
     return parquet.read_row_group(number, columns=[column])[column].combine_chunks()

@@ -33,7 +33,7 @@ def write_sequences(
     """
     path.parent.mkdir()
     schema = pa.schema([*SEQUENCE_SCHEMA, *map(sequence_field, features), *([TARGET_FIELD] if marked else [])])
-    pending_3E = np.empty((len(schema), 0), np.int64)
+    pending_3E = np.empty((len(schema) - 1, 0), np.int64)  # all but the lengths
     progress = Progress(console=console(stderr=True), transient=True, disable=not shows_bars())
     with pq.ParquetWriter(path, schema, compression="zstd") as writer, progress:
         task = progress.add_task("writing sequences", total=total)
@@ -67,14 +67,16 @@ def _row_group_end(users_E: np.ndarray) -> int:
 def _write_group(writer: pq.ParquetWriter, events_3E: np.ndarray, schema: pa.Schema) -> None:
     users_U, starts_U = np.unique(events_3E[0], return_index=True)
     offsets = pa.array(np.append(starts_U, events_3E.shape[1]), pa.int32())
+    columns = [field for field in schema if pa.types.is_list(field.type)]
     lists = [
         pa.ListArray.from_arrays(offsets, pa.array(values_E).cast(field.type.value_type))
-        for values_E, field in zip(events_3E[1:], list(schema)[1:], strict=True)
+        for values_E, field in zip(events_3E[1:], columns, strict=True)
     ]
-    items_U, times_U, *features = lists
+    lengths_U = pa.array(np.diff(np.append(starts_U, events_3E.shape[1])), pa.int32())
+    items_U, times_U, *others = lists
     if events_3E[2, 0] == NO_TIME:
         times_U = pa.nulls(len(users_U), times_U.type)
-    writer.write_batch(pa.record_batch([pa.array(users_U), items_U, times_U, *features], schema=schema))
+    writer.write_batch(pa.record_batch([pa.array(users_U), items_U, times_U, lengths_U, *others], schema=schema))
 
 
 def _rebatch(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:

@@ -108,6 +108,7 @@ def test_a_dataset_without_features_has_no_trace_of_them(tmp_path):
         "user",
         "items",
         "timestamps",
+        "length",
     ]
     assert Dataset.open(tmp_path / "out").features is None
 
