@@ -88,6 +88,7 @@ class Lake:
             self.verb("promote", f"{at}/bundle", "--over", f"{at}/registry", "--on", f"{at}/dataset")
             self.verb("export", f"{at}/run", "--out", f"{at}/bundle", "--rows", "bfloat16")
         self.verb("rollback", f"{at}/registry")
+        self.verb("export", f"{at}/run", "--out", f"{at}/delta", "--over", f"{at}/registry")
         tree = {"title": "t", "interactions": "got.parquet"}
         source = files / "source" / "got.parquet"
         source.parent.mkdir()

@@ -24,6 +24,12 @@ def export(
     ] = None,
     dataset: Annotated[Path | None, typer.Option("--dataset", help="The dataset of that version.")] = None,
     vectors: Vectors = None,
+    over: Annotated[
+        Path | None,
+        typer.Option(
+            "--over", help="A bundle: write only what differs from it, for `intrr promote` where that one lies."
+        ),
+    ] = None,
     report: Annotated[
         Path | None,
         typer.Option("--report", metavar=NEW_FILE, help="Evaluate model and bundle; JSON file of both figures."),
@@ -32,12 +38,21 @@ def export(
     """The best checkpoint of a run → a bundle: all that recommending needs, and nothing that training does."""
     if (semantic_ids is None) != (dataset is None) or (report and dataset):
         raise ConfigError("export: --semantic-ids and --dataset go together, and without --report")
+    if over and report:
+        raise ConfigError("export: --report is of a whole bundle; leave --over or --report out")
     require_run(run)
+    if over:
+        require_artefact(over, "bundle")
     with loading():
         from intrr_rec.serving.bundle.export import Grown, write_bundle
+        from intrr_rec.serving.bundle.export_delta import export_over
         from intrr_rec.serving.bundle.report import report_bundle
 
     grown = Grown(dataset, semantic_ids, vectors) if dataset and semantic_ids else None
+    if over:
+        export_over(over, run, out, rows, grown)
+        close(command("promote", out, "--over", "REGISTRY", "--on", dataset or "DATASET"))
+        return
     write_bundle(run, out, rows, grown)
     close(
         command("serve", out), command("recommend", "--bundle", out, "--events", "EVENTS", "--out", "recommendations")

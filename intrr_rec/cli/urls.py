@@ -19,6 +19,7 @@ _ROLES: dict[tuple[str, str], Role] = {
     ("train", "init_from"): "run to read",
     ("export", "run"): "run to read",
     ("export", "report"): "file",
+    ("export", "over"): "opened",
     ("evaluate", "run"): "run",
     ("report", "run"): "run",
     ("compare", "run"): "run to read",

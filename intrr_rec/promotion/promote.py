@@ -6,6 +6,7 @@ killed in between leaves the current bundle as it was, and the same command goes
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime, timezone
@@ -39,10 +40,12 @@ from intrr_rec.io.storage import Folder, Location, below
 from intrr_rec.io.stores.copies import publish
 from intrr_rec.io.stores.lease import Lease
 from intrr_rec.io.stores.mirror import origin
+from intrr_rec.io.stores.staging import copied
 from intrr_rec.io.versions import link_tree
 from intrr_rec.promotion.compare_on import compare_models, show
 from intrr_rec.promotion.costs import measure_costs
 from intrr_rec.promotion.judge import Check, judge
+from intrr_rec.serving.bundle import delta
 from intrr_rec.serving.bundle.bundle import KIND
 
 
@@ -51,7 +54,7 @@ def promote(
 ) -> dict[str, Any]:
     """Judge a candidate against the registry's current bundle on a dataset's test users, and make it the current one if it holds.
 
-    The first candidate of a registry is promoted unjudged. One that is current already is left as it is.
+    A delta (`intrr export --over`) is made the bundle that it stands for. The first candidate of a registry is promoted unjudged. One that is current already is left as it is.
 
     Returns:
         The decision: `promoted`, `reason`, `checks`, `comparison`, …
@@ -60,8 +63,10 @@ def promote(
         ArtefactError: no whole bundle or dataset, a damaged registry, or another job that decides there.
         PlaceError: the registry cannot be written.
     """
-    manifest = artefact.read(candidate, KIND)
-    with _held(registry) as lease:
+    if not _is_delta(candidate):
+        artefact.read(candidate, KIND)  # before the registry is made
+    with _held(registry) as lease, _whole(candidate, registry) as bundle:
+        manifest = artefact.read(bundle, KIND)
         record = read_registry(registry)
         if record is not None and record.current == manifest.content_hash:
             _say(f"{candidate}: is the current bundle of {registry} already")
@@ -78,9 +83,9 @@ def promote(
         if record is None:
             decision |= {"promoted": True, "reason": "nothing was served before", "checks": []}
         else:
-            decision |= _judged(candidate, bundle_place(registry, record.current), dataset, rule, seed)
+            decision |= _judged(bundle, bundle_place(registry, record.current), dataset, rule, seed)
         if decision["promoted"]:
-            _put(candidate, registry, manifest.content_hash, lease)
+            _put(bundle, registry, manifest.content_hash, lease)
         fresh = None
         if decision["promoted"]:
             before = record.current if record else None
@@ -89,6 +94,36 @@ def promote(
         verdict = "promoted" if decision["promoted"] else "kept the current bundle"
         _say(f"decision {number}: {verdict}: {decision['reason']}")
         return decision
+
+
+def _is_delta(candidate: Path) -> bool:
+    return Folder.at(candidate).has(artefact.MANIFEST) and artefact.peek(candidate).kind == delta.KIND
+
+
+@contextmanager
+def _whole(candidate: Path, registry: Location) -> Iterator[Path]:
+    """The bundle of a candidate: itself, or what a delta makes of a bundle of the registry, for the length of the block.
+
+    Raises:
+        ArtefactError: a delta over a bundle that the registry does not hold.
+    """
+    if not _is_delta(candidate):
+        yield candidate
+        return
+    record, base = read_registry(registry), delta.base_of(artefact.peek(candidate))
+    held = [] if record is None else [name for name in (record.current, record.previous) if name]
+    if base not in held:
+        names = " and ".join(name[:12] for name in held) or "no bundle"
+        raise ArtefactError(
+            f"{candidate}: is over bundle {base[:12]}, but {registry} holds {names}; export it over one of these"
+        )
+    with (
+        copied(bundle_place(registry, base)) as here,
+        tempfile.TemporaryDirectory(prefix=".delta-", dir=here.parent) as folder,
+    ):
+        whole = Path(folder) / "bundle"
+        delta.apply_delta(here, candidate, whole)
+        yield whole
 
 
 def roll_back(registry: Location) -> Registry:
