@@ -14,6 +14,7 @@ import pytest
 from intrr_rec.config import Section, load_recipe, same_run, save_recipe
 from intrr_rec.errors import ConfigError
 from intrr_rec.runs.metrics_file import metric_lines
+from intrr_rec.training.resuming import _require_same_recipe
 from intrr_rec.training.trackers.tracker import TrackedRun, Tracker
 from intrr_rec.training.trainer import train
 from tests import tiny
@@ -130,6 +131,14 @@ def test_a_tracker_that_cannot_begin_writes_nothing(
 def test_another_tracker_is_the_same_run(tmp_path: Path) -> None:
     save_recipe(load_recipe(None, ["track.tracker=mlflow"]), tmp_path / "config.yaml")
     assert same_run(tmp_path / "config.yaml", load_recipe(None, []))
+
+
+@pytest.mark.parametrize(("was", "now"), [("{action: {view: 0.2}}", "{}"), ("{}", "{action: {view: 0.2}}")])
+def test_a_run_with_a_setting_more_or_less_is_another_run(tmp_path: Path, was: str, now: str) -> None:
+    save_recipe(load_recipe(None, [f"train.target_weights={was}"]), tmp_path / "config.yaml")
+    with pytest.raises(ConfigError, match=r"holds a run with another train\.target_weights"):
+        _require_same_recipe(load_recipe(None, [f"train.target_weights={now}"]), tmp_path)
+    _require_same_recipe(load_recipe(None, [f"train.target_weights={was}", "track.tags={a: b}"]), tmp_path)
 
 
 @pytest.mark.slow
