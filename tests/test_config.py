@@ -282,3 +282,15 @@ def test_text_on_the_command_line_is_what_was_written(value):
 def test_a_list_where_a_number_is_asked_for_is_refused():
     with pytest.raises(ConfigError, match=r"train\.epochs"):
         load_recipe(None, ["train.epochs=[3]", "prepare.text_template={title}"])
+
+
+def test_a_budget_of_events_holds_four_windows():
+    with pytest.raises(
+        ConfigError,
+        match=r"train\.batch_tokens: 119 events are fewer than 4 windows of model\.window=30; set at least 120",
+    ):
+        load_recipe(None, ["train.batch_tokens=119", "model.window=30"])
+    recipe = load_recipe(None, ["train.batch_tokens=120", "model.window=30"])
+    assert (
+        recipe.step_events == 120 and load_recipe(None, ["train.batch_users=7", "model.window=30"]).step_events == 210
+    )

@@ -59,7 +59,7 @@ LESS_MEMORY = {
     "embed": "a smaller --batch or --shard-rows",
     "concat-vectors": "fewer parts at once, or a smaller type by --storage float16",
     "index": "a smaller index.sample, or fewer index.codes",
-    "train": "a smaller train.batch_users, a larger train.accumulate, or more ranks",
+    "train": "a smaller train.batch_users or batch_tokens, a larger train.accumulate, or more ranks",
     "evaluate": "a smaller evaluate.batch_users or evaluate.beam",
     "export": "a smaller type by --rows bfloat16 or int8, or more ranks",
     "recommend": "a smaller --batch, --shard-users or --beam",

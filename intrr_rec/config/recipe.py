@@ -33,6 +33,8 @@ SEAL = "# sha256: "  # begins a file that `save_recipe` wrote
 # Items up to which evaluation makes every item's token beforehand; above, the tokens of each batch of histories.
 FEW_ITEMS = 1_000_000
 
+FEWEST_WINDOWS = 4  # of full length in a step: no step is empty then
+
 
 class Recipe(Section):
     """All settings of the line, one section a verb."""
@@ -52,6 +54,21 @@ class Recipe(Section):
                 f"evaluate.rank_by: {self.evaluate.rank_by} needs a model trained with model.dense.weight > 0"
             )
         return self
+
+    @model_validator(mode="after")
+    def _a_step_holds_windows(self) -> Recipe:
+        tokens, window = self.train.batch_tokens, self.model.window
+        if tokens is not None and tokens < FEWEST_WINDOWS * window:
+            raise ValueError(
+                f"train.batch_tokens: {tokens} events are fewer than {FEWEST_WINDOWS} windows of model.window={window}; set at least "
+                f"{FEWEST_WINDOWS * window}"
+            )
+        return self
+
+    @property
+    def step_events(self) -> int:
+        """Events of a step over all ranks, at most."""
+        return self.train.batch_tokens or self.train.batch_users * self.model.window
 
     @model_validator(mode="after")
     def _managed_rows_fit(self) -> Recipe:

@@ -33,6 +33,12 @@ class TrainConfig(Section):
         None, gt=0, description="stop after this many minutes, validating and saving first"
     )
     batch_users: int = Field(512, ge=1, le=16777216, description="windows (users) a step, over all ranks")
+    batch_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="in place of batch_users: events a step over all ranks, at least four windows of them; a step takes as many windows as "
+        "hold no more, and of a streamed dataset about as many; null: batch_users",
+    )
     learning_rate: float = Field(
         1e-3, gt=0, description="of AdamW, after the warm-up; sharded tables have train.sharding.learning_rate"
     )

@@ -156,6 +156,7 @@ class Trainer:
             windows,
             inputs.collator(training=True),
             config.batch_users,
+            batch_tokens=config.batch_tokens,
             seed=config.seed,
             rank=world.rank,
             ranks=world.size,

@@ -22,7 +22,7 @@ TOLERANCE = 1e-5
 VARIANTS = {
     "data_parallel": ("train.sharding.uid=data_parallel",),
     "row_wise": ("train.sharding.uid=row_wise",),
-    "table_wise": ("train.sharding.uid=table_wise", "train.sharding.codebooks=table_wise"),
+    "table_wise": ("train.sharding.uid=table_wise", "train.sharding.codebooks=table_wise", "train.batch_tokens=90"),
     "neighbours": (
         "train.sharding.uid=row_wise",
         "model.dense.weight=1",

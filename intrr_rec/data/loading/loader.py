@@ -19,7 +19,7 @@ from intrr_rec.data.loading.balance import deal
 from intrr_rec.data.loading.batch import Batch
 from intrr_rec.data.loading.collator import Collator, Share
 from intrr_rec.data.loading.counts import Exchange, alone
-from intrr_rec.data.loading.windows import Windows
+from intrr_rec.data.loading.windows import IntArray, Windows
 
 PREFETCH = 4
 
@@ -31,6 +31,9 @@ class Order(Protocol):
 
     def fetch(self, first: int, end: int) -> Fetch:
         """How to get the rank's windows among places `first … end-1` of the epoch, and a collator over their events; calls go forward."""
+
+    def within(self, tokens_T: IntArray) -> IntArray:
+        """How many windows, from the first of the epoch on and of all ranks, hold no more than so many events; `[T]` numbers, rising."""
 
     def close(self) -> None:
         """Stop what reads ahead."""
@@ -45,6 +48,14 @@ class Source(Protocol):
     def n_targets(self) -> int:
         """Scored positions over all windows."""
 
+    @property
+    def n_tokens(self) -> int:
+        """Events over all windows."""
+
+    @property
+    def longest(self) -> int:
+        """Events of the longest window."""
+
     def order(self, collate: Collator, seed: int | None, epoch: int, rank: int, ranks: int) -> Order:
         """The order of an epoch for one of so many ranks; seed None keeps that of the dataset."""
 
@@ -56,6 +67,7 @@ class Loader:
         windows: all windows, of all ranks.
         collate: builds a share of a step from its windows.
         batch_windows: windows a step over all ranks.
+        batch_tokens: events a step over all ranks, in place of that many windows.
         seed: of the shuffling; None keeps the order (evaluation).
         parts: micro-batches of this rank a step.
         workers: threads that build batches.
@@ -68,6 +80,7 @@ class Loader:
         collate: Collator,
         batch_windows: int,
         *,
+        batch_tokens: int | None = None,
         seed: int | None,
         rank: int,
         ranks: int,
@@ -78,6 +91,7 @@ class Loader:
         self.windows = windows
         self.collate = collate
         self.batch_windows = batch_windows
+        self.batch_tokens = batch_tokens
         self.seed = seed
         self.rank = rank
         self.ranks = ranks
@@ -87,8 +101,18 @@ class Loader:
 
     @property
     def steps(self) -> int:
-        """Steps an epoch, the same on every rank."""
-        return -(-len(self.windows) // self.batch_windows)
+        """Steps an epoch, the same on every rank and in every epoch."""
+        if self.batch_tokens is None:
+            return -(-len(self.windows) // self.batch_windows)
+        # A step ends at a window, so it may hold one window more than its share of the epoch.
+        return -(-self.windows.n_tokens // (self.batch_tokens - self.windows.longest))
+
+    def _ends(self, order: Order) -> IntArray:
+        """How many windows of the epoch the steps up to each have taken, `[steps + 1]`, from 0 on."""
+        steps = np.arange(self.steps + 1)
+        if self.batch_tokens is None:
+            return np.minimum(steps * self.batch_windows, len(self.windows))
+        return order.within(steps * self.windows.n_tokens // max(1, self.steps))
 
     def epoch(self, epoch: int = 0, first_step: int = 0) -> Iterator[tuple[Batch, ...]]:
         """This rank's micro-batches of each step of one epoch, from `first_step` on.
@@ -97,6 +121,7 @@ class Loader:
         ranks are asked for the same steps, and leave an epoch after the same step: what has begun by then is weighed on all of them.
         """
         order = self._order(epoch)
+        ends = self._ends(order).tolist()
         broken = False
 
         def build(fetch: Fetch, step: int) -> tuple[Collator, list[Share]]:
@@ -121,8 +146,7 @@ class Loader:
         ahead: deque[Future[tuple[Batch, ...]]] = deque()
         try:
             for step in range(first_step, self.steps):
-                first = step * self.batch_windows
-                fetch = order.fetch(first, min(first + self.batch_windows, len(self.windows)))
+                fetch = order.fetch(*ends[step : step + 2])
                 ahead.append(weigher.submit(weigh, builders.submit(build, fetch, step)))
                 if len(ahead) >= PREFETCH + self.workers:
                     yield ahead.popleft().result()
@@ -156,6 +180,9 @@ class _InMemory:
         step_M = self.order_M[first:end]
         taker_M = deal(self.windows.length_M[step_M], self.loader.ranks)
         return self.windows.take(step_M[taker_M == self.loader.rank]), self.loader.collate
+
+    def within(self, tokens_T: IntArray) -> IntArray:
+        return np.searchsorted(np.cumsum(self.windows.length_M[self.order_M]), tokens_T, side="right")
 
     def close(self) -> None:
         pass

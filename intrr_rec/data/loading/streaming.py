@@ -88,20 +88,23 @@ class StreamedWindows:
         self.events, self.held_out_U, self.cut = events, held_out_U, cut
         self.pool_events, self.times, self.readers = pool_events, times, readers
         groups = range(len(events.groups))
-        self.windows_G, self.tokens_G, self.n_targets = (
-            np.zeros(len(groups), np.int64),
-            np.zeros(len(groups), np.int64),
-            0,
-        )
+        self.windows_G, self.tokens_G = np.zeros(len(groups), np.int64), np.zeros(len(groups), np.int64)
+        self.n_targets = self.longest = 0
         for group in groups:
             windows = self.windows_of(group)
             self.windows_G[group] = len(windows)
             self.tokens_G[group] = windows.length_M.sum()
             self.n_targets += windows.n_targets
+            self.longest = max(self.longest, windows.longest)
         self.events_G = np.array([end - first for first, end in map(events.events_of, groups)])
 
     def __len__(self) -> int:
         return int(self.windows_G.sum())
+
+    @property
+    def n_tokens(self) -> int:
+        """Events over all windows."""
+        return int(self.tokens_G.sum())
 
     def windows_of(self, group: int) -> Windows:
         """The windows of a row group; their starts count from its first event, their users from the dataset's."""
@@ -187,6 +190,11 @@ class StreamedOrder:
                 span = slice(max(first - start, 0), min(end - start, self.orders[number].total))
                 parts.append((number, self._loading[number], span))
         return partial(self._gather, parts)
+
+    def within(self, tokens_T: IntArray) -> IntArray:
+        """As `Order.within`, about: all runs of windows of a pool are taken to hold events in proportion."""
+        tokens = np.cumsum([0, *(self.source.tokens_G[pool].sum() for pool in self.pools)])
+        return np.interp(tokens_T, tokens, [0, *self.ends]).astype(np.int64)
 
     def close(self) -> None:
         """Stop reading ahead."""

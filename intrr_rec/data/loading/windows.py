@@ -38,6 +38,16 @@ class Windows:
         """Scored positions over all windows."""
         return int((self.length_M - self.first_scored_M).sum())
 
+    @property
+    def n_tokens(self) -> int:
+        """Events over all windows."""
+        return int(self.length_M.sum())
+
+    @property
+    def longest(self) -> int:
+        """Events of the longest window; 0 of none."""
+        return int(self.length_M.max(initial=0))
+
     def take(self, index: IntArray) -> Windows:
         """The windows at these positions, in this order."""
         return Windows(self.user_M[index], self.start_M[index], self.length_M[index], self.first_scored_M[index])

@@ -145,7 +145,7 @@ def make_plan(
     taken = sum(others.values(), Bytes(0))
     averaged = training and recipe.train.ema_decay is not None
     tables = _require_fit(_table_costs(model, machines, config, kernel, training, averaged), taken, machines, averaged)
-    ids = recipe.train.batch_users * recipe.model.window // machines.ranks  # at most, a rank and step
+    ids = recipe.step_events // machines.ranks  # at most, a rank and step
     constraints = {
         table.name: ParameterConstraints(
             sharding_types=list(table.costs),

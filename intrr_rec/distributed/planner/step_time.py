@@ -111,7 +111,7 @@ def estimate_step(
         host_ms: of a rank; left out, the figures of the page on scaling.
         slowest: see `StepTime`.
     """
-    users = recipe.train.batch_users / machines.ranks
+    users = recipe.step_events / recipe.model.window / machines.ranks  # with full histories
     flop = count_products(model, recipe, users) * (1 + BACKWARD)
     compute = 1e3 * flop / (machines.tflops * 1e12)
     if host_ms is None:

@@ -61,7 +61,7 @@ def estimate_traffic(plan: Plan, recipe: Recipe) -> Traffic:
         # Rows of the UID table as often as items occur in full histories; codebooks whole.
         looked_up = table.rows
         if table.name == UID_TABLE:
-            looked_up = min(table.rows, recipe.train.batch_users * recipe.model.window // ranks)
+            looked_up = min(table.rows, recipe.step_events // ranks)
         asked_of = ranks if table.sharding == "column_wise" else 1  # every shard is asked for its columns of a row
         exchanged += looked_up * (asked_of * ID + 2 * table.width * FLOAT)
     link = (speed["inter_host_gb_s"] if ranks > machines.local_ranks else speed["intra_host_gb_s"]) * GB

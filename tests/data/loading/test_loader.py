@@ -78,6 +78,21 @@ def test_ranks_and_their_parts_get_equal_tokens():
         assert max(counts) - min(counts) <= 1
 
 
+@pytest.mark.parametrize("budget", [32, 40, 57, 1_000])
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_budget_of_tokens_is_kept_and_filled(budget, epoch):
+    lengths = np.random.default_rng(0).integers(4, 20, 60)
+    windows = training_windows(np.concatenate([[0], np.cumsum(lengths)]), 8)
+    tokens = Loader(windows, Teller(lambda one, _: one.n_tokens), 5, batch_tokens=budget, seed=0, rank=0, ranks=1)
+    found = [tokens_of for (tokens_of,) in tokens.epoch(epoch)]
+    assert len(found) == tokens.steps and sum(found) == windows.n_tokens
+    assert 0 < min(found) <= max(found) <= budget
+    if len(found) > 1:
+        assert np.mean(found) > (budget - 8) * (len(found) - 1) / len(found)
+    again = Loader(windows, Teller(lambda one, _: one.n_tokens), 5, batch_tokens=budget, seed=0, rank=0, ranks=1)
+    assert [told for (told,) in again.epoch(epoch, 1)] == found[1:]
+
+
 def test_order_depends_on_seed_and_epoch():
     assert steps() == steps()
     assert len({str(steps(epoch=e, seed=s)) for e in (1, 2) for s in (0, 1)}) == 4

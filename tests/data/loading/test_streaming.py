@@ -215,6 +215,20 @@ def test_ranks_have_about_as_many_windows_of_each_step(dataset: Dataset) -> None
         order.close()
 
 
+@pytest.mark.parametrize("pool", [100, 10_000])
+def test_steps_of_a_budget_of_tokens_have_about_as_many(dataset: Dataset, pool: int) -> None:
+    source = streamed(dataset, pool)
+    loader = load(dataset, source, batch_tokens=60)
+    order = source.order(loader.collate, 0, 1, 0, 1)
+    ends = loader._ends(order).tolist()
+    tokens = [int(order.fetch(*pair)()[0].length_M.sum()) for pair in itertools.pairwise(ends)]
+    order.close()
+    assert (len(tokens), sum(tokens), ends[-1]) == (loader.steps, source.n_tokens, len(source))
+    assert min(tokens) > 30 and max(tokens) < 75
+    halves = [batches(dataset, streamed(dataset, pool), rank=rank, ranks=2, batch_tokens=60) for rank in range(2)]
+    assert [len(half) for half in halves] == [loader.steps] * 2
+
+
 def test_at_most_three_pools_are_in_memory(dataset: Dataset) -> None:
     loader = load(dataset, streamed(dataset, 40))
     order = loader.windows.order(loader.collate, 0, 1, 0, 1)
