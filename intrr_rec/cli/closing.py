@@ -6,9 +6,7 @@ import os
 import shlex
 from pathlib import Path
 
-import typer
-
-from intrr_rec.io.stores.scratch import in_words
+from intrr_rec.io.console import say
 
 
 def close(*nexts: str, lies: object = None) -> None:
@@ -16,7 +14,7 @@ def close(*nexts: str, lies: object = None) -> None:
     if os.environ.get("RANK", "0") != "0":
         return
     where = f"{lies} is written; " if lies is not None else ""
-    typer.echo(in_words(f"{where}next: {' | '.join(nexts)}"), err=True)
+    say(f"{where}next: {' | '.join(nexts)}", err=True)
 
 
 def beside(place: Path, name: str) -> str:

@@ -27,6 +27,7 @@ from intrr_rec.cli.urls import require_openable, stage
 from intrr_rec.errors import INTERRUPTED, OutOfMemoryError, Stopped, UserError
 from intrr_rec.io.console import plain
 from intrr_rec.io.places import number_of, trouble, url_of
+from intrr_rec.io.records import forget_read, misfit
 from intrr_rec.io.room import require_room, require_writable
 from intrr_rec.io.stores.scratch import in_words
 
@@ -100,6 +101,7 @@ def run_verbs(verbs: typer.Typer, program: str) -> int:
 
     A UserError, a place that cannot be written and memory that ran out give 2, a Stopped its own code, Ctrl-C 130.
     """
+    forget_read()
     _open_closed_streams()
     _speak_any_encoding()
     for info in verbs.registered_commands:
@@ -120,7 +122,7 @@ def run_verbs(verbs: typer.Typer, program: str) -> int:
 
 
 def _ended_by(error: Exception) -> int:
-    """Say what ended a verb in one line; a fault of ours is raised on."""
+    """Say what ended a verb in one line; a fault that can only be ours is raised on."""
     if isinstance(error, UserError):
         return complain(_with_fix(error), error.exit_code)
     if isinstance(error, typer.TyperException):
@@ -128,7 +130,7 @@ def _ended_by(error: Exception) -> int:
     if isinstance(error, BrokenPipeError):  # the reader of our output has had enough, as in `intrr runs | head`
         _close_stdout()
         return 141
-    found = _output_is_full(error) or trouble(error, fix="make room there, or choose another place")
+    found = _output_is_full(error) or trouble(error, fix="make room there, or choose another place") or misfit(error)
     if found is None:
         raise error
     log.debug("%s", found, exc_info=True)

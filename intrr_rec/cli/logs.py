@@ -24,7 +24,7 @@ from intrr_rec.cli.options import (
     UserTable,
 )
 from intrr_rec.errors import ConfigError
-from intrr_rec.io.stores.scratch import in_words
+from intrr_rec.io.console import say
 
 if TYPE_CHECKING:
     from intrr_rec.config import PrepareConfig
@@ -40,7 +40,7 @@ def describe(
     """Raw tables → a proposed descriptor with a schema of features (docs/features.md), on standard output."""
     from intrr_rec.data.raw.describe import propose
 
-    typer.echo(in_words(propose(logs, items, users)), nl=False)
+    say(propose(logs, items, users), lines=True)
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def fetch(
     from intrr_rec.data.raw.download import fetch as run
 
     for path in run(load_descriptor(descriptor), data):
-        typer.echo(path)
+        say(path)
 
 
 def prepare(

@@ -20,7 +20,7 @@ from intrr_rec.cli.options import (
     recipe_of,
 )
 from intrr_rec.errors import ConfigError
-from intrr_rec.io.stores.scratch import in_words
+from intrr_rec.io.console import say
 
 
 def train(
@@ -117,11 +117,11 @@ def report(
     if run and not semantic_ids and not dataset:
         from intrr_rec.reporting.report import write_report
 
-        typer.echo(in_words(str(write_report(run))))
+        say(write_report(run))
     elif semantic_ids and dataset and not run:
         from intrr_rec.reporting.index_report import write_index_report
 
-        typer.echo(in_words(str(write_index_report(semantic_ids, dataset))))
+        say(write_index_report(semantic_ids, dataset))
     else:
         raise ConfigError("report: give either --run DIR, or --semantic-ids DIR and --dataset DIR")
 

@@ -6,7 +6,6 @@ command line override both. Unknown keys are refused with the nearest valid name
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -25,10 +24,9 @@ from intrr_rec.config.tracking import TrackConfig
 from intrr_rec.config.training import EvaluateConfig, TrainConfig
 from intrr_rec.errors import ConfigError, instead, nearest
 from intrr_rec.io.atomic import write_text
+from intrr_rec.io.records import TEXT_SEAL, sealed_text, unsealed_text
 from intrr_rec.io.shipped import find_settings
 from intrr_rec.io.yaml_text import parse_yaml, read_text
-
-SEAL = "# sha256: "  # begins a file that `save_recipe` wrote
 
 # Items up to which evaluation makes every item's token beforehand; above, the tokens of each batch of histories.
 FEW_ITEMS = 1_000_000
@@ -146,7 +144,7 @@ def parse(settings: dict[str, Any], source: str) -> Recipe:
 def save_recipe(recipe: Recipe, path: Path) -> None:
     """Write the fully resolved settings as YAML, atomically, after a comment with their SHA-256, which `read_yaml` checks."""
     text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
-    write_text(path, f"{SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
+    write_text(path, sealed_text(text))
 
 
 def same_run(saved: Path, recipe: Recipe) -> bool:
@@ -195,12 +193,11 @@ def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 def is_sealed(path: Path) -> bool:
     """Whether a file of settings carries the hash that `save_recipe` writes."""
     with open(path, encoding="utf-8", errors="replace") as file:
-        return file.read(len(SEAL)) == SEAL
+        return file.read(len(TEXT_SEAL)) == TEXT_SEAL
 
 
 def _parse_yaml(path: Path, text: str) -> Any:
-    first, _, rest = text.partition("\n")
-    if first.startswith(SEAL) and first != f"{SEAL}{hashlib.sha256(rest.encode()).hexdigest()}":
+    if text.startswith(TEXT_SEAL) and unsealed_text(text) is None:
         raise ConfigError(
             f"{path}: was altered after it was written (its first line does not fit the others); put it back, or remove "
             "that line to use the file as a recipe of your own"

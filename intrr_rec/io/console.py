@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -43,6 +44,18 @@ class PlainFormatter(logging.Formatter):
         """As the standard library's."""
         record.message = "\n  ".join(map(plain, record.message.split("\n")))
         return super().formatMessage(record)
+
+
+def say(text: object, *, err: bool = False, lines: bool = False) -> None:
+    """Write a line of a verb's own to standard output: paths and names in it move no cursor, and stand for URLs.
+
+    Args:
+        err: to standard error.
+        lines: the text is several lines, and ends as it is.
+    """
+    words = in_words(str(text))
+    shown = "\n".join(map(plain, words.split("\n"))) if lines else plain(words)
+    print(shown, file=sys.stderr if err else sys.stdout, end="" if lines else "\n")
 
 
 def show_to_people() -> None:

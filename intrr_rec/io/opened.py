@@ -19,7 +19,7 @@ from intrr_rec.errors import ArtefactError, UserError
 from intrr_rec.io.launcher import is_first_of_host
 from intrr_rec.io.manifest import MANIFEST, Manifest
 from intrr_rec.io.places import not_the_input
-from intrr_rec.io.records import LARGEST, Record, as_record, parse_json
+from intrr_rec.io.records import LARGEST, Record, as_record, note_read, parse_json
 from intrr_rec.io.storage import Folder, Location, location
 
 if TYPE_CHECKING:
@@ -161,6 +161,7 @@ def verify(path: Location, kind: str, required: Collection[str] = ()) -> Opened:
                 raise ArtefactError(
                     f"{path}: file {name} was altered (its hash differs from {MANIFEST}); build it again"
                 )
+    note_read(path)
     return Opened(folder, manifest)
 
 

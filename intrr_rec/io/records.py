@@ -1,7 +1,7 @@
 """JSON that others may have written: bounded, strict, typed; and sealed, where no manifest covers the file.
 
-A sealed file carries the SHA-256 of its own content under the key "sha256". A change of its content is refused; a change of white
-space, which no reader sees, is not.
+A sealed file carries the SHA-256 of its own content: JSON under the key "sha256", any other text in its first line. A change of its
+content is refused; a change of white space of JSON, which no reader sees, is not.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ from intrr_rec.errors import ArtefactError
 
 Record = TypeVar("Record", bound=BaseModel)
 SEAL = "sha256"
+TEXT_SEAL = "# sha256: "  # begins a text that is sealed
 LARGEST = 1 << 26  # bytes of a JSON file
 DEEPEST = 64  # levels of lists and objects in one another
 WIDEST = 1 << 63  # beyond any integer that is read
+SHOWN = 3  # places that an error names
+_read: list[str] = []  # artefacts and sealed files that this process took for whole
 
 
 def parse_json(text: bytes | str, where: str, fix: str) -> Any:
@@ -70,16 +73,39 @@ class _Texts(RootModel[dict[str, str]]):
 
 
 def read_texts(path: Path, fix: str) -> dict[str, str]:
-    """A JSON file with an object of texts; empty where there is no such file.
+    """A sealed JSON file with an object of texts; empty where there is no such file.
 
     Raises:
-        ArtefactError: it holds anything else.
+        ArtefactError: it holds anything else, or was altered.
     """
-    if not path.is_file():
-        return {}
-    with path.open("rb") as file:
-        value = parse_json(file.read(LARGEST + 1), str(path), fix)
-    return as_record(value, _Texts, str(path), fix).root
+    found = read_record(path, _Texts, fix)
+    return {} if found is None else found.root
+
+
+def sealed_text(text: str) -> str:
+    """The text after a line with its seal, for `write_text`."""
+    return f"{TEXT_SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n{text}"
+
+
+def unsealed_text(text: str) -> str | None:
+    """What follows the seal; None where there is no seal, or another text than the one sealed."""
+    rest = text.partition("\n")[2]
+    return rest if text == sealed_text(rest) else None
+
+
+def read_sealed_text(path: Path, fix: str) -> str | None:
+    """The content of a sealed text file; None where there is none.
+
+    Raises:
+        ArtefactError: it cannot be read, has no seal, or was altered.
+    """
+    text = read_text(path)
+    if text is None:
+        return None
+    found = unsealed_text(text)
+    if found is None:
+        raise ArtefactError(f"{path}: was altered after it was written (its first line does not fit the others); {fix}")
+    return found
 
 
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,7 +135,11 @@ def read_sealed(path: Path, fix: str) -> dict[str, Any] | None:
         ArtefactError: it cannot be read, or was altered.
     """
     text = read_text(path)
-    return None if text is None else unsealed(parse_json(text, str(path), fix), str(path), fix)
+    if text is None:
+        return None
+    found = unsealed(parse_json(text, str(path), fix), str(path), fix)
+    note_read(path)
+    return found
 
 
 def read_record(path: Path, kind: type[Record], fix: str) -> Record | None:
@@ -138,6 +168,31 @@ def read_text(path: Path, largest: int = LARGEST) -> str | None:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise ArtefactError(f"{path}: cannot be read ({error}); fix or remove it") from None
+
+
+def note_read(place: object) -> None:
+    """Remember a place whose hashes were right, for `misfit`."""
+    if str(place) not in _read:
+        _read.append(str(place))
+
+
+def forget_read() -> None:
+    """Begin a verb: it has read nothing."""
+    _read.clear()
+
+
+def misfit(error: Exception) -> ArtefactError | None:
+    """What to say of an error that nobody foresaw, in a process that read artefacts or runs: their hashes were right, but whoever writes a
+    whole one can write hashes that fit, so they may be at fault or we; None where it read none.
+    """
+    if not _read:
+        return None
+    said = f"{type(error).__name__}: {error}"[:300]
+    more = f" and {len(_read) - SHOWN} more" if len(_read) > SHOWN else ""
+    return ArtefactError(
+        f"{', '.join(_read[:SHOWN])}{more}: the hashes are right, but then: {said}; either what lies there is not what this version of "
+        "intrr_rec writes, so make it again, or this is a fault of ours, and INTRR_LOG=DEBUG tells where"
+    )
 
 
 def shell_word(path: Path) -> str:

@@ -10,18 +10,22 @@ It lies on a disk or in an object store. Wherever a bundle is read, a registry i
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from intrr_rec.errors import ArtefactError
 from intrr_rec.io.atomic import write_json
-from intrr_rec.io.manifest import Hash
+from intrr_rec.io.manifest import Hash, Manifest
 from intrr_rec.io.records import as_record, parse_json, sealed, unsealed
 from intrr_rec.io.storage import Folder, Location, below, location
 
 REGISTRY, BUNDLES, DECISIONS = "registry.json", "bundles", "decisions"
 FIX = "put the file back"
+MOST = 10**9  # decisions
+_DECISION = re.compile(rf"{DECISIONS}/([0-9]{{5,9}})\.json")
 
 
 class Registry(BaseModel):
@@ -38,7 +42,7 @@ class Registry(BaseModel):
     registry_schema: int = Field(1, ge=1, le=1)
     current: Hash
     previous: Hash | None
-    decision: int = Field(ge=1)
+    decision: int = Field(ge=1, lt=MOST)
 
 
 def read_registry(place: Location) -> Registry | None:
@@ -56,6 +60,18 @@ def bundle_place(place: Location, content_hash: str) -> Location:
     return below(below(place, BUNDLES), content_hash[:16])
 
 
+def require_listed(place: Location, found: Manifest, content_hash: str) -> None:
+    """Refuse a bundle that is another than a registry's record says.
+
+    Raises:
+        ArtefactError: its content hash differs.
+    """
+    if found.content_hash != content_hash:
+        raise ArtefactError(
+            f"{place}: is bundle {found.content_hash[:12]}, and the registry's record says {content_hash[:12]}; put that one back"
+        )
+
+
 def current_of(place: Path | str) -> Location:
     """The current bundle of a registry; any other place is itself.
 
@@ -68,9 +84,8 @@ def current_of(place: Path | str) -> Location:
 
 def decisions(place: Location) -> list[int]:
     """The numbers of all decisions, rising."""
-    names = Folder.at(place).names(DECISIONS)
-    stems = [name.removeprefix(f"{DECISIONS}/").removesuffix(".json") for name in names if name.endswith(".json")]
-    return sorted(int(stem) for stem in stems if stem.isdigit())
+    found = (_DECISION.fullmatch(name) for name in Folder.at(place).names(DECISIONS))
+    return sorted(int(match[1]) for match in found if match)
 
 
 def read_decision(place: Location, number: int) -> dict[str, Any]:

@@ -26,6 +26,10 @@ BLOCK = 1 << 20
 WRITTEN = 8 << 20  # bytes that go to or come from a store at once
 VERSIONS = "versions"
 OF_ARROW = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs")
+WRAPPERS = {
+    *("reference", "zip", "tar", "libarchive", "dir", "generic", "dask", "asyncwrapper", "async_wrapper", "asynclocal"),
+    *("blockcache", "cached", "filecache", "simplecache"),
+}
 DESCRIPTORS = Path("/proc/self/fd")  # what a process holds open, by number; Linux has it
 
 
@@ -56,6 +60,31 @@ def below(place: Location, name: str) -> Location:
 def version_name(manifest: bytes) -> str:
     """The folder of an artefact's files in a store, by the bytes of its manifest."""
     return f"{VERSIONS}/{hashlib.sha256(manifest).hexdigest()[:16]}"
+
+
+def require_no_wrapper(url: str) -> None:
+    """Refuse a URL by which a file says what else is opened and how: archives, caches, chains (`::`) and `reference://`, whose files hold
+    templates that are run. A URL may come from a stranger's descriptor or run.
+
+    Raises:
+        ValueError: it is one, in words that end a line on the URL.
+    """
+    scheme = url.partition(":")[0].lower()
+    if "::" in url or scheme in WRAPPERS:
+        raise ValueError("file systems inside others, such as chains (::), archives and references, are not opened")
+
+
+def other_store(url: str) -> tuple[Any, str]:
+    """fsspec's file system of a URL, and the path in it.
+
+    Raises:
+        ValueError, ImportError, OSError: none answers to it, or it is one that wraps others.
+    """
+    from fsspec.core import url_to_fs
+
+    require_no_wrapper(url)
+    files, path = url_to_fs(url)
+    return files, path
 
 
 def cause(error: BaseException) -> str:
@@ -120,9 +149,7 @@ class Folder:
         try:
             if scheme in ("http", "https", "file"):
                 raise ValueError("it is not one of a store that can be written and listed")
-            from fsspec.core import url_to_fs
-
-            files, root = url_to_fs(place)
+            files, root = other_store(place)
             return cls(place, fs.PyFileSystem(fs.FSSpecHandler(files)), root)
         except (ImportError, OSError, ValueError) as error:
             known = ", ".join(f"{name}://" for name in OF_ARROW)

@@ -16,6 +16,7 @@ from intrr_rec.config import PrepareConfig, Recipe
 from intrr_rec.config.promotion import load_rule
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.io import artefact
+from intrr_rec.io.records import as_record
 from intrr_rec.io.registry import decisions, read_decision, read_registry
 from intrr_rec.io.storage import Location, below
 from intrr_rec.io.stores.staging import staged
@@ -105,7 +106,8 @@ class Day(Line):
             manifest = artefact.read(self.dataset, "dataset")
         except ArtefactError as error:
             return str(error)
-        was = PrepareConfig.model_validate(manifest.config).model_dump(mode="json")
+        where = f"{self.dataset}/{artefact.MANIFEST}"
+        was = as_record(manifest.config, PrepareConfig, where, "prepare the logs again").model_dump(mode="json")
         asked = self.first.prepare.model_dump(mode="json")
         if changed := faults.changed(was, asked):
             raise ConfigError(

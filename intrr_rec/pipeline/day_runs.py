@@ -82,7 +82,9 @@ class Runs:
         found = read_registry(self.registry)
         names = [] if found is None else [found.current, found.previous if previous else None]
         return {
-            artefact.peek(bundle_place(self.registry, name)).parents["checkpoint"] for name in names if name is not None
+            artefact.peek(bundle_place(self.registry, name)).parents.get("checkpoint", "")
+            for name in names
+            if name is not None
         }
 
 

@@ -93,7 +93,8 @@ def results_fault(place: Location, recipe: Recipe) -> str | None:
         except ArtefactError:
             return "interrupted"
         results = read_sealed(run / RESULTS, FIX) or {}
-        other = changed(results.get("evaluate", {}), recipe.evaluate.model_dump(mode="json"))
+        was = results.get("evaluate")
+        other = changed(was if isinstance(was, dict) else {}, recipe.evaluate.model_dump(mode="json"))
         return f"made with another {other}" if other else None
 
 
@@ -105,9 +106,9 @@ def bundle_fault(pipeline: Pipeline, place: Location, run: Location) -> str | No
         manifest = artefact.read(place, "bundle")
     except ArtefactError as error:
         return str(error)
-    if manifest.config["rows"] != pipeline.rows:
+    if manifest.config.get("rows") != pipeline.rows:
         return "made with other rows"
-    return None if manifest.parents["checkpoint"] == weights(run) else "made from another checkpoint"
+    return None if manifest.parents.get("checkpoint") == weights(run) else "made from another checkpoint"
 
 
 def _fault(place: Location, kind: str, settings: Section, parents: list[str]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -11,15 +12,18 @@ from pathlib import Path
 
 from rich.table import Table
 from torchx.runner import Runner, get_runner
+from torchx.specs import AppStatus
 
 from intrr_rec.errors import ArtefactError
 from intrr_rec.io.console import console
 from intrr_rec.io.stores.mirror import origin
+from intrr_rec.pipeline.tracker import status_of
 from intrr_rec.runs.metrics_file import metric_lines
 from intrr_rec.runs.records import read_results
 from intrr_rec.runs.run_files import CONFIG, INPUTS, METRICS, RESULTS
 from intrr_rec.runs.run_record import read_run_record
 
+log = logging.getLogger(__name__)
 SELECTED, SHOWN = "recall@10", ("recall@10", "ndcg@10")
 
 
@@ -67,6 +71,14 @@ def list_runs(folders: Sequence[Path], *, ask: bool) -> None:
     console(width=None if sys.stdout.isatty() else 1000, markup=False).print(table)
 
 
+def _status(runner: Runner, job: str) -> AppStatus | None:
+    try:
+        return status_of(runner, job)
+    except ArtefactError as error:  # one run's record says nothing of the others
+        log.warning("%s", error)
+        return None
+
+
 def find_runs(folders: Sequence[Path]) -> list[Path]:
     """Run folders at or below `folders`; none is looked for inside another."""
     found: list[Path] = []
@@ -94,7 +106,7 @@ def read_listed(path: Path, runner: Runner | None) -> Listed:
     if results is not None:
         state, epoch, valid, test = "finished", results.epochs or 0, results.valid, results.test
     else:
-        status = runner.status(job) if runner and job else None
+        status = _status(runner, job) if runner and job else None
         state = status.state.name.lower() if status and not status.is_terminal() else "unfinished"
         validations = [line for line in lines if line["split"] == "valid"]
         best = max(validations, key=lambda line: line[SELECTED] or 0, default={})

@@ -15,7 +15,7 @@ from intrr_rec.io import artefact
 from intrr_rec.io.artefact import file_hash
 from intrr_rec.io.atomic import write_json
 from intrr_rec.io.places import url_of
-from intrr_rec.io.records import read_texts
+from intrr_rec.io.records import read_texts, sealed
 from intrr_rec.io.storage import Location, below
 from intrr_rec.io.stores.staging import staged
 
@@ -61,7 +61,7 @@ class Logs:
         known, seen = self._known(), self._seen()
         noted = seen | {place: digest for place, digest in self._hashes().items() if digest in known}
         if noted != seen:
-            write_json(self.record, noted)
+            write_json(self.record, sealed(noted))
 
     def _known(self) -> set[str]:
         return set(artefact.peek(self.dataset).parents.values())

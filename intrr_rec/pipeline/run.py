@@ -21,12 +21,12 @@ from intrr_rec.errors import ArtefactError, Stopped
 from intrr_rec.io.atomic import write_json
 from intrr_rec.io.console import console
 from intrr_rec.io.lock import Lock, Taken
-from intrr_rec.io.records import read_texts
+from intrr_rec.io.records import read_texts, sealed
 from intrr_rec.pipeline.daily import stages_of
 from intrr_rec.pipeline.description import Pipeline, load_pipeline
 from intrr_rec.pipeline.faults import MISSING
 from intrr_rec.pipeline.stages import Stage
-from intrr_rec.pipeline.tracker import link
+from intrr_rec.pipeline.tracker import link, status_of
 
 log = logging.getLogger(__name__)
 JOBS, LOGS = "jobs.json", "jobs"
@@ -143,7 +143,7 @@ class _Session:
             options.setdefault(folder, str(logs))
         handle = self.runner.run(stage.job(), self.pipeline.scheduler, options)
         self.jobs[stage.name] = str(handle)
-        write_json(self.record, self.jobs)
+        write_json(self.record, sealed(self.jobs))
         log.info("%s: %s, so %s was submitted; torchx log %s/%s", stage.name, fault, handle, handle, stage.name)
 
     def _wait(self, stage: Stage) -> None:
@@ -178,7 +178,7 @@ class _Session:
 
     def _status(self, stage: Stage) -> AppStatus | None:
         handle = self.jobs.get(stage.name)
-        return self.runner.status(handle) if handle else None
+        return status_of(self.runner, handle) if handle else None
 
     def _link(self, stage: Stage) -> None:
         before = [self.jobs[other.name] for other in self.stages[: self.stages.index(stage)] if other.name in self.jobs]

@@ -9,12 +9,35 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import fsspec
+from torchx.runner import Runner
+from torchx.specs import AppStatus
 from torchx.tracker.backend.fsspec import FsspecTracker
 
+from intrr_rec.errors import ArtefactError
 from intrr_rec.io.atomic import write_text
+from intrr_rec.io.places import not_the_input
 from intrr_rec.io.storage import Location
 
 FOLDER, CONFIG = "tracker", "tracker.conf"
+
+
+def status_of(runner: Runner, job: str) -> AppStatus | None:
+    """How a job is; None where its scheduler has forgotten it.
+
+    Args:
+        job: handle from a record that may be anybody's.
+
+    Raises:
+        ArtefactError: it is no handle, or of a scheduler that is not here or cannot be asked.
+    """
+    try:
+        return runner.status(job)
+    except Exception as error:  # each scheduler has errors of its own
+        not_the_input(error)
+        said = f"{type(error).__name__}: {error}"[:300]
+        raise ArtefactError(
+            f"job {job}: its scheduler cannot be asked ({said}); correct or remove the record of it"
+        ) from None
 
 
 def link(work: Path, job: str, name: str, place: Location, content_hash: str, before: Sequence[str]) -> None:

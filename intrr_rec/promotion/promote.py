@@ -33,6 +33,7 @@ from intrr_rec.io.registry import (
     decisions,
     read_decision,
     read_registry,
+    require_listed,
     write_decision,
     write_record,
 )
@@ -83,7 +84,9 @@ def promote(
         if record is None:
             decision |= {"promoted": True, "reason": "nothing was served before", "checks": []}
         else:
-            decision |= _judged(bundle, bundle_place(registry, record.current), dataset, rule, seed)
+            now = bundle_place(registry, record.current)
+            require_listed(now, artefact.peek(now), record.current)
+            decision |= _judged(bundle, now, dataset, rule, seed)
         if decision["promoted"]:
             _put(bundle, registry, manifest.content_hash, lease)
         fresh = None
@@ -138,7 +141,8 @@ def roll_back(registry: Location) -> Registry:
             raise ArtefactError(f"{registry}: is no registry; give the folder that `intrr promote --over` wrote")
         if record.previous is None:
             raise ArtefactError(f"{registry}: has no bundle before the current one, so there is none to return to")
-        artefact.read(bundle_place(registry, record.previous), KIND)
+        before = bundle_place(registry, record.previous)
+        require_listed(before, artefact.read(before, KIND), record.previous)
         number = _next(registry, record)
         reason = f"rolled back from {record.current[:12]} to {record.previous[:12]}"
         when = datetime.now(timezone.utc).isoformat(timespec="seconds")

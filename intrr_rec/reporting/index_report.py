@@ -13,9 +13,10 @@ import numpy as np
 
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.io.atomic import write_text
+from intrr_rec.io.records import as_record
 from intrr_rec.io.room import require_writable
 from intrr_rec.reporting.page import render, usage_figures
-from intrr_rec.semantic_ids.artefact import SemanticIds
+from intrr_rec.semantic_ids.artefact import QUALITY, SemanticIds
 from intrr_rec.semantic_ids.inspect import open_pair
 from intrr_rec.semantic_ids.quality.categories import read_categories
 from intrr_rec.semantic_ids.quality.records import Quality
@@ -36,7 +37,7 @@ def write_index_report(semantic_ids: Path, dataset: Path) -> Path:
     target = Path(semantic_ids).resolve().with_name(f"{name}.report.html")
     require_writable(target)
     ids, data = open_pair(semantic_ids, dataset)
-    quality = Quality.model_validate(ids.quality)
+    quality = as_record(ids.quality, Quality, f"{semantic_ids}/{QUALITY}", "build the semantic ids again")
     page = render(
         "index_report.html.j2",
         name=name,

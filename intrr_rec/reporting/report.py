@@ -21,12 +21,13 @@ from pydantic import BaseModel, Field
 from intrr_rec.errors import ArtefactError
 from intrr_rec.evaluation.slices import SLICED_BY, band_name
 from intrr_rec.io.atomic import write_text
-from intrr_rec.io.records import read_record, read_text, shell_word
+from intrr_rec.io.records import read_record, read_sealed_text, shell_word
 from intrr_rec.io.room import require_writable
 from intrr_rec.reporting import plots
 from intrr_rec.reporting.page import Figure, render, usage_figures
 from intrr_rec.runs.metrics_file import metric_lines
 from intrr_rec.runs.records import FIX, Results, read_results
+from intrr_rec.runs.run_record import FIX as AGAIN
 
 _MAX_EXAMPLES = 12
 _MAX_SHARING = 6
@@ -87,7 +88,7 @@ def write_report(run: Path) -> Path:
     run = Path(run)
     if not run.is_dir():
         raise ArtefactError(f"{run}: no such run folder; train first with `intrr train --out {shell_word(run)}`")
-    config = read_text(run / "config.yaml")
+    config = read_sealed_text(run / "config.yaml", AGAIN)
     if config is None:
         raise ArtefactError(f"{run}: has no config.yaml, so it is not a run folder; give the --out of `intrr train`")
     target = run / "report.html"
@@ -112,7 +113,7 @@ def write_report(run: Path) -> Path:
         sharing=list(zip(_letters(), inspection.redistribution, strict=False)) if inspection else [],
         examples=inspection.examples[:_MAX_EXAMPLES] if inspection else [],
         examples_total=len(inspection.examples) if inspection else 0,
-        plan=read_text(run / "plan.txt"),
+        plan=read_sealed_text(run / "plan.txt", AGAIN),
         config=config,
     )
     write_text(target, page)

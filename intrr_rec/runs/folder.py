@@ -16,8 +16,8 @@ from intrr_rec.errors import ArtefactError
 from intrr_rec.io.atomic import write_json, write_text
 from intrr_rec.io.lock import Lock, Taken
 from intrr_rec.io.places import writing_to
-from intrr_rec.io.records import sealed
-from intrr_rec.runs.metrics_file import metric_line
+from intrr_rec.io.records import sealed, sealed_text
+from intrr_rec.runs.metrics_file import metric_line, metric_lines
 from intrr_rec.runs.run_files import METRICS, PLAN, PLAN_FIGURES
 
 
@@ -53,7 +53,7 @@ def claimed(run: Path, world: World) -> Iterator[None]:
 
 def write_plan(run: Path, text: str, figures: dict[str, Any]) -> None:
     """Write the sharding plan, for people and for programs."""
-    write_text(run / PLAN, f"{text}\n")
+    write_text(run / PLAN, sealed_text(f"{text}\n"))
     write_json(run / PLAN_FIGURES, sealed(figures))
 
 
@@ -65,12 +65,15 @@ class MetricsLog:
         lines: how many to keep of those that are there: what came after will be measured again.
         step: up to which TensorBoard keeps its figures.
         seconds: training time before this process.
+
+    Raises:
+        ArtefactError: a line that is there was altered.
     """
 
     def __init__(self, run: Path, lines: int, step: int, seconds: float) -> None:
         self.path = run / METRICS
-        there = self.path.read_text().splitlines() if self.path.is_file() else []
-        write_text(self.path, "".join(f"{line}\n" for line in there[:lines]))
+        there = metric_lines(self.path)
+        write_text(self.path, "".join(f"{metric_line(line)}\n" for line in there[:lines]))
         self.lines = min(lines, len(there))
         self.board = SummaryWriter(run / "tensorboard", purge_step=step + 1)
         self.started = time.monotonic() - seconds

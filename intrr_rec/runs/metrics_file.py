@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from intrr_rec.errors import ArtefactError
-from intrr_rec.io.records import parse_json, read_text
+from intrr_rec.io.records import note_read, parse_json, read_text
 
 CHECK = "crc32"
 LARGEST = 1 << 30  # bytes
@@ -45,6 +45,7 @@ def metric_lines(path: Path) -> list[dict[str, Any]]:
             if not isinstance(value, (int, float, str, type(None))):
                 raise ArtefactError(f"{where}: '{name}' is no single value; {_FIX}")
         lines.append(line)
+    note_read(path)
     return lines
 
 

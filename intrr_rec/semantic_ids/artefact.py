@@ -176,7 +176,7 @@ class SemanticIds:
         file = self._opened.parquet(SIDS)
         if "since" not in file.schema_arrow.names:
             return torch.ones(self.n_items, dtype=torch.int64)
-        return torch.tensor(file.read(["since"])["since"].to_numpy())
+        return self._versions(file.read(["since"])["since"])
 
     @property
     def retired(self) -> Published:
@@ -187,9 +187,22 @@ class SemanticIds:
         else:
             table = file.schema_arrow.empty_table().select(["item_id", "sid"])
             table = table.append_column("since", pa.array([], pa.int64()))
+        if not {"item_id", "sid", "since"} <= set(table.column_names) or not pa.types.is_fixed_size_list(
+            table["sid"].type
+        ):
+            raise ArtefactError(
+                f"{self.path}: has no item_id, sid and since of items that left; build the semantic ids again"
+            )
         return Published(
-            self._own(table["item_id"].combine_chunks()), _codes(table["sid"]), torch.tensor(table["since"].to_numpy())
+            self._own(table["item_id"].combine_chunks()), _codes(table["sid"]), self._versions(table["since"])
         )
+
+    def _versions(self, since: pa.ChunkedArray) -> Tensor:
+        if since.type != pa.int64() or since.null_count:
+            raise ArtefactError(
+                f"{self.path}: {SIDS}: since is no whole number of each item; build the semantic ids again"
+            )
+        return torch.tensor(since.to_numpy())
 
     def _own(self, ids: pa.Array) -> pa.Array:
         if ids.null_count or not (pa.types.is_int64(ids.type) or pa.types.is_string(ids.type)):

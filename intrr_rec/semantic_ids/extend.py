@@ -19,8 +19,10 @@ from intrr_rec.config import IndexConfig, section_name
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.io import artefact
-from intrr_rec.io.artefact import Draft, Manifest
-from intrr_rec.semantic_ids.artefact import KIND, Growth, Published, SemanticIds, fill
+from intrr_rec.io.artefact import MANIFEST, Draft, Manifest
+from intrr_rec.io.places import not_the_input
+from intrr_rec.io.records import as_record
+from intrr_rec.semantic_ids.artefact import KIND, QUANTIZER, Growth, Published, SemanticIds, fill
 from intrr_rec.semantic_ids.build import assign_all
 from intrr_rec.semantic_ids.collisions import code_groups
 from intrr_rec.semantic_ids.quality.categories import read_categories
@@ -74,7 +76,13 @@ def _extend(
             f"{old.manifest.config['width']}; embed the items with the encoder of the old index"
         )
     quantizer = make_quantizer(settings, source.width)
-    quantizer.load_state(state)
+    try:
+        quantizer.load_state(state)
+    except (KeyError, ValueError, RuntimeError, IndexError, TypeError, AttributeError) as error:
+        not_the_input(error)
+        raise ArtefactError(
+            f"{old_dir}/{QUANTIZER}: is not of its settings ({error!r:.200}); build a fresh index"
+        ) from None
     version = old.version + 1
     live, retired = extend_sids(
         published_ids(old),
@@ -196,9 +204,10 @@ def frozen_settings(old: SemanticIds, config: IndexConfig) -> IndexConfig:
     Raises:
         ConfigError: `config` sets something frozen to another value.
     """
-    own = {*IndexConfig.model_fields, section_name(old.manifest.config["method"])}  # a plug-in's section is frozen too
+    method = old.manifest.config.get("method")
+    own = {*IndexConfig.model_fields, section_name(str(method))}  # a plug-in's section is frozen too
     kept = {name: old.manifest.config[name] for name in own if name in old.manifest.config}
-    frozen = IndexConfig.model_validate(kept)
+    frozen = as_record(kept, IndexConfig, f"{old.path}/{MANIFEST}", "build a fresh index (without --extend)")
     for name in sorted(config.model_fields_set - OPEN_SETTINGS):
         asked, has = getattr(config, name), getattr(frozen, name)
         if asked != has:

@@ -177,10 +177,14 @@ class Trainer:
         self._saved_step = self.state["step"]
         self._progress: EpochProgress | None = None
         self.figures: MetricsLog | None = None
-        if world.is_main:
-            write_plan(out, str(self.parallel.plan), self.parallel.plan.as_dict() | started)
-            log.info("sharding plan:\n%s", self.parallel.plan)
-            self.figures = MetricsLog(out, self.state["lines"], self.state["step"], self.state["seconds"])
+        world.agree(lambda: self._open_records(out, started))
+
+    def _open_records(self, out: Path, started: dict[str, Any]) -> None:
+        if not self.world.is_main:
+            return
+        write_plan(out, str(self.parallel.plan), self.parallel.plan.as_dict() | started)
+        log.info("sharding plan:\n%s", self.parallel.plan)
+        self.figures = MetricsLog(out, self.state["lines"], self.state["step"], self.state["seconds"])
 
     def fit(self) -> None:
         """Epochs until the limit, the patience or the clock runs out."""

@@ -16,6 +16,7 @@ from torchx.specs import AppState
 from typer.testing import CliRunner
 
 from intrr_rec.cli import app
+from intrr_rec.io.records import read_texts
 from intrr_rec.pipeline.listing import find_runs, read_listed
 from intrr_rec.pipeline.run import run_pipeline
 from intrr_rec.pipeline.tracker import linked
@@ -54,8 +55,11 @@ def wait(until, what, folder):
 
 
 def job_of(work, stage):
-    record = work / "jobs.json"
-    return json.loads(record.read_text()).get(stage) if record.is_file() else None
+    return jobs_of(work).get(stage)
+
+
+def jobs_of(work):
+    return read_texts(work / "jobs.json", "")
 
 
 def test_a_pipeline_preempted_in_training_ends_as_two_local_ranks_do(runner, slurm, tmp_path):
@@ -86,7 +90,7 @@ def test_a_pipeline_preempted_in_training_ends_as_two_local_ranks_do(runner, slu
 
     # All is there, and nothing is made twice.
     assert faults(path) == dict.fromkeys(("prepare", "index", "train", "evaluate", "export"))
-    jobs = json.loads((work / "jobs.json").read_text())
+    jobs = jobs_of(work)
     assert set(jobs) == {"prepare", "index", "train", "export"}  # training leaves the test metrics
     made = {"prepare": "dataset", "index": "semantic_ids", "train": "run", "export": "bundle"}
     places = {name: str(work / folder) for name, folder in made.items()}
@@ -94,7 +98,7 @@ def test_a_pipeline_preempted_in_training_ends_as_two_local_ranks_do(runner, slu
     # As if nobody had been waiting when the jobs ended: the next one to ask links them.
     shutil.rmtree(work / "tracker")
     run_pipeline(path, show=False)
-    assert json.loads((work / "jobs.json").read_text()) == jobs
+    assert jobs_of(work) == jobs
     assert {name: linked(work, job)[name][0] for name, job in jobs.items()} == places
     shown = CliRunner().invoke(app, ["pipeline", str(path), "--status"]).output
     assert shown.count("done") == 5 and handle in shown and str(work / "semantic_ids") in shown
@@ -102,6 +106,6 @@ def test_a_pipeline_preempted_in_training_ends_as_two_local_ranks_do(runner, slu
     # Another beam: evaluated again, not trained again.
     write(tmp_path, settings=[*SETTINGS, *WORDS, "evaluate.beam=10"], **place)
     run_pipeline(path, show=False)
-    again = json.loads((work / "jobs.json").read_text())
+    again = jobs_of(work)
     assert again == jobs | {"evaluate": again["evaluate"]}
     assert json.loads((work / "run" / "results.json").read_text())["evaluate"]["beam"] == 10

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from rich.table import Table
 
 from intrr_rec.config import load_recipe
-from intrr_rec.data.raw.descriptors import load_descriptor
-from intrr_rec.errors import ConfigError
+from intrr_rec.data.raw import download
+from intrr_rec.data.raw.descriptors import Descriptor, Download, load_descriptor
+from intrr_rec.data.raw.download import fetch
+from intrr_rec.errors import ArtefactError, ConfigError, DataError
 from intrr_rec.io.console import PlainConsole, PlainFormatter
+from intrr_rec.io.places import url_of
+from intrr_rec.io.storage import Folder
 from intrr_rec.pipeline.description import load_pipeline
 from intrr_rec.pipeline.tuning.description import load_study
 
@@ -165,3 +173,62 @@ def test_names_of_folders_and_values_of_logs_move_no_cursor(tmp_path: Path) -> N
     done = shell("intrr runs .; intrr validate --interactions */logs.csv --out page.html prepare.k_core=1", tmp_path)
     said = done.stdout + done.stderr
     assert "\x1b" not in said and "Traceback" not in said, said
+
+
+def test_what_a_descriptor_calls_a_file_moves_no_cursor(tmp_path: Path) -> None:
+    (tmp_path / "source.csv").write_text("a\n")
+    wanted = {"url": f"file://{tmp_path}/source.csv", "to": f"{EVIL[:12]}x"}
+    (tmp_path / "d.yaml").write_text(yaml.safe_dump({"title": EVIL, "interactions": "x", "download": [wanted]}))
+    done = shell("intrr fetch d.yaml --data data", tmp_path)
+    assert done.returncode == 0 and len(list((tmp_path / "data").iterdir())) == 1, done.stderr
+    said = done.stdout + done.stderr
+    assert not set("\x1b\x07\x9b") & set(said) and "Traceback" not in said, said
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "reference://x::file://{0}/refs.json",
+        "REFERENCE://x::file://{0}/refs.json",
+        "simplecache::file://{0}/source.csv",
+        "filecache://x::file://{0}/source.csv",
+        "zip://source.csv::file://{0}/a.zip",
+        "dir://x::memory://y",
+    ],
+)
+def test_no_url_has_a_file_say_what_else_is_opened(url: str, tmp_path: Path) -> None:
+    """The files of `reference://` hold templates that fsspec runs; a URL comes from a descriptor or the record of a run."""
+    url = url.format(tmp_path)
+    refs = {"version": 1, "templates": {"u": "{{ 7 * 7 }}"}, "refs": {"x": ["{{ cycler.__init__.__globals__ }}"]}}
+    (tmp_path / "refs.json").write_text(json.dumps(refs))
+    descriptor = Descriptor(title="t", interactions="x", download=(Download(url=url, to="x"),))
+    with pytest.raises(DataError, match="are not opened"):
+        fetch(descriptor, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+    if url_of(url):
+        with pytest.raises(ArtefactError, match="are not opened"):
+            Folder.at(url)
+
+
+@pytest.mark.parametrize("length", ["junk", "-1", "9" * 5000, ""])
+def test_a_server_that_tells_no_length_is_one_line(length: str, tmp_path: Path, monkeypatch: Any) -> None:
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", length)
+            self.end_headers()
+            self.wfile.write(b"hello")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/x.csv"
+        descriptor = Descriptor(title="t", interactions="x", download=(Download(url=url, to="x"),))
+        try:
+            fetch(descriptor, tmp_path / "data")
+        except DataError as error:
+            assert url in str(error) and "\n" not in str(error)
+        server.shutdown()

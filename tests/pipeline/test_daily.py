@@ -10,20 +10,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from torchx.runner import get_runner
 
 from intrr_rec.errors import ArtefactError, ConfigError, DataError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import file_hash
+from intrr_rec.io.records import read_texts, sealed
 from intrr_rec.io.registry import read_decision, read_registry
 from intrr_rec.pipeline import new_logs
 from intrr_rec.pipeline.daily import Day, stages_of
 from intrr_rec.pipeline.description import load_pipeline
 from intrr_rec.pipeline.run import run_pipeline
+from intrr_rec.pipeline.tracker import status_of
 from intrr_rec.promotion.promote import roll_back
 from intrr_rec.runs.run_record import read_run_record
 from tests import tiny
 from tests.pipeline.in_process import bring
 from tests.runs.test_versions import day, vectors
+from tests.sealing import write_sealed
 
 SETTINGS = (
     "prepare.k_core=1",
@@ -119,7 +123,8 @@ def test_a_file_that_was_changed_is_not_counted_twice(two_days: Path, tmp_path: 
     folder = tmp_path / "copy"
     path = copy(two_days, folder)
     record = folder / "work/logs.json"
-    record.write_text(record.read_text().replace(str(two_days), str(folder)))
+    was = read_texts(record, "")
+    write_sealed(record, {place.replace(str(two_days), str(folder)): digest for place, digest in was.items()})
     log = folder / "logs/day1.parquet"
     table = pq.read_table(log)
     pq.write_table(pa.concat_tables([table, table.slice(0, 1)]), log)
@@ -129,7 +134,7 @@ def test_a_file_that_was_changed_is_not_counted_twice(two_days: Path, tmp_path: 
     assert bring(path) == {}
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"a": 1}', "{"])
+@pytest.mark.parametrize("text", ["", "[]", '{"a": "b"}', "{", json.dumps(sealed({"a": 1}))])
 def test_a_damaged_record_is_one_line(two_days: Path, tmp_path: Path, text: str) -> None:
     folder = tmp_path / "copy"
     path = copy(two_days, folder)
@@ -138,6 +143,12 @@ def test_a_damaged_record_is_one_line(two_days: Path, tmp_path: Path, text: str)
         with pytest.raises(ArtefactError, match=rf"{name}: .*; remove it, and "):
             bring(path) if name == "logs.json" else run_pipeline(path, show=True)
         (folder / "work" / name).unlink()
+
+
+@pytest.mark.parametrize("job", ["junk", "://", "nowhere://a/b"])
+def test_a_forged_job_is_one_line(job: str) -> None:
+    with get_runner() as runner, pytest.raises(ArtefactError, match="its scheduler cannot be asked"):
+        status_of(runner, job)
 
 
 def test_each_file_of_logs_is_read_once_a_start(

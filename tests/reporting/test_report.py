@@ -16,7 +16,7 @@ from intrr_rec.config import Recipe, save_recipe
 from intrr_rec.errors import ArtefactError
 from intrr_rec.evaluation.slices import HISTORY_FROM, POPULARITY_FROM, as_slices, slice_sums
 from intrr_rec.io.atomic import write_text
-from intrr_rec.io.records import sealed
+from intrr_rec.io.records import sealed, sealed_text
 from intrr_rec.reporting import plots
 from intrr_rec.reporting.report import write_report
 from intrr_rec.runs.metrics_file import metric_line
@@ -45,7 +45,7 @@ def quality(rng: np.random.Generator) -> dict:
 
 
 def write_plan(run: Path) -> None:
-    write_text(run / "plan.txt", "rank 0 | uid | data_parallel | dense | 12101 x 128 <all>\n")
+    write_text(run / "plan.txt", sealed_text("rank 0 | uid | data_parallel | dense | 12101 x 128 <all>\n"))
 
 
 def write_metrics(run: Path, steps: int = 300, epochs: int = 20) -> None:
@@ -367,6 +367,9 @@ def test_sparse_records_do_not_break_the_page(tmp_path):
         ("results.json", "[]", "has no 'sha256'"),
         ("inspection.json", json.dumps(sealed({"examples": [{"user_id": 1}]})), "'examples.0.history'"),
         ("plan.txt", b"\xff\xfe\x00", "cannot be read"),
+        ("plan.txt", sealed_text("a plan\n").replace("a plan", "b plan"), "was altered"),
+        ("plan.txt", "a plan\n", "was altered"),
+        ("config.yaml", sealed_text("train: {epochs: 1}\n").replace("1}", "2}"), "was altered"),
     ],
 )
 def test_unreadable_part_is_one_line_and_writes_nothing(tmp_path, name, content, said):

@@ -139,6 +139,18 @@ def test_a_half_closed_request_gets_its_answer(server):
     assert tell(server, one[:-5], finish=True) == b""
 
 
+@pytest.mark.parametrize("answered", ["before the body", "after the body"])
+def test_a_body_that_breaks_after_its_request_began_is_one_refusal(bundles, answered):
+    """What works on the request is not heard any more: two answers to one request would be a traceback in the log."""
+    token = TOKEN if answered == "before the body" else None
+    head = CHUNKED.replace(b"Host:", b"Connection: close\r\nHost:")
+    with serving(bundles["path"].path, token=token) as server:
+        for broken in (b"zz\r\n", b"f" * 30 + b"\r\n", b"5\r\nhelloXX", b"5;x\r\n\x00\r\n0\r\n\r\nhello"):
+            assert tell(server, head + broken).startswith(b"HTTP/1.1 4")
+        assert server.ask("GET", "/healthz").status == 200
+        assert "Traceback" not in "".join(server.log), "".join(server.log)
+
+
 @pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/static/app.js", "/items?query=1"])
 def test_head_is_answered_as_get_without_a_body(server, path):
     got, head = server.ask("GET", path), server.ask("HEAD", path)

@@ -210,7 +210,9 @@ def test_a_body_of_another_type_is_told_which_one_is_read(server, kind):
 
 def test_a_packed_body_is_told_to_be_sent_as_it_is(server):
     answer = server.ask("POST", "/recommend", gzip.compress(b'{"history": []}'), {"Content-Type": "application/json"})
-    assert answer.status == 400 and answer.body == {"error": "the body is not UTF-8; send JSON as it is, not packed"}
+    assert answer.status == 400 and answer.body == {
+        "error": "the body cannot be read: packed, not UTF-8, too deep, or with a number too long"
+    }
 
 
 def test_pages_of_other_sites_are_kept_out(server):

@@ -26,7 +26,8 @@ from intrr_rec.data.raw.files import IdKind, RawFile, id_kind, literal, parquet_
 from intrr_rec.data.raw.item_schema import ItemSchema
 from intrr_rec.errors import ArtefactError, ConfigError, DataError
 from intrr_rec.io import artefact
-from intrr_rec.io.artefact import Manifest, file_hash
+from intrr_rec.io.artefact import MANIFEST, Manifest, file_hash
+from intrr_rec.io.records import as_record
 from intrr_rec.io.versions import link_tree
 
 ROWS = "rows"
@@ -74,7 +75,7 @@ class Previous:
         if engine.name != "duckdb":
             raise ConfigError("--append runs on DuckDB; leave --engine out, or prepare all logs anew")
         manifest = artefact.read(path, KIND)
-        config = PrepareConfig.model_validate(manifest.config)
+        config = as_record(manifest.config, PrepareConfig, f"{path}/{MANIFEST}", "prepare the logs again")
         if not config.keep_rows:
             raise ArtefactError(
                 f"{path}: kept no rows to add to; prepare all logs once more, with prepare.keep_rows=true"

@@ -19,6 +19,7 @@ from intrr_rec.data.raw.reader import make_reader
 from intrr_rec.errors import DataError
 from intrr_rec.io.atomic import take_name
 from intrr_rec.io.places import not_the_input
+from intrr_rec.io.storage import other_store, require_no_wrapper
 
 log = logging.getLogger(__name__)
 BLOCK = 1 << 16  # what a broken connection may lose
@@ -35,6 +36,8 @@ def fetch(descriptor: Descriptor, data: Path) -> list[Path]:
     """
     made = []
     for wanted in descriptor.download:  # before anything is written
+        with _said(wanted.url):
+            require_no_wrapper(wanted.url)
         for name in (wanted.name, *wanted.tables):
             _inside(data, name, wanted.url)
     for wanted in descriptor.download:
@@ -112,7 +115,7 @@ def _resume(url: str, partial: Path) -> None:
                     start = handle.tell()
                     for block in answer.iter_content(BLOCK):
                         handle.write(block)
-                    if expected is None or handle.tell() - start == int(expected):
+                    if expected is None or str(handle.tell() - start) == expected.strip():
                         return
         except requests.RequestException as error:
             reason = str(error)
@@ -124,9 +127,7 @@ def _resume(url: str, partial: Path) -> None:
 
 def _copy(url: str, target: Path) -> None:
     with _said(url):
-        from fsspec.core import url_to_fs
-
-        files, path = url_to_fs(url)
+        files, path = other_store(url)
         try:
             files.get_file(path, str(target))
         except OSError as error:
@@ -141,9 +142,7 @@ def _copy_pattern(wanted: Download, data: Path) -> list[Path]:
     if wanted.to is None or wanted.tables or wanted.checksum:
         raise DataError(f"{wanted.url}: a pattern needs `to`, a folder below --data, and takes no checksum or tables")
     with _said(wanted.url):
-        from fsspec.core import url_to_fs
-
-        files, path = url_to_fs(wanted.url)
+        files, path = other_store(wanted.url)
         found = sorted(files.glob(path))
         fixed = path[: min(path.index(sign) for sign in WILD if sign in path)].rpartition("/")[0]
     if not found:

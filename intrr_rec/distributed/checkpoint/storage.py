@@ -27,6 +27,7 @@ from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 from torch.futures import Future
 
 from intrr_rec.distributed.checkpoint.files import HashedFiles, HashedWriter
+from intrr_rec.distributed.checkpoint.state import checked
 from intrr_rec.distributed.parallelize import Parallel
 from intrr_rec.distributed.world import World, is_lost_rank
 from intrr_rec.errors import ArtefactError, OutOfMemoryError, PlaceError, UserError
@@ -186,7 +187,7 @@ def read_state(path: Location) -> dict[str, Any]:
     state = parse_json(data, f"{path}/{STATE}", _FIX)
     if not isinstance(state, dict):
         raise ArtefactError(f"{path}: is damaged ({STATE} is no JSON object)")
-    return state
+    return checked(state, f"{path}/{STATE}")
 
 
 def files_of(path: Location) -> tuple[Folder, dict[str, str]]:

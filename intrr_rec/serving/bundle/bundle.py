@@ -45,7 +45,8 @@ from intrr_rec.io import artefact
 from intrr_rec.io.artefact import Manifest, Opened
 from intrr_rec.io.mapped import roomy
 from intrr_rec.io.records import as_record
-from intrr_rec.io.registry import current_of
+from intrr_rec.io.registry import bundle_place, read_registry, require_listed
+from intrr_rec.io.storage import location
 from intrr_rec.io.stores.staging import copied
 from intrr_rec.models.embeddings.item_embeddings import Width
 from intrr_rec.models.neighbours import TERMS, NeighbourTable
@@ -117,11 +118,21 @@ class Bundle:
             device: of all tensors.
 
         Raises:
-            ArtefactError: missing, altered, of another kind or schema, or its files disagree with one another.
+            ArtefactError: missing, altered, of another kind or schema, or its files disagree with one another; or another than
+                the registry's record says.
         """
-        device = torch.device(device)
-        with copied(current_of(path)) as here:
-            return cls._load(here, device)
+        device, place = torch.device(device), location(path)
+        while True:
+            listed = read_registry(place)
+            try:
+                with copied(place if listed is None else bundle_place(place, listed.current)) as here:
+                    found = cls._load(here, device)
+                if listed is not None:
+                    require_listed(here, found.manifest, listed.current)
+                return found
+            except ArtefactError:
+                if listed == read_registry(place):  # else bundles were promoted meanwhile, and this one was removed
+                    raise
 
     @classmethod
     def _load(cls, path: Path, device: torch.device) -> Bundle:

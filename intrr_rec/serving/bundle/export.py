@@ -22,15 +22,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from intrr_rec.config import PrepareConfig, Recipe
-from intrr_rec.data.dataset import USERS
+from intrr_rec.data.dataset import USERS, Dataset
 from intrr_rec.data.features.space import Space
 from intrr_rec.data.features.store import FEATURES, FeatureRecord
 from intrr_rec.data.raw.files import IdKind
 from intrr_rec.distributed.world import World, join_world
 from intrr_rec.errors import ConfigError
 from intrr_rec.io import artefact
-from intrr_rec.io.artefact import Draft
+from intrr_rec.io.artefact import MANIFEST, Draft
 from intrr_rec.io.atomic import write_json, write_text
+from intrr_rec.io.records import as_record
 from intrr_rec.models.embeddings.features import FEATURE_TABLE
 from intrr_rec.models.embeddings.item_embeddings import DTYPES, Rows, Width
 from intrr_rec.models.embeddings.tables import look_up
@@ -162,6 +163,10 @@ def model_tensors(model: IntRR) -> dict[str, Tensor]:
     return {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
 
 
+def _prepared(dataset: Dataset) -> PrepareConfig:
+    return as_record(dataset.manifest.config, PrepareConfig, f"{dataset.path}/{MANIFEST}", "prepare the logs again")
+
+
 def write_small_files(
     folder: Path,
     inputs: Inputs,
@@ -172,13 +177,13 @@ def write_small_files(
     """All files but those of the model and the neighbours; `ranking` are the fitted weights."""
     ids = catalogue.semantic_ids
     dataset = catalogue.dataset
-    declared = PrepareConfig.model_validate(inputs.dataset.manifest.config).features
+    declared = _prepared(inputs.dataset).features
     settings = BundleSettings(
         model=inputs.recipe.model,
         evaluate=inputs.recipe.evaluate,
         codes_per_level=ids.codes_per_level,
         rows=rows,
-        prepare=PrepareConfig.model_validate(dataset.manifest.config).model_copy(update={"features": declared}),
+        prepare=_prepared(dataset).model_copy(update={"features": declared}),
         time_unit=dataset.time_unit,
         item_ids=_kind(dataset.own_ids([0])),
         user_ids=_kind(dataset.take(USERS, ["user_id"], [0])["user_id"]),

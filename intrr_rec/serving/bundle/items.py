@@ -74,9 +74,11 @@ class ItemTable:
         self.newcomer_I: NDArray[np.bool_] = flat["newcomer"].numpy().view(np.bool_)
         found = [file.metadata.num_rows, len(self._titles), *map(len, (self.popularity_I, self.by_popularity_I))]
         found += [len(each) for each in (self.newcomer_I, order_I, number_I) if each is not None]
-        if set(found) != {len(self)}:
+        if set(found) != {len(self)} or not all(
+            _are_items(each) for each in (self.by_popularity_I, order_I) if each is not None
+        ):
             raise ArtefactError(
-                f"{path}: its columns and the arrays beside it differ in length; export the bundle again"
+                f"{path}: its columns and the arrays beside it differ in length, or name an item that is none; export the bundle again"
             )
         grams_HG = None if grams is None else grams.numpy()
         if grams_HG is not None and (grams_HG.dtype != np.uint8 or grams_HG.shape != (BITS, -(-len(self) // GROUP))):
@@ -156,6 +158,12 @@ class ItemTable:
 def rises(number_N: NDArray[np.int64]) -> bool:
     """Whether each number is above the one before."""
     return bool((number_N[1:] > number_N[:-1]).all())
+
+
+def _are_items(item_I: NDArray[np.int64]) -> bool:
+    """Whether all of these are dense ids of as many items; looked at a part at a time."""
+    parts = (item_I[first : first + CHUNK] for first in range(0, len(item_I), CHUNK))
+    return all(int(part.min()) >= 0 and int(part.max()) < len(item_I) for part in parts)
 
 
 def write_items(dataset: Dataset, is_new_I: NDArray[np.bool_] | None, table: Path, flat: Path) -> None:

@@ -212,7 +212,11 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
 async def _refused(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     unread = error.status_code == 400 and error.detail == "There was an error parsing the body"  # FastAPI's words
-    said = "the body is not UTF-8; send JSON as it is, not packed" if unread else str(error.detail)
+    said = (
+        "the body cannot be read: packed, not UTF-8, too deep, or with a number too long"
+        if unread
+        else str(error.detail)
+    )
     return problem(error.status_code, said, error.headers)
 
 

@@ -204,8 +204,13 @@ class Connection(H11Protocol):
         self._settle()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP, in JSON like every other error."""
-        self._refuse(400, "not a valid HTTP/1.1 request")
+        """Refuse what is no HTTP, in JSON like every other error; a request whose body broke is answered by nobody else."""
+        begun = self._is_answering() and self.cycle.response_started
+        self._forsake()
+        if begun:
+            self.transport.close()
+        else:
+            self._refuse(400, "not a valid HTTP/1.1 request")
 
     def end(self, reason: Awaited | Literal["room"]) -> None:
         """Close the connection; a client whose request is on its way is told why."""
@@ -213,9 +218,7 @@ class Connection(H11Protocol):
         unanswered = self._awaited == "body" and self._is_answering() and not self.cycle.response_started
         asking = unanswered or (self._awaited == "header" and bool(self.conn.trailing_data[0]))
         self._leave()
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.disconnected = True  # what works on it need not answer any more
-            self.cycle.message_event.set()
+        self._forsake()
         unread = self.transport.get_write_buffer_size() > 0
         if asking and not unread:
             busy = reason == "room"
@@ -230,6 +233,12 @@ class Connection(H11Protocol):
         """Close the connection if its client still has not done what was waited for in time."""
         if self in self._shared.waiting and self._awaited not in (None, "idle") and self._left() <= 0:
             self.end(self._awaited)
+
+    def _forsake(self) -> None:
+        """Tell what works on a request that it need not answer any more."""
+        if self._is_answering():
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
 
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
