@@ -26,8 +26,8 @@ from intrr_rec.cli.options import NEW_FILE, NEW_FOLDER
 from intrr_rec.cli.urls import require_openable, stage
 from intrr_rec.errors import INTERRUPTED, OutOfMemoryError, Stopped, UserError
 from intrr_rec.io.console import plain
+from intrr_rec.io.misfit import forget_read, misfit
 from intrr_rec.io.places import number_of, trouble, url_of
-from intrr_rec.io.records import forget_read, misfit
 from intrr_rec.io.room import require_room, require_writable
 from intrr_rec.io.stores.scratch import in_words
 

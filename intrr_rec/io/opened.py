@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from intrr_rec.errors import ArtefactError, UserError
 from intrr_rec.io.launcher import is_first_of_host
 from intrr_rec.io.manifest import MANIFEST, Manifest
+from intrr_rec.io.misfit import note_read
 from intrr_rec.io.places import not_the_input
-from intrr_rec.io.records import LARGEST, Record, as_record, note_read, parse_json
+from intrr_rec.io.records import LARGEST, Record, as_record, parse_json
 from intrr_rec.io.storage import Folder, Location, location
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, RootModel, ValidationError
 
 from intrr_rec.errors import ArtefactError
+from intrr_rec.io.misfit import note_read
 
 Record = TypeVar("Record", bound=BaseModel)
 SEAL = "sha256"
@@ -24,8 +25,6 @@ TEXT_SEAL = "# sha256: "  # begins a text that is sealed
 LARGEST = 1 << 26  # bytes of a JSON file
 DEEPEST = 64  # levels of lists and objects in one another
 WIDEST = 1 << 63  # beyond any integer that is read
-SHOWN = 3  # places that an error names
-_read: list[str] = []  # artefacts and sealed files that this process took for whole
 
 
 def parse_json(text: bytes | str, where: str, fix: str) -> Any:
@@ -168,31 +167,6 @@ def read_text(path: Path, largest: int = LARGEST) -> str | None:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise ArtefactError(f"{path}: cannot be read ({error}); fix or remove it") from None
-
-
-def note_read(place: object) -> None:
-    """Remember a place whose hashes were right, for `misfit`."""
-    if str(place) not in _read:
-        _read.append(str(place))
-
-
-def forget_read() -> None:
-    """Begin a verb: it has read nothing."""
-    _read.clear()
-
-
-def misfit(error: Exception) -> ArtefactError | None:
-    """What to say of an error that nobody foresaw, in a process that read artefacts or runs: their hashes were right, but whoever writes a
-    whole one can write hashes that fit, so they may be at fault or we; None where it read none.
-    """
-    if not _read:
-        return None
-    said = f"{type(error).__name__}: {error}"[:300]
-    more = f" and {len(_read) - SHOWN} more" if len(_read) > SHOWN else ""
-    return ArtefactError(
-        f"{', '.join(_read[:SHOWN])}{more}: the hashes are right, but then: {said}; either what lies there is not what this version of "
-        "intrr_rec writes, so make it again, or this is a fault of ours, and INTRR_LOG=DEBUG tells where"
-    )
 
 
 def shell_word(path: Path) -> str:

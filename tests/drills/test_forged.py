@@ -11,17 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from intrr_rec.errors import ArtefactError
-from intrr_rec.io import artefact, records
+from intrr_rec.io import artefact
+from intrr_rec.io import misfit as reading
 from intrr_rec.io.artefact import MANIFEST, file_hash
 from intrr_rec.io.atomic import write_json
-from intrr_rec.io.records import misfit, note_read, sealed
+from intrr_rec.io.misfit import misfit, note_read
+from intrr_rec.io.records import sealed
 from intrr_rec.serving.bundle.bundle import Bundle
 from tests.drills.openers import OPENERS
 
@@ -139,7 +139,7 @@ def test_what_nobody_foresaw_of_content_with_right_hashes_is_one_line(
     made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A verb that read an artefact names it; one that read none is at fault itself, and shows a traceback."""
-    monkeypatch.setattr(records, "_read", [])
+    monkeypatch.setattr(reading, "_read", [])
     assert misfit(KeyError("codebook.0")) is None
     artefact.read(made["bundle"], "bundle")
     note_read(made["bundle"])
@@ -162,14 +162,6 @@ LATE: dict[str, tuple[str, Callable[[Path], None], tuple[str, ...]]] = {
         "bundle",
         lambda path: change_tensor(path / "items.safetensors", "by_popularity"),
         ("recommend", "--bundle", "{forged}", "--dataset", "{dataset}", "--out", "{out}"),
-    ),
-    "titles that are no text": (
-        "dataset",
-        lambda path: pq.write_table(
-            pq.read_table(path / "items.parquet").set_column(1, "item_id", pa.nulls(30, pa.int64())),
-            path / "items.parquet",
-        ),
-        ("concat-vectors", "--dataset", "{forged}", "--vectors", "a={vectors}", "--out", "{out}"),
     ),
 }
 
