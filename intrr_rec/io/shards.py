@@ -1,7 +1,8 @@
 """Long jobs made of shards: finished ones are kept beside the target until the whole is published, so a killed job goes on; beside a URL in its store.
 
 The folder of the finished shards is named after the job, what it reads and its settings: another job's shards are never taken
-for this one's. An interrupted job gives the same bytes as one that was not.
+for this one's. An interrupted job gives the same bytes as one that was not. Beside each shard lies its SHA-256; a shard that is
+changed or cut, or was killed before its hash was written, is made again.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import pyarrow.parquet as pq
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from intrr_rec.errors import ArtefactError, ConfigError
+from intrr_rec.io.artefact import file_hash
 from intrr_rec.io.atomic import replacing, write_json
 from intrr_rec.io.console import console, shows_bars
 from intrr_rec.io.launcher import SPEAK_EVERY, patience, stray
@@ -113,20 +115,45 @@ def shard_name(number: int) -> str:
 
 
 def write_shard(path: Path, table: pa.Table, **options: Any) -> None:
-    """Write a shard; a name that is there is a whole shard.
+    """Write a shard, then its hash: a shard counts as finished once both are there.
 
     Raises:
         PlaceError: the disk is full or cannot be written.
     """
     with replacing(path, binary=True) as handle:
         pq.write_table(table, handle, **options)
-    if path.parent in _kept:
-        _kept[path.parent].put(path.name, path)
+    _seal(path)
+
+
+def take_shard(known: Path, shard: Path) -> None:
+    """Make a file that was verified a finished shard of this job.
+
+    Raises:
+        PlaceError: as `write_shard`.
+    """
+    shard.unlink(missing_ok=True)
+    link(known, shard)
+    _seal(shard)
+
+
+def _seal(shard: Path) -> None:
+    seal = _seal_of(shard)
+    with replacing(seal) as handle:
+        handle.write(file_hash(shard))
+    if shard.parent in _kept:
+        for path in (shard, seal):
+            _kept[shard.parent].put(path.name, path)
+
+
+def _seal_of(shard: Path) -> Path:
+    return shard.with_suffix(".sha256")
 
 
 def shard_rows(shard: Path) -> int | None:
-    """Rows of a finished shard; None where there is none that can be read."""
+    """Rows of a finished shard; None where there is none whose hash is the one beside it."""
     try:
+        if _seal_of(shard).read_text(encoding="ascii", errors="replace") != file_hash(shard):
+            return None
         return int(pq.read_metadata(shard).num_rows)
     except (OSError, pa.ArrowException):
         return None

@@ -220,7 +220,7 @@ def _make_shard(
     old = _known_rows(known, made)
     if old is not None and len(old) == len(made) and old["is_same"].combine_chunks().true_count == len(made):
         assert known is not None
-        jobs.link(known, shard)
+        jobs.take_shard(known, shard)
         advance(len(made))
         return 0
     vectors_RD = np.empty((len(made), encoder.width), np.dtype(settings.storage))

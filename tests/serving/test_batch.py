@@ -295,7 +295,7 @@ def test_a_killed_job_goes_on(bundles, line, tmp_path):
     assert died.returncode == -signal.SIGKILL, died.stderr
     assert not out.exists()
     (kept,) = tmp_path.glob(".out.recommend-*")
-    shards = {path.name: path.stat().st_mtime_ns for path in kept.glob("part-*")}
+    shards = {path.name: path.stat().st_mtime_ns for path in kept.glob("part-*.parquet")}
     assert sorted(shards) == ["part-00000.parquet", "part-00001.parquet"]
     recommend_all(bundles["path"], DatasetSource(line.dataset, 0), out, options)
     assert artefact.read(out, KIND).files == artefact.read(tmp_path / "calm", KIND).files

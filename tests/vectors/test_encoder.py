@@ -124,7 +124,7 @@ def test_embed_killed_at_random_points_ends_in_the_same_bytes(tmp_path: Path) ->
     out, draw, kills = tmp_path / "out", random.Random(0), 0
     for wanted in (1, 3, 99):  # finished shards to wait for before the kill; the last run is left alone
         with start(out) as process:
-            while process.poll() is None and len(list(tmp_path.glob(".out.embed-*/part-*"))) < wanted:
+            while process.poll() is None and len(list(tmp_path.glob(".out.embed-*/part-*.sha256"))) < wanted:
                 time.sleep(0.01)
             if process.poll() is None:
                 time.sleep(draw.uniform(0, 0.3))
