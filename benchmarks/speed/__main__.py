@@ -350,17 +350,17 @@ def bench_catalogue(
     users: Annotated[
         int, typer.Option(min=100, help="Each is a training window: their number makes the steps.")
     ] = 51_200,
-    threads: Annotated[int, typer.Option(min=1)] = 1,
+    ranks: Annotated[int, typer.Option(min=1, help="Processes of a local torchrun, one thread each.")] = 2,
     page: Annotated[
         Path | None, typer.Option("--page", help="Markdown file whose section `catalogue` is written.")
     ] = None,
-    config: Config = Path("configs/catalogue.yaml"),
+    config: Annotated[Path, typer.Option("--config", help="Recipe.")] = Path("configs/catalogue.yaml"),
     overrides: Overrides = None,
 ) -> None:
-    """Generate → index → train → evaluate over one large catalogue: seconds and peak memory of each stage."""
+    """Generate → index → train → evaluate → export → recommend → serve over one large catalogue: what each stage costs."""
     from benchmarks.speed.catalogue import bench_catalogue as run
 
-    run(recipe_of(config, overrides), items=items, users=users, work=work, threads=threads, page=page)
+    run(config, overrides or (), items=items, users=users, work=work, ranks=ranks, page=page)
 
 
 @bench.command("month")

@@ -1,19 +1,21 @@
-"""`python -m benchmarks.speed catalogue`: a catalogue of any size through the whole line on one machine: generate → index → train → evaluate.
+"""`python -m benchmarks.speed catalogue`: a catalogue of any size through the whole line on one machine: generate → index → train →
+evaluate → export → recommend → serve.
 
 The generator's own catalogue becomes the dataset as a whole, items that nobody has had among them, which `intrr prepare` would
-drop: what is to be shown is a large catalogue under few users. Each stage is a process of its own, so that its peak memory is
-its own, and a finished stage is not run again.
+drop: what is to be shown is a large catalogue under few users. Each stage is the command a user would give, on the ranks of a local
+torchrun where it takes several; a finished stage is not run again, and one that was killed goes on where the verb can.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
-import multiprocessing
+import os
 import shlex
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -24,53 +26,59 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.speed.machine import describe, peak_memory_gb, quiet
+from benchmarks.speed.machine import describe
 from benchmarks.speed.page import row, write_section
-from intrr_rec.config import PrepareConfig, Recipe
+from benchmarks.speed.serving import Client, serving_process
+from intrr_rec.config import PrepareConfig, load_recipe
 from intrr_rec.data.dataset import ITEMS, KIND, SEQUENCES, STATISTICS, USERS
 from intrr_rec.data.prepare.writer import write_rows, write_sequences
 from intrr_rec.data.synthetic.generator import World, generate_logs
+from intrr_rec.errors import ConfigError
 from intrr_rec.io import artefact
 from intrr_rec.io.atomic import write_json
 from intrr_rec.runs.run_files import PLAN_FIGURES, RESULTS
-from intrr_rec.semantic_ids.build import build_semantic_ids
-from intrr_rec.training.trainer import train
 
 EVENTS = 12  # of a user, on average
 BLOCK = 1 << 15
-LOGS, DATASET, SEMANTIC_IDS, RUN, FIGURES = "logs", "dataset", "semantic_ids", "run", "figures.json"
+REQUESTS = 50
+LOGS, DATASET, SEMANTIC_IDS, RUN, BUNDLE = "logs", "dataset", "semantic_ids", "run", "bundle"
+FIGURES = "figures.json"
 
 
 def bench_catalogue(
-    recipe: Recipe, *, items: int, users: int, work: Path, threads: int, seed: int = 0, page: Path | None = None
+    config: Path,
+    words: Sequence[str],
+    *,
+    items: int,
+    users: int,
+    work: Path,
+    ranks: int,
+    seed: int = 0,
+    page: Path | None = None,
 ) -> dict[str, Any]:
     """Run the line in `work`, print seconds and peak memory of each stage, write `figures.json` there.
 
     Args:
-        recipe: index, model, training and evaluation; one epoch of `train.batch_users` users a step is what makes the steps.
+        config, words: recipe and settings of index, training and evaluation; one epoch of `train.batch_users` users a step is what
+            makes the steps.
         items: of the catalogue.
         users: whose histories are learnt from, and evaluated.
+        ranks: processes that index, train, evaluate, export and recommend together, one thread each.
         page: a Markdown file whose section `catalogue` gets the figures.
 
     Raises:
-        ConfigError, ArtefactError: as the verbs of the stages.
+        ConfigError: a stage failed; it was told why.
     """
     work.mkdir(parents=True, exist_ok=True)
-    stages: dict[str, Callable[[], None]] = {
-        "generate": _Generate(work, items, users, seed),
-        "index": _Index(work, recipe),
-        "train and evaluate": _Train(work, recipe),
-    }
     file = work / FIGURES
     figures: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {"stages": {}}
-    spawn = multiprocessing.get_context("spawn")
-    for name, stage in stages.items():
+    for name, line in _stages(config, words, items, users, work, ranks, seed).items():
         if name not in figures["stages"]:
-            with ProcessPoolExecutor(1, mp_context=spawn, initializer=quiet) as process:
-                figures["stages"][name] = process.submit(_timed, stage, threads).result()
+            figures["stages"][name] = _timed(name, line)
             machine = describe(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-            figures |= {"machine": machine | {"threads": threads, "date": f"{date.today():%Y-%m-%d}"}}
-            figures |= {"command": shlex.join(["intrr", *sys.argv[1:]]), "items": items, "users": users}
+            figures |= {"machine": machine | {"date": f"{date.today():%Y-%m-%d}"}, "ranks": ranks}
+            figures |= {"command": shlex.join(["python", "-m", "benchmarks.speed", *sys.argv[1:]])}
+            figures |= {"items": items, "users": users}
             write_json(file, figures)
     results = json.loads((work / RUN / RESULTS).read_text())
     figures |= {"test": results["test"], "most_popular": results["baseline"]["metrics"]}
@@ -81,6 +89,58 @@ def bench_catalogue(
     if page:
         write_section(page, "catalogue", _section(figures))
     return figures
+
+
+def _stages(
+    config: Path, words: Sequence[str], items: int, users: int, work: Path, ranks: int, seed: int
+) -> dict[str, list[str]]:
+    """The command of each stage."""
+    one, several = [sys.executable, "-m"], [sys.executable, "-m"]
+    if ranks > 1:
+        several += [
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={ranks}",
+            "--no-python",
+            sys.executable,
+            "-m",
+        ]
+    recipe = ["--config", str(config), *words]
+    dataset, vectors = ["--dataset", str(work / DATASET)], ["--vectors", str(work / LOGS / "vectors")]
+    ids, bundle = str(work / SEMANTIC_IDS), str(work / BUNDLE)
+    needs_vectors = vectors if load_recipe(config, words).model.content else []
+    return {
+        "generate": [*one, "benchmarks.speed.catalogue", "generate", str(work), str(items), str(users), str(seed)],
+        "index": [*several, "intrr_rec", "index", *dataset, *vectors, "--out", ids, *recipe],
+        "train": [
+            *several, "intrr_rec", "train", *dataset, *needs_vectors, "--semantic-ids", ids, "--out", str(work / RUN), *recipe
+        ],
+        "evaluate": [*several, "intrr_rec", "evaluate", str(work / RUN)],
+        "export": [*several, "intrr_rec", "export", str(work / RUN), "--out", bundle],
+        "recommend": [
+            *several, "intrr_rec", "recommend", "--bundle", bundle, *dataset, "--out", str(work / "recommendations"), "-k", "10"
+        ],
+        "serve": [*one, "benchmarks.speed.catalogue", "serve", bundle],
+    }  # fmt: skip
+
+
+def _timed(name: str, line: Sequence[str]) -> dict[str, float]:
+    """What a command took: on the clock, of the processor by all its processes, and the peak memory of the largest of them.
+
+    Raises:
+        ConfigError: it failed.
+    """
+    started = time.perf_counter()
+    process = subprocess.Popen(line, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise ConfigError(f"catalogue: {name} ended with {process.returncode}; call again to go on: {shlex.join(line)}")
+    return {
+        "seconds": time.perf_counter() - started,
+        "processor_seconds": used.ru_utime + used.ru_stime,
+        "peak_gb": used.ru_maxrss / 2**20,  # KiB
+    }
 
 
 def write_catalogue(out: Path, *, items: int, users: int, seed: int) -> None:
@@ -113,43 +173,29 @@ def write_catalogue(out: Path, *, items: int, users: int, seed: int) -> None:
         draft.counts.update(counts)
 
 
-class _Generate:
-    def __init__(self, work: Path, items: int, users: int, seed: int) -> None:
-        self.work, self.items, self.users, self.seed = work, items, users, seed
-
-    def __call__(self) -> None:
-        generate_logs(self.work / LOGS, n_users=self.users, n_items=self.items, seed=self.seed, events_per_user=EVENTS)
-        write_catalogue(self.work / DATASET, items=self.items, users=self.users, seed=self.seed)
+def generate(work: Path, items: int, users: int, seed: int) -> None:
+    """Logs, vectors and the dataset of the whole catalogue."""
+    generate_logs(work / LOGS, n_users=users, n_items=items, seed=seed, events_per_user=EVENTS)
+    write_catalogue(work / DATASET, items=items, users=users, seed=seed)
 
 
-class _Index:
-    def __init__(self, work: Path, recipe: Recipe) -> None:
-        self.work, self.recipe = work, recipe
+def serve(bundle: Path) -> None:
+    """Start a server, ask it `REQUESTS` times, stop it.
 
-    def __call__(self) -> None:
-        vectors = self.work / LOGS / "vectors"
-        build_semantic_ids(self.work / DATASET, vectors, self.work / SEMANTIC_IDS, self.recipe.index)
-
-
-class _Train:
-    def __init__(self, work: Path, recipe: Recipe) -> None:
-        self.work, self.recipe = work, recipe
-
-    def __call__(self) -> None:
-        work = self.work
-        dataset, ids, vectors = work / DATASET, work / SEMANTIC_IDS, work / LOGS / "vectors"
-        train(self.recipe, dataset=dataset, semantic_ids=ids, vectors=vectors, out=work / RUN)
+    Raises:
+        ConfigError: a request that was not answered.
+    """
+    with serving_process(bundle, ()) as (port, _):
+        statuses = asyncio.run(_ask(Client(port)))
+    if set(statuses) != {200}:
+        raise ConfigError(f"catalogue: the server answered {sorted(set(statuses))}")
 
 
-def _timed(stage: Callable[[], None], threads: int) -> dict[str, float]:
-    torch.set_num_threads(threads)
-    started, computed = time.perf_counter(), time.process_time()
-    stage()
-    return {
-        "seconds": time.perf_counter() - started,
-        "processor_seconds": time.process_time() - computed,
-        "peak_gb": peak_memory_gb(torch.device("cpu")),
-    }
+async def _ask(client: Client) -> list[int]:
+    asked = [json.dumps({"history": list(range(1 + n % 9)), "k": 10}).encode() for n in range(REQUESTS)]
+    statuses = [await client.post("/recommend", body) for body in asked]
+    client.close()
+    return statuses
 
 
 def _rows(figures: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -169,9 +215,7 @@ def _closing(figures: dict[str, Any]) -> list[str]:
 
 def _print(figures: dict[str, Any]) -> None:
     machine = figures["machine"]
-    title = (
-        f"{figures['items']:,} items, {figures['users']:,} users; {machine['device']}, {machine['threads']} thread(s)"
-    )
+    title = f"{figures['items']:,} items, {figures['users']:,} users; {machine['device']}, {figures['ranks']} rank(s)"
     table = Table("stage", "seconds", "of the processor", "peak GiB", title=title)
     for cells in _rows(figures):
         table.add_row(*cells)
@@ -184,14 +228,21 @@ def _print(figures: dict[str, Any]) -> None:
 def _section(figures: dict[str, Any]) -> list[str]:
     machine = figures["machine"]
     return [
-        f"{machine['date']}, {machine['device']}, {machine['threads']} thread(s), torch {machine['torch']}, code "
+        f"{machine['date']}, {machine['device']}, {figures['ranks']} rank(s) of one thread, torch {machine['torch']}, code "
         f"{machine['code']}; {figures['items']:,} items, {figures['users']:,} users.",
         "",
         f"```\n{figures['command']}\n```",
         "",
-        "| stage | seconds | of the processor | peak GiB |",
+        "| stage | seconds | of the processor | peak GiB of a process |",
         "|---|---:|---:|---:|",
         *map(row, _rows(figures)),
         "",
         " ".join(_closing(figures)),
     ]
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "generate":
+        generate(Path(sys.argv[2]), *map(int, sys.argv[3:]))
+    else:
+        serve(Path(sys.argv[2]))

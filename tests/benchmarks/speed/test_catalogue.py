@@ -7,7 +7,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.speed.catalogue import EVENTS, bench_catalogue, write_catalogue
-from intrr_rec.config import load_recipe
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.data.synthetic.generator import generate_logs
 from tests import tiny
@@ -24,17 +23,18 @@ def test_the_dataset_is_what_the_generator_logged_over_all_its_items(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_whole_line_runs_and_goes_on_where_it_was(tmp_path):
+def test_the_whole_line_runs_on_two_ranks_and_goes_on_where_it_was(tmp_path):
     words = [
         *tiny.SMALL,
         "index={levels: 2, codes: 32, dedup_codes: 256, gate: {max_collision_rate: null, min_distinct_rate: null}}",
         "train.sharding.uid=row_wise",
         "train.epochs=1",
     ]
-    asked = {"items": 1_000, "users": 200, "work": tmp_path / "work", "threads": 1}
-    found = bench_catalogue(load_recipe(None, words), **asked)
-    assert list(found["stages"]) == ["generate", "index", "train and evaluate"]
+    (tmp_path / "recipe.yaml").write_text("")
+    asked = {"items": 1_000, "users": 200, "work": tmp_path / "work", "ranks": 2}
+    found = bench_catalogue(tmp_path / "recipe.yaml", words, **asked)
+    assert list(found["stages"]) == ["generate", "index", "train", "evaluate", "export", "recommend", "serve"]
     assert all(stage["seconds"] > 0 < stage["peak_gb"] for stage in found["stages"].values())
     assert 0 <= found["test"]["recall@10"] <= 1
-    again = bench_catalogue(load_recipe(None, words), **asked)
+    again = bench_catalogue(tmp_path / "recipe.yaml", words, **asked)
     assert again == found == json.loads((tmp_path / "work/figures.json").read_text())
