@@ -30,6 +30,7 @@ from intrr_rec.errors import ArtefactError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import MANIFEST, Manifest, Opened
 from intrr_rec.io.mapped import roomy
+from intrr_rec.io.parquet import batches
 from intrr_rec.io.records import as_record
 from intrr_rec.io.storage import Location, location
 
@@ -257,7 +258,7 @@ class Dataset:
     def own_id_parts(self) -> Iterator[pa.Array]:
         """`item_ids`, some at a time."""
         with self.events.folder.open(ITEMS) as handle:
-            for batch in pq.ParquetFile(handle).iter_batches(CHUNK, columns=["item_id"]):
+            for batch in batches(pq.ParquetFile(handle), CHUNK, ["item_id"]):
                 yield batch["item_id"]
 
     def own_ids(self, items: Sequence[int] | np.ndarray) -> pa.Array:

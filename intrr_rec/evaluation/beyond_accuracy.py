@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from intrr_rec.io.mapped import roomy
 from intrr_rec.semantic_ids.quality.metrics import gini
 
 CUTOFF = 10
@@ -32,15 +33,19 @@ def exposure(
     """
     shown = items_BW[:, :CUTOFF]
     own_X = shown[shown >= 0].sort().values
-    items, counts = [], []
+    # Made beforehand: small arrays that stay, between large ones that go, would leave holes that nothing fits.
+    most = min(n_items, int(add(torch.tensor([len(own_X)]))))
+    item_X, count_X = torch.from_numpy(roomy(np.int64, (2, most)))
+    found = 0
     for first in range(0, n_items, CHUNK):
         end = min(first + CHUNK, n_items)
         low, high = torch.searchsorted(own_X, torch.tensor([first, end])).tolist()
         count_R = add(torch.bincount(own_X[low:high] - first, minlength=end - first))
         place_X = count_R.nonzero().squeeze(1)
-        items.append(place_X + first)
-        counts.append(count_R[place_X])
-    return torch.cat(items), torch.cat(counts)
+        item_X[found : found + len(place_X)] = place_X + first
+        count_X[found : found + len(place_X)] = count_R[place_X]
+        found += len(place_X)
+    return item_X[:found], count_X[:found]
 
 
 def beyond_accuracy(item_X: Tensor, count_X: Tensor, popularity_I: NDArray[np.int64]) -> dict[str, float]:

@@ -33,6 +33,7 @@ from intrr_rec.errors import ArtefactError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import MANIFEST, Draft, Manifest, Opened
 from intrr_rec.io.atomic import write_json
+from intrr_rec.io.parquet import batches
 from intrr_rec.io.records import as_record
 from intrr_rec.semantic_ids.trie import PrefixTrie, narrowest
 
@@ -162,7 +163,7 @@ class SemanticIds:
             ArtefactError: the file does not list every item in order.
         """
         first = 0
-        for batch in self._opened.parquet(SIDS).iter_batches(ROWS, columns=["item", "item_id"]):
+        for batch in batches(self._opened.parquet(SIDS), ROWS, ["item", "item_id"]):
             if not np.array_equal(batch["item"].to_numpy(), np.arange(first, first + len(batch))):
                 raise ArtefactError(
                     f"{self.path}: {SIDS} does not list items 0 … in order; build the semantic ids again"

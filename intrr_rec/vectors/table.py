@@ -23,6 +23,7 @@ from intrr_rec.data.raw.paths import PARQUET, files_hash, table_files
 from intrr_rec.errors import DataError
 from intrr_rec.io import artefact
 from intrr_rec.io.mapped import roomy
+from intrr_rec.io.parquet import batches
 from intrr_rec.io.places import not_the_input
 
 log = logging.getLogger(__name__)
@@ -205,7 +206,7 @@ def _in_order(files: Sequence[Path], dataset: Dataset) -> bool:
     rest, own = dataset.own_id_parts(), pa.array([], dataset.own_ids([]).type)
     for file in files:
         with _readable(file), pq.ParquetFile(file) as parquet:
-            for batch in parquet.iter_batches(_BATCH_ROWS, columns=["item_id"]):
+            for batch in batches(parquet, _BATCH_ROWS, ["item_id"]):
                 ids = batch["item_id"]
                 while len(own) < len(ids) and (more := next(rest, None)) is not None:
                     own = pa.concat_arrays([own, more])

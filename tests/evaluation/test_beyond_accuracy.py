@@ -30,7 +30,8 @@ def test_figures_equal_loops(width):
     items_BW[0, -2:] = -1
     found = beyond_accuracy(*exposure(items_BW, 25), popularity_I.numpy())
     assert found == pytest.approx(by_loops(items_BW.tolist(), popularity_I.tolist()))
-    others = iter(torch.bincount(items_BW[1::2, :10].clamp(min=0).flatten(), minlength=25)[None])
+    shown = items_BW[1::2, :10]
+    others = iter([torch.tensor([(shown >= 0).sum()]), torch.bincount(shown.clamp(min=0).flatten(), minlength=25)])
     parts = exposure(items_BW[::2], 25, lambda count_R: count_R + next(others))
     assert beyond_accuracy(*parts, popularity_I.numpy()) == found
 

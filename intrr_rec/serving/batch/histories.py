@@ -37,6 +37,7 @@ from intrr_rec.errors import ConfigError, DataError
 from intrr_rec.io import artefact
 from intrr_rec.io import shards as jobs
 from intrr_rec.io.mapped import roomy
+from intrr_rec.io.parquet import batches
 from intrr_rec.serving.batch.features import FeaturesOfDataset, FeaturesOfEvents, ShardFeatures, read_features
 from intrr_rec.serving.bundle.bundle import Bundle
 from intrr_rec.serving.bundle.features import NONE
@@ -142,7 +143,7 @@ class DatasetSource:
         user_ids = self._opened.parquet(USERS).read(["user_id"])["user_id"].combine_chunks()
         pending: list[pa.Table] = []
         for part in self._parts:
-            for batch in self._opened.parquet(part).iter_batches(batch_size=min(users, READ_ROWS)):
+            for batch in batches(self._opened.parquet(part), min(users, READ_ROWS)):
                 pending.append(pa.Table.from_batches([batch]))
                 while sum(map(len, pending)) >= users:
                     table = pa.concat_tables(pending)
@@ -157,7 +158,7 @@ class DatasetSource:
             return None
         place_I = roomy(np.int64, (self._opened.manifest.counts["items"],))
         first, is_known, example = 0, False, None
-        for batch in self._opened.parquet(ITEMS).iter_batches(READ_ROWS, columns=["item_id"]):
+        for batch in batches(self._opened.parquet(ITEMS), READ_ROWS, ["item_id"]):
             own = batch["item_id"].cast(pa.string())
             place_I[first : first + len(own)] = found = bundle.items.index.places(own)
             is_known = is_known or bool((found >= 0).any())

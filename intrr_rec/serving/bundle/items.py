@@ -26,6 +26,7 @@ from torch import Tensor
 from intrr_rec.data.dataset import ITEMS, Dataset
 from intrr_rec.data.popularity import falling_order
 from intrr_rec.errors import ArtefactError, ConfigError, instead
+from intrr_rec.io.parquet import batches
 from intrr_rec.io.places import not_the_input
 from intrr_rec.serving.bundle.item_columns import having, is_filterable, within
 from intrr_rec.serving.bundle.item_index import BYTES, OFFSETS, ItemIndex, texts
@@ -228,7 +229,7 @@ def _parts(dataset: Dataset) -> Iterator[tuple[pa.Table, pa.ChunkedArray]]:
     """The rows of `items.parquet`, and their own ids as the dataset has them, some at a time."""
     with dataset.events.folder.open(ITEMS) as handle:
         file = pq.ParquetFile(handle)
-        for batch in file.iter_batches(CHUNK):
+        for batch in batches(file, CHUNK):
             table = pa.Table.from_batches([batch])
             named = [
                 table[name].cast(pa.string()) for name in ("title", "text", "item_id") if name in table.column_names
