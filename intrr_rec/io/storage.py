@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from intrr_rec.errors import ArtefactError, PlaceError
+from intrr_rec.io.other_stores import other_store
 from intrr_rec.io.places import url_of
 
 Location: TypeAlias = "Path | str"
@@ -26,10 +27,6 @@ BLOCK = 1 << 20
 WRITTEN = 8 << 20  # bytes that go to or come from a store at once
 VERSIONS = "versions"
 OF_ARROW = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs")
-WRAPPERS = {
-    *("reference", "zip", "tar", "libarchive", "dir", "generic", "dask", "asyncwrapper", "async_wrapper", "asynclocal"),
-    *("blockcache", "cached", "filecache", "simplecache"),
-}
 DESCRIPTORS = Path("/proc/self/fd")  # what a process holds open, by number; Linux has it
 
 
@@ -60,31 +57,6 @@ def below(place: Location, name: str) -> Location:
 def version_name(manifest: bytes) -> str:
     """The folder of an artefact's files in a store, by the bytes of its manifest."""
     return f"{VERSIONS}/{hashlib.sha256(manifest).hexdigest()[:16]}"
-
-
-def require_no_wrapper(url: str) -> None:
-    """Refuse a URL by which a file says what else is opened and how: archives, caches, chains (`::`) and `reference://`, whose files hold
-    templates that are run. A URL may come from a stranger's descriptor or run.
-
-    Raises:
-        ValueError: it is one, in words that end a line on the URL.
-    """
-    scheme = url.partition(":")[0].lower()
-    if "::" in url or scheme in WRAPPERS:
-        raise ValueError("file systems inside others, such as chains (::), archives and references, are not opened")
-
-
-def other_store(url: str) -> tuple[Any, str]:
-    """fsspec's file system of a URL, and the path in it.
-
-    Raises:
-        ValueError, ImportError, OSError: none answers to it, or it is one that wraps others.
-    """
-    from fsspec.core import url_to_fs
-
-    require_no_wrapper(url)
-    files, path = url_to_fs(url)
-    return files, path
 
 
 def cause(error: BaseException) -> str:

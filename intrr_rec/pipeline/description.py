@@ -6,14 +6,14 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from intrr_rec.config import Section
-from intrr_rec.errors import ConfigError, instead
+from intrr_rec.errors import ConfigError
 from intrr_rec.io.places import url_of
 from intrr_rec.io.storage import Location, below, location
 from intrr_rec.io.stores.staging import require_store
-from intrr_rec.io.yaml_text import parse_yaml, read_text
+from intrr_rec.pipeline.described import read_described, seen_from
 
 StageName = Literal["prepare", "embed", "index", "train", "evaluate", "export", "promote"]
 Option = str | int | float | bool | list[str]
@@ -121,36 +121,18 @@ def load_pipeline(path: Path) -> Pipeline:
     Raises:
         ConfigError: cannot be read, an unknown or missing key, or a value that does not fit.
     """
-    try:
-        tree = parse_yaml(read_text(path))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); correct the path") from None
-    except ValueError as error:
-        raise ConfigError(f"{path}: is not valid YAML ({error})") from None
-    try:
-        pipeline = Pipeline.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError("; ".join(_explain(item, path) for item in error.errors())) from None
-    at = path.absolute().parent
+    pipeline = read_described(path, Pipeline, {"jobs": Ask, "embed": Embed, "daily": Daily})
 
     def seen(found: Path) -> Location:
-        return url_of(found) or at / found
+        return seen_from(path, found)
 
     keys = ("work", "vectors", "items", "recipe", "records")
     named: dict[str, Any] = {key: seen(found) for key in keys if (found := getattr(pipeline, key))}
     if pipeline.records is None:
-        named["records"] = at / f"{path.stem}.jobs" if isinstance(named["work"], str) else named["work"]
+        named["records"] = (
+            path.absolute().with_name(f"{path.stem}.jobs") if isinstance(named["work"], str) else named["work"]
+        )
     if pipeline.daily is not None:
         inner = {key: seen(found) for key in ("registry", "rule") if (found := getattr(pipeline.daily, key))}
         named["daily"] = pipeline.daily.model_copy(update=inner)
     return pipeline.model_copy(update=named | {"interactions": tuple(map(seen, pipeline.interactions))})
-
-
-def _explain(item: Any, path: Path) -> str:
-    where = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        inner: dict[str, type[Section]] = {"jobs": Ask, "embed": Embed, "daily": Daily}
-        known = inner.get(str(item["loc"][0]), Pipeline) if len(item["loc"]) > 1 else Pipeline
-        return f"{path}: unknown key '{where}'{instead(str(item['loc'][-1]), known.model_fields)}"
-    where = f"'{where}': " if where else ""
-    return f"{path}: {where}{item['msg'].removeprefix('Value error, ')}"

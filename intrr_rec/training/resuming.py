@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from intrr_rec.config import Recipe, ShardingConfig, same_run
 from intrr_rec.distributed.planner.plan import optimizer_of
 from intrr_rec.errors import ArtefactError, ConfigError
+from intrr_rec.io.records import read_sealed
 from intrr_rec.runs.inputs import Inputs
 from intrr_rec.runs.run_files import CONFIG, INPUTS, PLAN_FIGURES, checkpoint_names
 from intrr_rec.runs.run_record import read_recipe, read_run_record
@@ -83,16 +83,18 @@ def _optimizer(way: str, config: ShardingConfig) -> str | None:
 
 
 def _planned_optimizer(table: str, out: Path) -> str:
-    """What trained it by the plan that was made for the run."""
+    """What trained it by the plan that was made for the run.
+
+    Raises:
+        ArtefactError: the plan is gone, was altered, or does not tell.
+    """
+    fix = f"put the file back, or resume with train.sharding.{table}=auto"
+    figures = read_sealed(out / PLAN_FIGURES, fix)
     try:
-        tables = json.loads((out / PLAN_FIGURES).read_text(encoding="utf-8"))["tables"]
-        (found,) = (each for each in tables if each["name"] == table)
+        (found,) = (each for each in (figures or {})["tables"] if each["name"] == table)
         return "the dense Adam" if found["sharding"] == "data_parallel" else str(found["optimizer"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ArtefactError(
-            f"{out}/{PLAN_FIGURES}: does not tell where table {table} lay, and train.sharding.{table} has changed from auto; put "
-            "the file back, or resume with auto"
-        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise ArtefactError(f"{out / PLAN_FIGURES}: does not tell where table {table} lay; {fix}") from None
 
 
 def _require_same_inputs(inputs: Inputs, out: Path) -> None:

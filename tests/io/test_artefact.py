@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from intrr_rec.errors import ArtefactError, PlaceError
 from intrr_rec.io import artefact, atomic, lock
-from intrr_rec.io.atomic import write_json, write_text
+from intrr_rec.io.atomic import write_text
 from intrr_rec.io.storage import Folder
 
 
@@ -389,20 +389,6 @@ def test_an_artefact_built_from_something_else_is_refused(tmp_path: Path) -> Non
         artefact.require_parent(tmp_path / "ids", ids, "dataset", tmp_path / "two", two)
     with pytest.raises(ArtefactError, match="was built from vectors nothing"):
         artefact.require_parent(tmp_path / "ids", ids, "vectors", tmp_path / "two", two)
-
-
-def test_a_text_file_survives_a_failed_rewrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "metrics.json"
-    write_json(path, {"recall": 1})
-
-    def fail(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patched, pytest.raises(PlaceError, match="disk is full"):
-        patched.setattr(os, "replace", fail)
-        write_json(path, {"recall": 2})
-    assert json.loads(path.read_text()) == {"recall": 1}
-    assert siblings(path) == ["metrics.json"]
 
 
 @settings(max_examples=20, deadline=None)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from intrr_rec.config import Recipe, Section, load_recipe
-from intrr_rec.errors import ConfigError, instead
+from intrr_rec.errors import ConfigError
 from intrr_rec.io.places import url_of
-from intrr_rec.io.storage import Location
-from intrr_rec.io.yaml_text import parse_yaml, read_text
+from intrr_rec.pipeline.described import read_described, seen_from
 from intrr_rec.pipeline.description import Ask, Option
 
 SEARCHED = ("model", "train", "evaluate")  # sections that a training job reads
@@ -101,25 +99,13 @@ def load_study(path: Path) -> Study:
     Raises:
         ConfigError: cannot be read, an unknown or missing key, a value that does not fit, or a setting that training does not read.
     """
-    try:
-        tree = parse_yaml(read_text(path))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); correct the path") from None
-    except ValueError as error:
-        raise ConfigError(f"{path}: is not valid YAML ({error})") from None
-    try:
-        study = Study.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError("; ".join(_explain(item, path) for item in error.errors())) from None
+    study = read_described(path, Study, {"search": Range, "prune": Prune, "job": Ask})
     if url_of(study.work):
         raise ConfigError(f"{path}: 'work': is a URL; the journal of a study needs a local or mounted folder")
-    at = path.absolute().parent
-
-    def seen(found: Path) -> Location:
-        return url_of(found) or at / found
-
     keys = ("work", "dataset", "semantic_ids", "vectors", "recipe")
-    study = study.model_copy(update={key: seen(found) for key in keys if (found := getattr(study, key)) is not None})
+    study = study.model_copy(
+        update={key: seen_from(path, found) for key in keys if (found := getattr(study, key)) is not None}
+    )
     _require_fitting(study, path)
     return study
 
@@ -141,13 +127,3 @@ def _require_value(study: Study, key: str, value: Value, path: Path) -> None:
 
 def _in_yaml(value: Value) -> str:
     return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip()
-
-
-def _explain(item: Any, path: Path) -> str:
-    where = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        inner: dict[str, type[Section]] = {"search": Range, "prune": Prune, "job": Ask}
-        known = inner.get(str(item["loc"][0]), Study) if len(item["loc"]) > 1 else Study
-        return f"{path}: unknown key '{where}'{instead(str(item['loc'][-1]), known.model_fields)}"
-    where = f"'{where}': " if where else ""
-    return f"{path}: {where}{item['msg'].removeprefix('Value error, ')}"
