@@ -19,6 +19,7 @@ from intrr_rec.io.registry import (
 from intrr_rec.serving.batch.histories import DatasetSource
 from intrr_rec.serving.batch.recommend import Options, recommend_all
 from intrr_rec.serving.bundle.bundle import Bundle
+from intrr_rec.serving.bundle.delta import write_delta
 from intrr_rec.serving.bundle.export import write_bundle
 from intrr_rec.training.trainer import train
 from intrr_rec.vectors.concat import concat_vectors, parse_parts
@@ -39,6 +40,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         Bundle.load(folder / "bundle"), DatasetSource(line.dataset, 0), folder / "recommendations", Options(k=3)
     )
     concat_vectors(line.dataset, folder / "vectors", parse_parts([f"a={line.vectors}"], ()), "float16")
+    train(recipe("train.epochs=1", "train.seed=1"), out=folder / "later", **line.inputs())
+    write_bundle(folder / "later", folder / "later-bundle")
+    write_delta(folder / "bundle", folder / "later-bundle", folder / "delta")
     registry, hash_ = folder / "registry", artefact.peek(folder / "bundle").content_hash
     shutil.copytree(folder / "bundle", bundle_place(registry, hash_))
     write_decision(registry, 1, {"candidate": hash_, "promoted": True, "reason": "nothing was served before"})
@@ -56,6 +60,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "dataset": line.dataset,
         "semantic_ids": line.semantic_ids,
         "bundle": folder / "bundle",
+        "bundle delta": folder / "delta",
         "recommendations": folder / "recommendations",
         "vectors": folder / "vectors",
         "checkpoint": folder / "run" / "checkpoints" / "best",

@@ -23,6 +23,7 @@ from intrr_rec.runs.records import read_results
 from intrr_rec.runs.run_record import read_recipe, read_run_record
 from intrr_rec.semantic_ids.artefact import SemanticIds
 from intrr_rec.serving.bundle.bundle import Bundle
+from intrr_rec.serving.bundle.delta import KIND as DELTA
 from intrr_rec.vectors.table import VectorTable
 
 SPLITS: tuple[Split, ...] = ("valid", "test")
@@ -46,6 +47,10 @@ def of_bundle(path: Path) -> str:
 
 def of_recommendations(path: Path) -> str:
     return repr(artefact.read(path, "recommendations"))
+
+
+def of_delta(path: Path) -> str:
+    return repr(artefact.read(path, DELTA))
 
 
 def of_vectors(path: Path) -> str:
@@ -91,6 +96,7 @@ OPENERS: dict[str, tuple[Callable[[Path], str], tuple[str, ...] | None]] = {
     "semantic_ids": (of_semantic_ids, None),
     "bundle": (of_bundle, None),
     "recommendations": (of_recommendations, None),
+    "bundle delta": (of_delta, None),
     "vectors": (of_vectors, None),
     "run.json": of_file("run.json", read_run_record),
     "config.yaml": of_file("config.yaml", read_recipe),

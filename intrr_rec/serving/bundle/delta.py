@@ -13,15 +13,16 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
 from typing import IO, Any, Literal
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors.torch import load, load_file, save, save_file
+from safetensors.torch import load_file, save, save_file
 
-from intrr_rec.errors import ArtefactError
+from intrr_rec.errors import ArtefactError, PlaceError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import Draft, Manifest, Opened, file_hash
 from intrr_rec.io.atomic import write_json
@@ -46,12 +47,14 @@ class _File(BaseModel):
     """How a file of the new bundle is made.
 
     Attributes:
+        size: its bytes.
         header: of a file of tensors whose rows are patched.
         begins: first byte of its tail; what stands before is the older file's.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
     how: Literal["same", "rows", "trie", "tail", "whole"]
+    size: int = Field(ge=0, le=1 << 50)
     header: str = ""
     begins: int = Field(0, ge=0)
 
@@ -120,63 +123,68 @@ def _apply(base: Path, delta: Path, opened: Opened, out: Path) -> None:
     new = record.bundle
     if set(record.files) != set(new.files):
         raise ArtefactError(f"{delta}: {RECORD} does not say how every file is made; {FIX}")
-    for name, file in record.files.items():
-        if file.how == "same" and file_hash(base / name) != new.files[name]:
-            raise ArtefactError(f"{base}: file {name} was altered after it was written; export the bundle whole")
+    out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    needed, free = sum(file.size for file in record.files.values()), shutil.disk_usage(out.absolute().parent).free
+    if needed > free:
+        raise PlaceError(f"{out}: the bundle takes {needed:,} bytes, and {free:,} are free; make room there")
     with artefact.writing(out, BUNDLE, new.config) as draft:
         draft.counts |= new.counts
         draft.parents |= new.parents
-        # A trie comes after the codes that it is of.
+        # A trie comes after the codes and settings that it is of.
         for name in sorted(record.files, key=lambda name: record.files[name].how == "trie"):
+            how = record.files[name].how
             _make_file(name, record.files[name], base, opened, draft.path)
-        for name, expected in new.files.items():
-            if record.files[name].how != "same" and file_hash(draft.path / name) != expected:
+            if file_hash(draft.path / name) != new.files[name]:
+                if how == "same":
+                    raise ArtefactError(
+                        f"{base}: file {name} was altered after it was written; export the bundle whole"
+                    )
                 raise ArtefactError(f"{delta}: {name} does not come out as it was; {FIX}")
 
 
 def _write_file(name: str, base: Path, bundle: Path, before: Manifest, after: Manifest, folder: Path) -> _File:
+    size = (bundle / name).stat().st_size
     if before.files.get(name) == after.files[name]:
-        return _File(how="same")
+        return _File(how="same", size=size)
     if name == TRIE and _is_rebuilt(bundle, folder):
-        return _File(how="trie")
+        return _File(how="trie", size=size)
     if name.endswith(".safetensors") and name in before.files:
         changes = find_changes(base / name, bundle / name)
-        if bytes_of(changes) < WORTH * (bundle / name).stat().st_size:
+        if bytes_of(changes) < WORTH * size:
             _pack(io.BytesIO(save(changes)), folder / f"rows-{name}{PACKED}")
-            return _File(how="rows", header=Layout.read(bundle / name).text[8:].decode())
-    size = (bundle / name).stat().st_size
+            return _File(how="rows", size=size, header=Layout.read(bundle / name).text[8:].decode())
     begins = _common(base / name, bundle / name) if name in before.files else 0
-    if size - begins < WORTH * size:
-        with open(bundle / name, "rb") as file:
-            file.seek(begins)
-            _pack(file, folder / f"tail-{name}{PACKED}")
-        return _File(how="tail", begins=begins)
+    how: Literal["tail", "whole"] = "tail" if size - begins < WORTH * size else "whole"
+    begins = begins if how == "tail" else 0
     with open(bundle / name, "rb") as file:
-        _pack(file, folder / f"whole-{name}{PACKED}")
-    return _File(how="whole")
+        file.seek(begins)
+        _pack(file, folder / f"{how}-{name}{PACKED}")
+    return _File(how=how, size=size, begins=begins)
 
 
 def _make_file(name: str, file: _File, base: Path, opened: Opened, folder: Path) -> None:
+    """Write a file of the new bundle, of no more bytes than the delta says that it has: what is packed may unpack to any number."""
+    made = folder / name
     if file.how == "same":
-        link_or_copy(base / name, folder / name)
+        link_or_copy(base / name, made)
     elif file.how == "trie":
-        _build_trie(folder, folder / name)
-    elif file.how == "tail":
-        shutil.copyfile(base / name, folder / name)
-        with open(folder / name, "r+b") as made:
-            made.truncate(file.begins)
-            made.seek(file.begins)
-            with _unpacked(opened, f"tail-{name}") as packed:
-                shutil.copyfileobj(packed, made, BLOCK)
-    elif file.how == "whole":
-        with open(folder / name, "wb") as made, _unpacked(opened, f"whole-{name}") as packed:
-            shutil.copyfileobj(packed, made, BLOCK)
-    else:
+        _build_trie(folder, made)
+    elif file.how == "rows":
         text = file.header.encode()
         header = len(text).to_bytes(8, "little") + text
-        with _unpacked(opened, f"rows-{name}") as packed:
-            changes = load(packed.read(2 * Layout.parse(header, name).size + LARGEST_HEADER))
-        apply_changes(base / name, header, changes, folder / name)
+        if Layout.parse(header, name).size != file.size:
+            raise ArtefactError(f"{opened.folder.place}: {RECORD} tells two sizes of {name}; {FIX}")
+        rows = folder / f"rows-{name}"
+        _unpack(opened, rows.name, rows, file.size + LARGEST_HEADER)
+        apply_changes(base / name, header, load_file(rows), made)
+        rows.unlink()
+    else:
+        if file.begins:
+            if not file.begins <= min(file.size, (base / name).stat().st_size):
+                raise ArtefactError(f"{opened.folder.place}: {name} begins as no file of {base}; {FIX}")
+            shutil.copyfile(base / name, made)
+            os.truncate(made, file.begins)
+        _unpack(opened, f"{file.how}-{name}", made, file.size - file.begins)
 
 
 def _pack(source: IO[bytes], target: Path) -> None:
@@ -184,8 +192,22 @@ def _pack(source: IO[bytes], target: Path) -> None:
         shutil.copyfileobj(source, packed, BLOCK)
 
 
-def _unpacked(opened: Opened, name: str) -> Any:
-    return pa.CompressedInputStream(opened.folder.open(f"{name}{PACKED}"), "zstd")
+def _unpack(opened: Opened, name: str, out: Path, most: int) -> None:
+    """Append what is packed to `out`.
+
+    Raises:
+        ArtefactError: it cannot be unpacked, or has more than `most` bytes.
+    """
+    packed = f"{name}{PACKED}"
+    try:
+        with pa.CompressedInputStream(opened.folder.open(packed), "zstd") as source, open(out, "ab") as file:
+            while data := source.read(BLOCK):
+                most -= len(data)
+                if most < 0:
+                    raise ArtefactError(f"{opened.folder.place}: {packed} holds more than {RECORD} says; {FIX}")
+                file.write(data)
+    except pa.ArrowException as error:
+        raise ArtefactError(f"{opened.folder.place}: {packed} cannot be unpacked ({error}); {FIX}") from None
 
 
 def _common(old: Path, new: Path) -> int:
