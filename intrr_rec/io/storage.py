@@ -79,7 +79,7 @@ class Descriptors:
             self.numbers[name] = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags)
 
     def __del__(self) -> None:
-        for number in self.numbers.values():
+        for number in vars(self).get("numbers", {}).values():  # none where Ctrl-C came before they were there
             os.close(number)
 
 
