@@ -56,3 +56,17 @@ def bucket(endpoint, monkeypatch):
     files = pafs.S3FileSystem(endpoint_override=endpoint, allow_bucket_creation=True)
     files.create_dir("bucket")
     return files
+
+
+@pytest.fixture(autouse=True)
+def threads_as_found():
+    """A test that leaves another number of threads changes the last bits of what the tests after it compute."""
+
+    def found():
+        torch = sys.modules.get("torch")
+        return (torch.get_num_threads() if torch else None, os.environ.get("OMP_NUM_THREADS"))
+
+    before = found()
+    yield
+    after = found()
+    assert before[1] == after[1] and before[0] in (None, after[0]), f"threads, and OMP_NUM_THREADS: {before} -> {after}"

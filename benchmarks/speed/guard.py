@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from benchmarks.speed.machine import describe
+from benchmarks.speed.machine import describe, threads
 from intrr_rec.config import Recipe, load_recipe
 from intrr_rec.data.loading.batch import Batch
 from intrr_rec.data.loading.collator import Collator
@@ -48,6 +48,7 @@ CASES = {
 log = logging.getLogger(__name__)
 
 
+@threads(1)
 def bench_guard(baseline: Path, *, record: bool, rounds: int = ROUNDS) -> bool:
     """Measure all cases; compare with `baseline` (JSON), or add this kind of processor to it. True where nothing is slower
     than it may be.
@@ -55,26 +56,21 @@ def bench_guard(baseline: Path, *, record: bool, rounds: int = ROUNDS) -> bool:
     Raises:
         ArtefactError: no baseline, or one of other cases.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with join_world() as world:
-            works = {name: _work(name, world) for name in CASES}
-            found = measure(works, rounds)
-            if record:
-                kinds = read_baseline(baseline) if baseline.is_file() else {}
-                kinds[_processor()] = {"machine": describe(world.device), "ratios": found}
-                write_json(baseline, {"kinds": kinds})
-                return True
-            kept = bound(read_baseline(baseline), _processor())
-            for _ in range(ATTEMPTS - 1):
-                slow = slower(found, kept)
-                if not slow:
-                    break
-                again = measure({name: works[name] for name in slow}, rounds)
-                found |= {name: min(found[name], ratio) for name, ratio in again.items()}
-    finally:
-        torch.set_num_threads(threads)
+    with join_world() as world:
+        works = {name: _work(name, world) for name in CASES}
+        found = measure(works, rounds)
+        if record:
+            kinds = read_baseline(baseline) if baseline.is_file() else {}
+            kinds[_processor()] = {"machine": describe(world.device), "ratios": found}
+            write_json(baseline, {"kinds": kinds})
+            return True
+        kept = bound(read_baseline(baseline), _processor())
+        for _ in range(ATTEMPTS - 1):
+            slow = slower(found, kept)
+            if not slow:
+                break
+            again = measure({name: works[name] for name in slow}, rounds)
+            found |= {name: min(found[name], ratio) for name, ratio in again.items()}
     _print(found, kept)
     return not slower(found, kept)
 

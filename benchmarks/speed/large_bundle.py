@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from benchmarks.speed.machine import describe
+from benchmarks.speed.machine import describe, threads
 from benchmarks.speed.page import row, write_section
 from benchmarks.speed.serving import serving_process
 from intrr_rec.io.atomic import write_json
@@ -141,6 +141,7 @@ def _section(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+@threads(1)
 def main() -> None:
     """Measure, print, and write the section."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -150,7 +151,6 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=None, help=f"a page whose section '{SECTION}' gets the figures")
     parser.add_argument("--out", type=Path, default=None, help="JSON of all figures")
     given = parser.parse_args()
-    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         found = measure(list(given.items), given.rounds, given.work or Path(scratch))
     found |= {"machine": describe(torch.device("cpu")), "date": f"{date.today():%Y-%m-%d}"}

@@ -9,6 +9,8 @@ import statistics
 import subprocess
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -34,6 +36,17 @@ class Gemm:
         torch.mm(self.a, self.b)
         synchronize(self.device)
         return 2 * len(self.a) ** 3 / (time.perf_counter() - started)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """So many threads for torch within the block, or within a function that this decorates; after it, as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def gemm_peak(device: torch.device) -> float:
@@ -106,8 +119,9 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def quiet() -> None:
-    """What the command line does for its own process: deprecations of torch and TorchRec are not the user's to fix."""
+def quiet(threads: int) -> None:
+    """Prepare a process of its own: deprecations of torch and TorchRec are not the user's to fix; so many threads for torch."""
+    torch.set_num_threads(threads)
     logging.basicConfig(level=logging.ERROR)
     logging.getLogger("torch").setLevel(logging.ERROR)
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)

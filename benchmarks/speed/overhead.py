@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.speed.machine import describe
+from benchmarks.speed.machine import describe, threads
 from benchmarks.speed.page import row, write_section
 from benchmarks.speed.ranks import batches
 from intrr_rec.config import Recipe
@@ -30,6 +30,7 @@ WARM_UP = 15
 SECTION = "overhead of a step"
 
 
+@threads(1)
 def bench_overhead(recipe: Recipe, *, rows: int, steps: int, out: Path, page: Path | None) -> dict[str, Any]:
     """Measure on one thread, print, write the figures to `out` (JSON) and a section of `page`.
 
@@ -38,7 +39,6 @@ def bench_overhead(recipe: Recipe, *, rows: int, steps: int, out: Path, page: Pa
         rows: of the catalogue.
         steps: measured; quartiles are reported.
     """
-    torch.set_num_threads(1)
     sizes = [*recipe.index.sizes, recipe.index.dedup_codes]
     rng = np.random.default_rng(recipe.train.seed)
     codes_IL = torch.from_numpy(np.stack([rng.integers(size, size=rows) for size in sizes], axis=1))

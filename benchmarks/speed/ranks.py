@@ -111,10 +111,9 @@ def _run(recipe: Recipe, rows: int, size: int, steps: int, threads: int) -> dict
 def _rank(
     recipe: Recipe, rows: int, rank: int, size: int, port: int, steps: int, threads: int, answer: Connection
 ) -> None:
-    quiet()
+    quiet(threads)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": str(threads)}
-    torch.set_num_threads(threads)
     rng = np.random.default_rng(recipe.train.seed)
     codes = [*recipe.index.sizes, recipe.index.dedup_codes]
     codes_IL = torch.from_numpy(np.stack([rng.integers(k, size=rows) for k in codes], axis=1))

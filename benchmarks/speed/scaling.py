@@ -59,10 +59,8 @@ def bench_scaling(recipe: Recipe, *, rows: Sequence[int], steps: int, threads: i
     sizes = []
     spawn = multiprocessing.get_context("spawn")
     for size in rows:
-        with ProcessPoolExecutor(1, mp_context=spawn, initializer=quiet) as process:
-            sizes.append(
-                process.submit(_measure, recipe, size, min(rows), steps, threads, out.absolute().parent).result()
-            )
+        with ProcessPoolExecutor(1, mp_context=spawn, initializer=quiet, initargs=(threads,)) as process:
+            sizes.append(process.submit(_measure, recipe, size, min(rows), steps, out.absolute().parent).result())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     machine = describe(device) | {"threads": threads, "date": f"{date.today():%Y-%m-%d}"}
     logging.getLogger("torchrec").setLevel(logging.ERROR)
@@ -79,9 +77,8 @@ def bench_scaling(recipe: Recipe, *, rows: Sequence[int], steps: int, threads: i
     return figures
 
 
-def _measure(recipe: Recipe, rows: int, smallest: int, steps: int, threads: int, scratch: Path) -> dict[str, Any]:
+def _measure(recipe: Recipe, rows: int, smallest: int, steps: int, scratch: Path) -> dict[str, Any]:
     """One size, by the batches of the smallest; `scratch` is a folder for a checkpoint of it."""
-    torch.set_num_threads(threads)
     codes = [*recipe.index.sizes, recipe.index.dedup_codes]
     rng = np.random.default_rng(recipe.train.seed)
     codes_IL = torch.from_numpy(np.stack([rng.integers(k, size=rows) for k in codes], axis=1))

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.speed.machine import describe
+from benchmarks.speed.machine import describe, threads
 from benchmarks.speed.page import row, write_section
 from benchmarks.speed.uncached import uncached_beam_search
 from intrr_rec.config import Recipe
@@ -56,6 +56,7 @@ PAPER = {
 }
 
 
+@threads(1)
 def compare_decoding(
     recipe: Recipe,
     *,
@@ -82,7 +83,6 @@ def compare_decoding(
         ConfigError: the page has no such section.
     """
     torch.manual_seed(0)
-    torch.set_num_threads(1)
     keep_freed_memory()
     small = _Catalogue(recipe, items)
     methods = {INTRR: small.intrr(users)}

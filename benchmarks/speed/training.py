@@ -250,13 +250,13 @@ def _tokens(run: Trainer, batch: Batch) -> int:
 
 def _memory(case: Case, recipe: Recipe, paths: Paths) -> dict[str, float]:
     """Peak memory of some steps, in a process of its own, beyond what the process held before the model was made."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=quiet) as process:
-        at_rest, peak = process.submit(_held, case, recipe, paths, torch.get_num_threads()).result()
+    spawn, threads = multiprocessing.get_context("spawn"), torch.get_num_threads()
+    with ProcessPoolExecutor(1, mp_context=spawn, initializer=quiet, initargs=(threads,)) as process:
+        at_rest, peak = process.submit(_held, case, recipe, paths).result()
     return {"at_rest_gb": at_rest, "peak_gb": peak, "model_and_step_gb": peak - at_rest}
 
 
-def _held(case: Case, recipe: Recipe, paths: Paths, threads: int) -> tuple[float, float]:
-    torch.set_num_threads(threads)
+def _held(case: Case, recipe: Recipe, paths: Paths) -> tuple[float, float]:
     for name in LAUNCHER:  # it has no peers to wait for
         os.environ.pop(name, None)
     with tempfile.TemporaryDirectory() as scratch, join_world() as world:

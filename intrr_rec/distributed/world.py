@@ -148,12 +148,13 @@ def join_world() -> Iterator[World]:
         return
     ranks = Ranks.from_environment()
     device = _device()
+    threads = torch.get_num_threads()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     else:
         # Spinning threads of two ranks on the same cores slow each other tenfold: each rank gets its share and no more.
         if "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // _local_size()))
+            torch.set_num_threads(max(1, threads // _local_size()))
         keep_freed_memory()
     backend = "nccl" if device.type == "cuda" else "gloo"
     store = meet(ranks, TIMEOUT)
@@ -164,6 +165,7 @@ def join_world() -> Iterator[World]:
         yield _world()
     finally:
         dist.destroy_process_group()
+        torch.set_num_threads(threads)
 
 
 def is_lost_rank(error: RuntimeError) -> bool:

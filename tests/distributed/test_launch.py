@@ -6,7 +6,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+from intrr_rec.distributed.world import join_world
 from intrr_rec.errors import ConfigError
 from intrr_rec.io.launcher import Ranks, patience
 
@@ -99,3 +101,18 @@ def test_ranks_that_come_late_are_waited_for():
     second = start(RANK="1", **env)
     first = start(RANK="0", **env)
     assert sorted(job.communicate(timeout=120)[0].strip() for job in (first, second)) == ["0 2", "1 2"]
+
+
+@pytest.mark.parametrize(("ranks_here", "within"), [("1", 4), ("2", 2), ("8", 1)])
+def test_ranks_of_a_host_share_the_threads_there_are_and_leave_as_many_as_before(ranks_here, within, monkeypatch):
+    """A program that uses the library computes with as many threads after a training as before it."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks_here)
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        with join_world():
+            assert torch.get_num_threads() == within
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)

@@ -12,7 +12,7 @@ from tests import tiny
 
 def test_a_size_is_measured(tmp_path):
     recipe = tiny.recipe("train.sharding.uid=row_wise")
-    found = _measure(recipe, rows=50, smallest=50, steps=2, threads=1, scratch=tmp_path)
+    found = _measure(recipe, rows=50, smallest=50, steps=2, scratch=tmp_path)
     assert (found["rows"], found["sharding"]) == (50, "row_wise")
     assert found["step_ms"] > 0 < found["start_seconds"]
     assert found["before_gb"] <= found["peak_gb"]
@@ -21,7 +21,7 @@ def test_a_size_is_measured(tmp_path):
 
 def test_a_size_that_does_not_fit_is_listed_with_the_line_that_refused_it(tmp_path):
     recipe = tiny.recipe("train.sharding.topology.memory_gb=0.003")
-    found = _measure(recipe, rows=10_000, smallest=50, steps=1, threads=1, scratch=tmp_path)
+    found = _measure(recipe, rows=10_000, smallest=50, steps=1, scratch=tmp_path)
     assert "row_wise over at least" in found["refused"] and "step_ms" not in found
 
 
