@@ -16,7 +16,9 @@ from intrr_rec.data.validate.findings import Finding
 from intrr_rec.data.validate.log_checks import FULL_TIME, MANY, row_of, scalar_of
 
 
-def order_events(con: duckdb.DuckDBPyConnection, split: TimeSplit | None = None, features: int = 0) -> None:
+def order_events(
+    con: duckdb.DuckDBPyConnection, split: TimeSplit | None = None, features: int = 0, *, marked: bool = False
+) -> None:
     """Make `steps`: every kept interaction with its place in the user's history, its neighbours, and what the split makes of it.
 
     `learnt` says that it is of the training part, `target` that it is the user's test target, `rival` is the full time of the
@@ -25,17 +27,27 @@ def order_events(con: duckdb.DuckDBPyConnection, split: TimeSplit | None = None,
     Args:
         split: at two moments; None: leave-one-out.
         features: how many columns of features the events have.
+        marked: whether events have a mark that says which of them may be targets (`prepare.targets`); if not, all may.
     """
     also = "".join(f"feature_{n}, " for n in range(features))
+    mark = "target" if marked else "1"
+    time_of_target = f"CASE WHEN {mark} = 1 THEN {FULL_TIME} END IGNORE NULLS"
     if split is None:
-        learnt, target, rival = "place < length - 1", "place = length", "before"
+        counted, rival = (
+            mark,
+            f"last_value({time_of_target}) OVER (history ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)",
+        )
+        learnt, target = "until <= greatest(of_user - 2, 0)", "until = of_user"
     else:
-        learnt, rival = f"time < {split.valid_from}", "after"
-        target = f"time >= {split.test_from} AND coalesce(time_before < {split.test_from}, false)"
+        counted = f"CASE WHEN time >= {split.test_from} THEN {mark} ELSE 0 END"
+        rival = f"first_value({time_of_target}) OVER (history ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING)"
+        learnt, target = f"time < {split.valid_from}", f"until = 1 AND time >= {split.test_from}"
+        target += " AND place > 1" if marked else f" AND coalesce(time_before < {split.test_from}, false)"
     con.execute(
-        f"CREATE TABLE steps AS SELECT *, {learnt} AS learnt, {target} AS target, {rival} AS rival FROM (SELECT user_id, item_id, "
+        f"CREATE TABLE steps AS SELECT *, {learnt} AS learnt, mark = 1 AND place > 1 AND {target} AS target FROM (SELECT user_id, item_id, "
         f"{also}time, nanos, lag(item_id) OVER history AS item_before, lag(time) OVER history AS time_before, lag({FULL_TIME}) OVER "
-        f"history AS before, lead({FULL_TIME}) OVER history AS after, row_number() OVER history AS place, count(*) OVER (PARTITION BY user_id) AS length FROM events "
+        f"history AS before, {rival} AS rival, row_number() OVER history AS place, count(*) OVER (PARTITION BY user_id) AS length, "
+        f"{mark} AS mark, sum({counted}) OVER history AS until, sum({counted}) OVER (PARTITION BY user_id) AS of_user FROM events "
         'WINDOW history AS (PARTITION BY user_id ORDER BY time, nanos, file, "row"))'
     )
 

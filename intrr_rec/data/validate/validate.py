@@ -114,9 +114,9 @@ def _examine(
             split = split_events(con, config)
         except DataError as error:
             yield Finding("split", "error", str(error))
-    split_checks.order_events(con, split, len(columns))
+    split_checks.order_events(con, split, len(columns), marked=bool(config.targets and columns))
     yield from checks.check_item_order(con)
-    if config.split == "leave_one_out" or split:
+    if (config.split == "leave_one_out" or split) and checks.scalar_of(con, "SELECT count(*) FROM steps WHERE target"):
         if has_time:
             yield from split_checks.check_ties(con, split)
         yield from split_checks.check_leakage(con, has_time, split)

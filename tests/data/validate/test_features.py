@@ -5,6 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from intrr_rec.config import PrepareConfig
+from intrr_rec.data.dataset import Dataset
+from intrr_rec.data.prepare.prepare import prepare_dataset
 from intrr_rec.data.validate.validate import examine
 from tests.data.features import rich
 
@@ -60,6 +62,33 @@ def test_targets_are_counted(tmp_path, targets, severity):
     liked = sum(rating >= targets["rating"]["at_least"] for rating in ratings)
     (found,) = told(tmp_path, rich.config(targets=targets), "targets")
     assert found.severity == severity and found.says.startswith(f"{liked} of 160 events")
+
+
+@pytest.mark.parametrize("split", ["leave_one_out", "global_time"])
+def test_the_targets_looked_at_are_those_of_the_dataset(tmp_path, split):
+    """Of 8 events a user those rated 3 and more are targets: often neither the last event nor the first after a moment."""
+    rich.write_tables(tmp_path)
+    rows = pq.read_table(tmp_path / "logs.parquet").to_pylist()
+    for n, row in enumerate(rows):  # half of the events are with one item, and times run on over the users
+        row["item_id"], row["timestamp"] = rows[0]["item_id"] if n % 2 else row["item_id"], 10**9 + n % 8 * 100 + n // 8
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "logs.parquet")
+    at = (10**9 + 300, 10**9 + 500) if split == "global_time" else None
+    config = rich.config(targets={"rating": {"at_least": 3}}, split=split, split_at=at)
+    prepare_dataset(
+        [tmp_path / "logs.parquet"],
+        tmp_path / "items.parquet",
+        tmp_path / "dataset",
+        config,
+        users=tmp_path / "users.csv",
+    )
+    dataset = Dataset.open(tmp_path / "dataset")
+    users, events = dataset.targets("test")
+    had = sum(
+        dataset.items_E[event] in dataset.items_E[dataset.offsets[user] : event]
+        for user, event in zip(users, events, strict=True)
+    )
+    found = told(tmp_path, config, "leakage")[0]
+    assert 0 < had < len(users) and found.says.startswith(f"{had} of {len(users)} test targets")
 
 
 def test_a_condition_that_no_event_can_meet_is_an_error_and_the_rest_is_still_looked_at(tmp_path):
