@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from intrr_rec.io.console import show_to_people
 from tests.learned import SEEDS, Learned
@@ -14,6 +15,8 @@ PLUGIN = str(Path(__file__).parent.parent / "examples" / "plugin")
 sys.path.insert(0, PLUGIN)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (PLUGIN, os.environ.get("PYTHONPATH"))))
 show_to_people()  # tests read what a person would
+settings.register_profile("any machine", deadline=None)  # a busy one is no fault of what is tested
+settings.load_profile("any machine")
 
 
 def pytest_generate_tests(metafunc):

@@ -276,6 +276,21 @@ def bench_attention(
     run(window or [64, 128, 256, 512, 1_024, 2_048, 4_096, 8_192], repeats, out)
 
 
+@bench.command("features")
+def bench_features(
+    out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
+    users: Annotated[int, typer.Option(min=50)] = 6_000,
+    items: Annotated[int, typer.Option(min=100)] = 5_000,
+    steps: Annotated[int, typer.Option(min=2, help="Of each model; their median is reported.")] = 30,
+    config: Config = None,
+    overrides: Overrides = None,
+) -> None:
+    """A training step with four features of events and six of items beside the same without, in turns."""
+    from benchmarks.speed.features import bench_features as run
+
+    run(recipe_of(config, overrides), users=users, items=items, steps=steps, out=out)
+
+
 @bench.command("ranks")
 def bench_ranks(
     out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],

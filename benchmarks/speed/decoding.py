@@ -22,7 +22,7 @@ from benchmarks.speed.machine import describe, synchronize
 from intrr_rec.config import Recipe
 from intrr_rec.data.loading.windows import Windows
 from intrr_rec.decoding.decode import decode
-from intrr_rec.decoding.ranker import FEATURES
+from intrr_rec.decoding.ranker import FITTED
 from intrr_rec.distributed.world import World, join_world
 from intrr_rec.errors import ConfigError, DataError
 from intrr_rec.evaluation.evaluator import Evaluator
@@ -94,12 +94,12 @@ def _decoding(inputs: Inputs, world: World) -> Callable[[int], object]:
     batch = evaluator.collate(full_windows(inputs)).to(world.device)
     catalogue_ID, settings = evaluator.catalogue(), inputs.recipe.evaluate
     neighbours = evaluator.neighbours
-    weight_F = None if neighbours is None else torch.ones(len(FEATURES), device=world.device)
+    fitted_X = None if neighbours is None else torch.ones(FITTED, device=world.device)
 
     def work(beam: int) -> object:
         allowed = evaluator.leaves.allow(None, batch.seen_items()[0]) if settings.exclude_seen else None
         asked = settings.model_copy(update={"beam": beam})
-        return decode(evaluator.model, batch, catalogue_ID, evaluator.trie, asked, allowed, neighbours, weight_F)
+        return decode(evaluator.model, batch, catalogue_ID, evaluator.trie, asked, allowed, neighbours, fitted_X)
 
     return work
 

@@ -101,12 +101,15 @@ def generate(
         list[str] | None,
         typer.Option(help="Feature that the next item depends on: action, context, item or user; may be repeated."),
     ] = None,
+    returns: Annotated[
+        str | None, typer.Option(help="How users return to items they had: soon, often, periodic or mixed.")
+    ] = None,
 ) -> None:
     """Write a synthetic catalogue, its vectors and its logs: streamed, so any size up to 10⁸ items fits in memory."""
     from intrr_rec.data.synthetic.generator import generate_logs
 
     sizes = {"n_users": users, "n_items": items, "events_per_user": events_per_user, "dimension": dimension}
-    generate_logs(out, **sizes, seed=seed, features=features, signals=signal or ())
+    generate_logs(out, **sizes, seed=seed, features=features, signals=signal or (), returns=returns)
 
 
 def fetch(

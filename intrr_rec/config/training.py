@@ -121,3 +121,8 @@ class EvaluateConfig(Section):
     batch_users: int = Field(
         256, ge=1, le=16777216, description="users a decode step; a small batch stays in the processor's cache"
     )
+
+    @property
+    def ranks_returns(self) -> bool:
+        """Whether items of the history are ranked by how often and how long ago they occur (`decoding/repeats.py`)."""
+        return self.rank_by == "path_dense_and_neighbours" and not self.exclude_seen

@@ -1,6 +1,6 @@
 """The one decode: histories → the best items of the catalogue, for every kind of model.
 
-Shape suffixes: B users, W places, I items, D width, V width of content vectors.
+Shape suffixes: B users, W places, I items, D width, V width of content vectors, X fitted numbers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def decode(
     settings: EvaluateConfig,
     allowed: Allowed | None = None,
     neighbours: NeighbourTable | None = None,
-    weight_F: Tensor | None = None,
+    fitted_X: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The best `settings.beam` items after each scored slot of the batch, best first.
 
@@ -48,13 +48,13 @@ def decode(
         settings: beam width and normalisation.
         allowed: what the users of the scored slots may get; None is everything.
         neighbours: where they are part of the ranking of an IntRR.
-        weight_F: fitted, where the settings ask for it.
+        fitted_X: what `Ranker` is fitted with, where the settings ask for it.
 
     Returns:
         `items_BW` dense item ids (-1 where a place is left empty) and `scores_BW`.
     """
     if model.decoded_by == "ran":
-        ranker, state_BD = ranking(cast(IntRR, model), batch, catalogue_ID, trie, neighbours, weight_F)
+        ranker, state_BD = ranking(cast(IntRR, model), batch, catalogue_ID, trie, neighbours, fitted_X)
         return ranker.rank(state_BD, batch, settings, allowed)
     return DECODERS[model.decoded_by](model, batch, catalogue_ID, trie, settings, allowed)
 
@@ -65,11 +65,11 @@ def ranking(
     catalogue_ID: Tensor | Shard | None,
     trie: PrefixTrie,
     neighbours: NeighbourTable | None = None,
-    weight_F: Tensor | None = None,
+    fitted_X: Tensor | None = None,
 ) -> tuple[Ranker, Tensor]:
     """What ranks the catalogue for an IntRR, and the user states of a batch that it ranks for."""
     rows = Rows(catalogue_ID) if isinstance(catalogue_ID, Tensor) else catalogue_ID
-    ranker = Ranker(RanSteps(model.ran, model.codebooks()), trie, model.dense, rows, neighbours, weight_F)
+    ranker = Ranker(RanSteps(model.ran, model.codebooks()), trie, model.dense, rows, neighbours, fitted_X)
     return ranker, scored_states(model, batch, catalogue_ID)
 
 

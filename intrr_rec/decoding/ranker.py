@@ -2,7 +2,7 @@
 
 It needs no tables, so evaluation and a bundle that left them behind rank by the same lines.
 
-Shape suffixes: B users, W places, I items, D width, F features.
+Shape suffixes: B users, W places, I items, D width, F features, R columns of repeats, X = F + 2·R fitted numbers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from intrr_rec.config import EvaluateConfig
 from intrr_rec.data.loading.batch import Batch
 from intrr_rec.decoding.beam import beam_search
 from intrr_rec.decoding.filters import Allowed
-from intrr_rec.decoding.repeats import REPEATS, SeenItems
+from intrr_rec.decoding.repeats import FITS, RETURNS, SeenItems
 from intrr_rec.decoding.shard import Shard
 from intrr_rec.models.dense_head import DenseHead
 from intrr_rec.models.embeddings.item_embeddings import Rows
@@ -24,7 +24,8 @@ from intrr_rec.models.neighbours import TERMS, NeighbourTable
 from intrr_rec.models.ran_decoder import Steps
 from intrr_rec.semantic_ids.trie import PrefixTrie
 
-FEATURES = ("dense", "path", *TERMS, *REPEATS)
+FEATURES = ("dense", "path", *TERMS, "returns", "seen")
+FITTED = len(FEATURES) + FITS * len(RETURNS)  # numbers that the ranking is fitted with
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Ranker:
         dense: the dense head of a model that has one.
         rows: item representations, or this rank's share of them, needed by the dense head.
         neighbours: of the catalogue, where they are part of the ranking.
-        weight_F: of the features that `candidates` gives, where they are fitted.
+        fitted_X: weights of the features that `candidates` gives, then those of repeats without and with times; where they are fitted.
     """
 
     ran: Steps
@@ -45,7 +46,7 @@ class Ranker:
     dense: DenseHead | None
     rows: Rows | Shard | None
     neighbours: NeighbourTable | None = None
-    weight_F: Tensor | None = None
+    fitted_X: Tensor | None = None
 
     def rank(
         self, state_BD: Tensor, batch: Batch, settings: EvaluateConfig, allowed: Allowed | None = None
@@ -76,8 +77,8 @@ class Ranker:
     ) -> tuple[Tensor, Tensor]:
         """What `rank` orders: distinct items `[B, W]` (-1 where a place is left empty) and their features `[B, W, F]`.
 
-        The features are the dense score and log P; then, with neighbours, their terms (`models/neighbours.py`: `TERMS`) and
-        what the history says of items it holds (`decoding/repeats.py`: `REPEATS`).
+        The features are the dense score and log P; then, with neighbours, their terms (`models/neighbours.py`: `TERMS`), and of items
+        of the history the log-odds of a return (`decoding/repeats.py`) and 1.
         """
         beam = beam_search(self.ran, self.trie, state_BD, settings.beam, settings.normalize, allowed)
         return self._features(state_BD, *beam, batch, settings, allowed)
@@ -85,8 +86,8 @@ class Ranker:
     def _weights(self, settings: EvaluateConfig) -> Tensor:
         if settings.rank_by == "path_and_dense":
             return self.trie.leaf_items.new_tensor([1.0, settings.path_weight], dtype=torch.float32)
-        assert self.weight_F is not None
-        return self.weight_F
+        assert self.fitted_X is not None
+        return self.fitted_X[: len(FEATURES)]
 
     def _features(
         self,
@@ -125,7 +126,9 @@ class Ranker:
         features = [self.dense.score(state_BD, candidate_BWD, items_BW, batch)[..., None]]
         features.append(log_p_BW.masked_fill(items_BW < 0, 0)[..., None])
         if around is not None and seen is not None:
-            features += [around.at(items_BW), seen.at(items_BW)]
+            assert self.fitted_X is not None
+            weight_2R = self.fitted_X[len(FEATURES) :].view(FITS, -1)
+            features += [around.at(items_BW), seen.scores(items_BW, weight_2R)]
         return items_BW, torch.cat(features, dim=-1)
 
 

@@ -24,11 +24,12 @@ from intrr_rec.data.loading.windows import IntArray, evaluation_windows
 from intrr_rec.data.popularity import falling_order
 from intrr_rec.decoding.decode import decode, ranking
 from intrr_rec.decoding.filters import Allowed, Leaves
-from intrr_rec.decoding.ranker import FEATURES
+from intrr_rec.decoding.ranker import FEATURES, FITTED
 from intrr_rec.decoding.shard import Shard
 from intrr_rec.distributed.planner.memory import GATHERED_ITEMS
 from intrr_rec.distributed.world import World
 from intrr_rec.evaluation.fit_ranking import fit_weights
+from intrr_rec.evaluation.fit_returns import fit_returns
 from intrr_rec.evaluation.metrics import RECALL_AT, as_means, metrics_by_user, target_rank
 from intrr_rec.models.base import Recommender
 from intrr_rec.models.embeddings.item_embeddings import Rows
@@ -88,7 +89,7 @@ class Evaluator:
         self.between = between
         self.users: UserEvents = inputs.dataset
         self.collate = inputs.collator(training=False)
-        self.weight_F: Tensor | None = None
+        self.fitted_X: Tensor | None = None
 
     def of_users(self, users: UserEvents) -> Evaluator:
         """The same ranking, by the weights and neighbours of the run's own dataset, of other users; every rank calls this.
@@ -97,7 +98,7 @@ class Evaluator:
             users: their events in the item numbers of the run.
         """
         if self.inputs.recipe.fits_ranking:
-            if self.weight_F is None:
+            if self.fitted_X is None:
                 self.use(None)
             assert self.neighbours is not None
         other = copy(self)
@@ -130,6 +131,11 @@ class Evaluator:
             return None, self.neighbours
         return inputs.calibration_U, self._neighbours(inputs.unlearned_U)
 
+    @cached_property
+    def _returns(self) -> Tensor:
+        """The weights of repeats, one set after the other; every rank asks for them at one point."""
+        return fit_returns(self.inputs, self.world).flatten().to(self.world.device)
+
     @torch.no_grad()
     def fit(self, *, on_all: bool = False) -> None:
         """Fit the weights of the ranking on validation items, where the recipe asks for it; every rank calls this.
@@ -144,28 +150,29 @@ class Evaluator:
         chosen_U, neighbours = (None, self.neighbours) if on_all else self._calibration
         was_training = self.model.training
         self.model.eval()
-        catalogue_ID = self.catalogue()
+        catalogue_ID, returns_X = self.catalogue(), self._returns
+        unfitted_X = torch.cat([returns_X.new_zeros(len(FEATURES)), returns_X])
         parts = []
         for batch in self._batches(split, chosen_U):
             moved = batch.to(self.world.device)
-            ranker, state_BD = ranking(cast(IntRR, self.model), moved, catalogue_ID, self.trie, neighbours)
+            ranker, state_BD = ranking(cast(IntRR, self.model), moved, catalogue_ID, self.trie, neighbours, unfitted_X)
             allowed = self._unseen(batch.user_S, split) if settings.exclude_seen else None
             parts.append((*ranker.candidates(state_BD, moved, settings, allowed), moved.target_S))
-        self.weight_F = fit_weights(parts, len(FEATURES), self.world).to(self.world.device)
+        self.fitted_X = torch.cat([fit_weights(parts, len(FEATURES), self.world).to(self.world.device), returns_X])
         self.model.train(was_training)
         if self.world.is_main:
-            log.info("weights of the ranking: %s", dict(zip(FEATURES, self.weights() or (), strict=True)))
+            log.info("weights of the ranking: %s", dict(zip(FEATURES, self.weights() or (), strict=False)))
 
     def weights(self) -> list[float] | None:
-        """The fitted weights, for a checkpoint's state; None where there are none."""
-        return None if self.weight_F is None else [round(weight, 6) for weight in self.weight_F.tolist()]
+        """The fitted numbers, for a checkpoint's state; None where there are none."""
+        return None if self.fitted_X is None else [round(weight, 6) for weight in self.fitted_X.tolist()]
 
     def use(self, weights: Sequence[float] | None) -> None:
         """Rank with the weights of a checkpoint's state; where it has none and the recipe asks for them, fit them."""
-        if weights is None:
-            self.fit(on_all=True)
+        if weights is None or len(weights) != FITTED:  # of another version's features
+            self.fit(on_all=weights is None)
         else:
-            self.weight_F = torch.tensor(weights, device=self.world.device)
+            self.fitted_X = torch.tensor(weights, device=self.world.device)
 
     def _batches(self, split: Split, chosen_U: NDArray[np.bool_] | None = None) -> Iterator[Batch]:
         """This rank's share of the users of a split, or of some of them."""
@@ -200,14 +207,14 @@ class Evaluator:
         dataset = self.inputs.dataset
         kept = self.inputs.recipe.keeps_catalogue(dataset.n_items, len(dataset.events))
         catalogue_ID = self.catalogue() if kept else None
-        if self.inputs.recipe.fits_ranking and self.weight_F is None:
+        if self.inputs.recipe.fits_ranking and self.fitted_X is None:
             self.use(None)
         neighbours = self.neighbours
         for batch in self._batches(split):
             moved = batch.to(self.world.device)
             allowed = self._unseen(batch.user_S, split) if settings.exclude_seen else None
             items_BW, scores_BW = decode(
-                self.model, moved, catalogue_ID, self.trie, settings, allowed, neighbours, self.weight_F
+                self.model, moved, catalogue_ID, self.trie, settings, allowed, neighbours, self.fitted_X
             )
             yield Ranked(batch.user_S, items_BW, scores_BW, moved.target_S)
         self.model.train(was_training)

@@ -175,7 +175,8 @@ class Inputs:
             items_E, times_E = np.empty(0, np.int64), None
         else:
             read = events or self.dataset
-            items_E, times_E = read.items_E, read.timestamps_E if model.reads_times else None
+            timed = model.reads_times or (not training and self.recipe.evaluate.ranks_returns)
+            items_E, times_E = read.items_E, read.timestamps_E if timed else None
         features = None
         if self.dataset.features is not None and self.space.columns:
             features = self.feature_reader
@@ -193,6 +194,15 @@ class Inputs:
             codes_IL=self.semantic_ids.codes_IL,
             features=features,
             weight_E=self.target_weights.whole() if training and not self.streams and self.target_weights else None,
+            told=model.reads_times,
+        )
+
+    def history_collator(self) -> Collator:
+        """Builds batches of items and times alone, to evaluate by."""
+        model, data = self.recipe.model, self.dataset
+        times_E = data.timestamps_E if self.recipe.evaluate.ranks_returns else None
+        return Collator(
+            data.items_E, model.window, None, model.align_average, times_E, with_targets=False, told=model.reads_times
         )
 
 

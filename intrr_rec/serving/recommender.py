@@ -27,6 +27,7 @@ from intrr_rec.serving.words import Features, numbers_of
 
 KEPT_MASKS = 16
 T = TypeVar("T")
+Times = Sequence[Sequence[int] | None]
 POPULAR_CHUNK = 1 << 16  # items, the most popular first, that filters are asked about together
 
 
@@ -75,7 +76,7 @@ class Recommender:
         k: int,
         beam: int | None = None,
         filters: Filters | Sequence[Filters] = NOTHING,
-        times: Sequence[Sequence[int]] | None = None,
+        times: Times | None = None,
         features: Sequence[Described] | None = None,
     ) -> list[Recommendation]:
         """The k best items of each user, fewer only where fewer are allowed.
@@ -86,7 +87,8 @@ class Recommender:
             k: items a user, at most `beam`.
             beam: W; None is the width the bundle was evaluated with.
             filters: for all users, or one a user.
-            times: seconds since 1970 of each event, and last the moment of the request; needed by a model that reads times.
+            times: seconds since 1970 of each event, and last the moment of the request; needed by a model that reads times. Where users
+                return to items they had, other rankings use them too; None of a history whose times are not known.
             features: what is known of each history, for a model that reads features; None: nothing.
 
         Raises:
@@ -108,7 +110,7 @@ class Recommender:
         k: int,
         beam: int | None = None,
         filters: Filters | Sequence[Filters] = NOTHING,
-        times: Sequence[Sequence[int]] | None = None,
+        times: Times | None = None,
         features: Sequence[Described] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """`recommend` as tensors on the CPU: dense ids `[B, k]` (-1 where a place is left empty) and scores."""
@@ -208,7 +210,7 @@ class Recommender:
     def states(
         self,
         histories: Sequence[Sequence[int]],
-        times: Sequence[Sequence[int]] | None = None,
+        times: Times | None = None,
         features: Sequence[Described] | None = None,
     ) -> Tensor:
         """h_u of each user, `[B, D]`; no history may be empty, and the rest is as in `recommend`.
@@ -224,7 +226,7 @@ class Recommender:
         histories: Sequence[Sequence[int]],
         filters: Sequence[Filters],
         beam: int,
-        times: Sequence[Sequence[int]] | None,
+        times: Times | None,
         features: Sequence[HistoryFeatures] | None,
     ) -> tuple[Tensor, Tensor]:
         batch = self._batch(histories, times, features)
@@ -238,17 +240,18 @@ class Recommender:
     def _batch(
         self,
         histories: Sequence[Sequence[int]],
-        times: Sequence[Sequence[int]] | None,
+        times: Times | None,
         features: Sequence[HistoryFeatures] | None,
     ) -> Batch:
-        read = times if self.bundle.settings.model.reads_times else None
+        told = self.bundle.settings.model.reads_times
+        read = times if told or self.bundle.settings.evaluate.ranks_returns else None
         read_features = None if features is None else (self.bundle.space, features)
-        return Batch.from_histories(histories, self.window, read, read_features).to(self.bundle.device)
+        return Batch.from_histories(histories, self.window, read, read_features, told=told).to(self.bundle.device)
 
     def _numbers(
         self,
         histories: Sequence[Sequence[int]],
-        times: Sequence[Sequence[int]] | None,
+        times: Times | None,
         features: Sequence[Described] | None,
     ) -> list[HistoryFeatures] | None:
         """The numbers of all histories; None of a model that reads no features, once it is known that none are named."""
@@ -331,7 +334,7 @@ class Recommender:
         self,
         histories: Sequence[Sequence[int]],
         filters: Sequence[Filters],
-        times: Sequence[Sequence[int]] | None,
+        times: Times | None,
         *,
         timed: bool = True,
     ) -> None:
@@ -348,7 +351,9 @@ class Recommender:
         if timed and times is None and self.bundle.reads_times and any(map(len, histories)):
             raise ConfigError("times: this model reads times; give those of each event and of the request")
         for user, (history, moments) in enumerate(zip(histories, times or (), strict=False)):
-            if len(moments) != len(history) + 1:
+            if moments is None and self.bundle.reads_times:
+                raise ConfigError(f"times: this model reads times; user {user} has none")
+            if moments is not None and len(moments) != len(history) + 1:
                 raise DataError(f"user {user}: {len(moments)} times for {len(history)} events and the request")
 
 

@@ -4,11 +4,18 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from intrr_rec.config import PrepareConfig
 from intrr_rec.data.dataset import Dataset
+from intrr_rec.data.loading.batch import Batch
 from intrr_rec.data.repeats import share_of_repeats
+from intrr_rec.data.synthetic.generator import World
+from intrr_rec.decoding.repeats import DAY, SeenItems
+from intrr_rec.distributed.world import join_world
+from intrr_rec.evaluation.fit_returns import fit_returns
 from intrr_rec.evaluation.results import evaluate_run
+from intrr_rec.runs.inputs import open_inputs
 from intrr_rec.training.trainer import train
 from tests import tiny
 
@@ -77,3 +84,20 @@ def test_the_ranking_learns_how_soon_people_come_back(again, tmp_path):
     assert filtered["test"]["recall@1"] < 0.1
     assert evaluate_run(out, [])["test"] == results["test"]
     assert json.loads((out / "results.json").read_text())["evaluate"]["exclude_seen"] is False
+
+
+def test_how_long_ago_counts_where_people_come_back_soon(tmp_path):
+    """In these logs of sessions an item comes back within hours or not at all; how many events lie between says little."""
+    log = World(n_items=ITEMS, seed=0, events_per_user=20, dimension=4, returns="soon").interactions(np.arange(USERS))
+    events = {name: log[name].to_numpy() for name in log.column_names}
+    line = tiny.line_of(
+        tmp_path, events, ITEMS, PrepareConfig(k_core=1, time_column="timestamp"), np.random.default_rng(0)
+    )
+    recipe = tiny.recipe(*BEST, "evaluate.exclude_seen=null")
+    inputs = open_inputs(recipe, line.dataset, line.semantic_ids, line.vectors)
+    with join_world() as world:
+        weight_2R = fit_returns(inputs, world)
+    history, times = [7, 8, 9], [[0, 100, 200, 200], [0, 3 * DAY, 3 * DAY + 100, 3 * DAY + 100], None]
+    seen = SeenItems.of(Batch.from_histories([history] * 3, 8, times, told=False))
+    soon, late, unknown = seen.scores(torch.tensor([[7]] * 3), weight_2R)[:, 0, 0].tolist()
+    assert soon > unknown > late and soon > late + 2

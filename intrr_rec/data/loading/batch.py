@@ -23,6 +23,7 @@ from intrr_rec.data.loading.features import BatchFeatures, HistoryFeatures
 from intrr_rec.data.loading.negatives import Candidates
 from intrr_rec.data.loading.windows import IntArray
 
+UNTIMED = -(1 << 62)  # in place of the moment of a request whose history has no times
 SHORT_BLOCK = 128  # slots of a block of short histories, where the window is longer
 
 
@@ -32,8 +33,9 @@ class Layout:
 
     Attributes:
         owner_CN: which of the batch's histories a slot belongs to; -1 is padding.
-        event_time_CN: when the slot's event happened, int64 seconds; None where the model does not read times.
-        request_time_CN: when the event after it happened, the moment its prediction is asked for; int64 seconds, or None.
+        event_time_CN: when the slot's event happened, int64 seconds; None where neither model nor ranking reads times.
+        request_time_CN: when the event after it happened, the moment its prediction is asked for; where the model does not read
+            times, when the slot's own event did; int64 seconds, or None.
     """
 
     owner_CN: Tensor
@@ -99,16 +101,20 @@ class Batch:
         cls,
         histories: Sequence[Sequence[int]],
         window: int,
-        times: Sequence[Sequence[int]] | None = None,
+        times: Sequence[Sequence[int] | None] | None = None,
         features: tuple[Space, Sequence[HistoryFeatures]] | None = None,
+        *,
+        told: bool = True,
     ) -> Batch:
         """Histories to rank after, without targets: `scored_S` is the last slot of each, in the order given.
 
         Args:
             histories: dense item ids, the oldest first, none empty; of a longer one than N the newest are read.
             window: N.
-            times: seconds of each event, and last those of the request; for a model that reads times.
+            times: seconds of each event, and last those of the request; for a model or ranking that reads times. None of a history
+                whose times are not known.
             features: the columns that a model reads, and the numbers of each history; None of a model that reads none.
+            told: whether the moment of the request is read; if not, it counts as that of the newest event.
         """
         newest = [np.asarray(history[-window:], dtype=np.int64) for history in histories]
         length_B = np.array([len(items) for items in newest])
@@ -122,12 +128,12 @@ class Batch:
         per_slot = [owner_T]
         if times is not None:
             spans = [
-                np.asarray(moments, dtype=np.int64)[-len(items) - 1 :]
+                np.full(len(items) + 1, UNTIMED) if moments is None else np.array(moments)[-len(items) - 1 :]
                 for moments, items in zip(times, newest, strict=True)
             ]
             event_time_T, request_time_T = (np.full(len(item_T), spans[0][each]) for each in (0, 1))
             event_time_T[slot_E] = np.concatenate([span[:-1] for span in spans])
-            request_time_T[slot_E] = np.concatenate([span[1:] for span in spans])
+            request_time_T[slot_E] = np.concatenate([span[1:] if told else span[:-1] for span in spans])
             per_slot += [event_time_T, request_time_T]
         items_U, slot_T = np.unique(item_T, return_inverse=True)
         return cls(

@@ -62,12 +62,13 @@ class Collator:
         align_average: "items" gives each distinct item of the step the same weight in L_aln, "positions" weighs it by
             how often it occurs (IntRR Eq. 8 sums over items).
         candidates: draws negatives for a model with a sampled softmax; None leaves them out.
-        times_E: seconds of every event, for a model that reads times; None leaves them out of the layout.
+        times_E: seconds of every event, for a model or ranking that reads times; None leaves them out of the layout.
         with_targets: also lay out the event after each window, in blocks of N + 1 slots: a model that reads the codes of
             a target to predict its next code is taught with them in place. Such a model reads no times.
         codes_IL: Semantic IDs by dense item id, for batches that go to another device than they lie on; None leaves them out.
         features: reads the features of events, items and users, for a model that reads some.
         weight_E: what each event counts as a target, 0 where it is none; None: all count the same.
+        told: whether the moment of a prediction is that of its target; if not, it is that of the event before.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Collator:
         codes_IL: Tensor | None = None,
         features: FeatureReader | None = None,
         weight_E: NDArray[np.float32] | None = None,
+        told: bool = True,
     ) -> None:
         assert not with_targets or times_E is None, "what follows a target may be another user's"
         self.items_E = items_E
@@ -95,6 +97,7 @@ class Collator:
         self.codes_IL = codes_IL
         self.features = features
         self.weight_E = weight_E
+        self.told = int(told)
 
     def over(
         self,
@@ -242,5 +245,7 @@ class Collator:
         return event_T, owner_T, scored_T
 
     def _layout(self, event_T: IntArray, owner_T: IntArray) -> Layout:
-        per_slot = [owner_T] if self.times_E is None else [owner_T, self.times_E[event_T], self.times_E[event_T + 1]]
+        per_slot = (
+            [owner_T] if self.times_E is None else [owner_T, self.times_E[event_T], self.times_E[event_T + self.told]]
+        )
         return Layout(*(torch.from_numpy(each_T.reshape(-1, self.slots)) for each_T in per_slot))

@@ -9,8 +9,8 @@ as long as the catalogue is ever held, and the rows do not depend on how they ar
   among which they drift. Nothing of this shows in vectors or texts;
 * popularity: Zipf-like over styles and over the items of a style.
 
-Logs may have features, and the next item may depend on each of them (`SIGNALS`): the style that follows a style is then another for
-each value. Where it does not, the values are drawn all the same and tell nothing.
+Logs may have features, and the next item may depend on each of them (`SIGNALS`): the style that follows a category is then another for
+each value. Where it does not, the values are drawn all the same and tell nothing. Users may return to items they had (`returns.py`).
 
 Shape suffixes: B rows of a block (items or users), T steps of a user's history, D width of a vector, S styles, H home
 styles.
@@ -45,6 +45,7 @@ from intrr_rec.data.synthetic.draws import (
     zipf,
 )
 from intrr_rec.data.synthetic.parts import progress_bar, write_parts
+from intrr_rec.data.synthetic.returns import RETURNS, Returns
 from intrr_rec.data.synthetic.words import ACTIONS, BRANDS, COLOURS, DEVICES, PLANS, SEASONS, SERIES, SIGNALS, TREE
 from intrr_rec.errors import ConfigError, instead
 from intrr_rec.io import artefact
@@ -92,6 +93,7 @@ def generate_logs(
     shard: int = 1 << 20,
     features: bool = False,
     signals: Sequence[str] = (),
+    returns: str | None = None,
 ) -> None:
     """Write the artefact "logs": `interactions/`, `items/` and `vectors/`, each a folder of `part-*.parquet`.
 
@@ -115,30 +117,19 @@ def generate_logs(
         features: also write features.
         signals: features that the next item depends on, of `SIGNALS`: the action of the last event, the device of the next one, the
             season of the last item, the plan of the user; any of them writes the features.
+        returns: how users return to items they had, of `RETURNS`; None: hardly ever.
 
     Raises:
         ConfigError: an argument out of range.
         ArtefactError: `out` holds something that is not a "logs" artefact.
     """
-    for name, value in (("users", n_users), ("shard", shard)):
-        if value < 1:
-            raise ConfigError(f"generate: {name} is {value}; give 1 or more")
+    _require_some(users=n_users, shard=shard)
     features = features or bool(signals)
-    world = World(
-        n_items=n_items,
-        seed=seed,
-        events_per_user=events_per_user,
-        dimension=dimension,
-        features=features,
-        signals=signals,
-    )
-    settings: dict[str, Any] = {
-        "users": n_users,
-        "items": n_items,
-        "seed": seed,
-        "events_per_user": events_per_user,
-    }
-    settings |= {"signals": [name for name in SIGNALS if name in signals]} if features else {}
+    sizes = {"n_items": n_items, "seed": seed, "events_per_user": events_per_user, "dimension": dimension}
+    world = World(**sizes, features=features, signals=signals, returns=returns)
+    settings: dict[str, Any] = {"users": n_users, "items": n_items, "seed": seed, "events_per_user": events_per_user}
+    settings |= {"signals": list(world.signals)} if features else {}
+    settings |= {"returns": returns} if returns else {}
     user_block = min(_BLOCK, max(1, 16 * _BLOCK // world.longest))
     with (
         artefact.writing(out, "logs", settings | {"dimension": dimension}) as draft,
@@ -151,6 +142,12 @@ def generate_logs(
             write_parts(draft.path / "users", n_users, shard, _BLOCK, world.users, advance)
         draft.counts.update(users=n_users, items=n_items, interactions=rows)
     log.info("%s: %d users, %d items, %d interactions", out, n_users, n_items, rows)
+
+
+def _require_some(**counts: int) -> None:
+    for name, value in counts.items():
+        if value < 1:
+            raise ConfigError(f"generate: {name} is {value}; give 1 or more")
 
 
 class World:
@@ -173,24 +170,28 @@ class World:
         dimension: int = 64,
         features: bool = False,
         signals: Sequence[str] = (),
+        returns: str | None = None,
     ) -> None:
         if not 1 <= n_items <= _MAX_ITEMS:
             raise ConfigError(f"generate: items is {n_items}; give 1 to {_MAX_ITEMS}")
-        for name, value in (("events_per_user", events_per_user), ("dimension", dimension)):
-            if value < 1:
-                raise ConfigError(f"generate: {name} is {value}; give 1 or more")
+        _require_some(events_per_user=events_per_user, dimension=dimension)
         if unknown := next((name for name in signals if name not in SIGNALS), None):
             raise ConfigError(f"generate: no signal '{unknown}'{instead(unknown, SIGNALS)}")
+        if returns is not None and returns not in RETURNS:
+            raise ConfigError(f"generate: no returns '{returns}'{instead(returns, RETURNS)}")
         self.n_items, self.dimension = n_items, dimension
         self.features, self.signals = features, tuple(name for name in SIGNALS if name in signals)
-        self.shortest = min(5, events_per_user)
+        self.returns, self.shortest = returns, min(5, events_per_user)
         self.longest = 2 * events_per_user - self.shortest
         self.n_styles = max(1, min(_MAX_STYLES, n_items // _SERIES_SIZE))
         self.n_series = max(1, n_items // self.n_styles // _SERIES_SIZE)
 
         root = np.array([seed % (1 << 64)], dtype=np.uint64)
-        streams = ("users", "popularity", "links", "successors", "tints", "shift", *_SCALES, "seasons", "paths")
-        self._keys = {name: hashed(root, number) for number, name in enumerate(streams)}
+        before, after = (
+            ("users", "popularity", "links", "successors", "tints", "shift"),
+            ("seasons", "paths", "returns"),
+        )
+        self._keys = {name: hashed(root, number) for number, name in enumerate((*before, *_SCALES, *after))}
         self._style_by_rank_S: Ints = np.argsort(
             hashed(self._keys["popularity"], np.arange(self.n_styles)), kind="stable"
         )
@@ -224,8 +225,7 @@ class World:
         position_B = self._position(ids_B)
         style_B, series_B, brand_B, colour_B = self._attributes(position_B)
         number = pc.cast(pa.array(position_B // self.n_styles + 1), pa.string())
-        names = self._names.take(pa.array(style_B))
-        paths = self._paths.take(pa.array(style_B))
+        names, paths = (words.take(pa.array(style_B)) for words in (self._names, self._paths))
         brands = pa.array(BRANDS).take(pa.array(brand_B))
         numbered = joined(names, " No. ", number)
         titles = joined(pa.array(COLOURS).take(pa.array(colour_B)), " ", numbered)
@@ -262,15 +262,14 @@ class World:
         spread = self.longest - self.shortest + 1
         length_B = self.shortest + (uniform(hashed(key_B, 0)) * spread).astype(np.int64)
         by_length = np.argsort(-length_B, kind="stable")  # so that the users still active at a step are a prefix
-        position_BT = np.full((len(users_B), self.longest), -1, dtype=np.int64)
-        position_BT[by_length] = self._walk(key_B[by_length], length_B[by_length])
-
         step_T = np.arange(self.longest)
         new_BT = starts_session(key_B[:, None], step_T)
         wait_BT = -np.log1p(-uniform(hashed(key_B[:, None], counter(step_T, 0, 1))))
         gap_BT = np.where(new_BT, _DAY / 4 + 9 * _DAY * wait_BT, 20 + 240 * wait_BT).astype(np.int64)
         start_B = _EPOCH + (uniform(hashed(key_B, 1)) * 730 * _DAY).astype(np.int64)
         time_BT = start_B[:, None] + np.cumsum(gap_BT, axis=1)
+        position_BT = np.empty_like(time_BT)
+        position_BT[by_length] = self._walk(key_B[by_length], length_B[by_length], time_BT[by_length])
 
         held_BT = step_T < length_B[:, None]
         columns = {
@@ -285,12 +284,17 @@ class World:
                 table = table.append_column(name, pa.array(words).take(pa.array(number_BT[held_BT])))
         return table
 
-    def _walk(self, key_B: Keys, length_B: Ints) -> Ints:
+    def _walk(self, key_B: Keys, length_B: Ints, time_BT: Ints) -> Ints:
         """Positions [B, T] of the histories of users sorted by falling length; -1 after the end."""
         position_BT = np.full((len(key_B), self.longest), -1, dtype=np.int64)
         home_BH = np.stack([self._popular_style(uniform(hashed(key_B, 2 + home))) for home in range(_HOMES)], axis=1)
+        returns = Returns(self.returns, self._keys["returns"], time_BT) if self.returns else None
         for step in range(int(length_B[0])):
-            rows = np.arange(np.count_nonzero(length_B > step))
+            active = int(np.count_nonzero(length_B > step))
+            rows = np.arange(active)
+            if returns is not None and step:
+                position_BT[:active, step] = returns.choose(key_B[:active], position_BT, step)
+                rows = rows[position_BT[:active, step] < 0]
             for attempt in range(ATTEMPTS):
                 phase = (step * _HOMES) // length_B[rows]
                 last = position_BT[rows, step - 1]
@@ -299,6 +303,8 @@ class World:
                 rows = rows[(position_BT[rows, :step] == drawn[:, None]).any(axis=1)]
                 if not rows.size:
                     break
+            if returns is not None:
+                returns.note(position_BT, step, active)
         return position_BT
 
     def _next(self, key_B: Keys, step: int, attempt: int, last_B: Ints, home_BH: Ints, phase_B: Ints) -> Ints:
@@ -341,7 +347,7 @@ class World:
         self, key_B: Keys, step: int, last_B: Ints, chosen_B: Ints, new_B: NDArray[np.bool_], act_B: Floats
     ) -> tuple[Ints, NDArray[np.bool_]]:
         """Styles [B] where the features that carry a signal have their say, and where they have had it."""
-        path_B = last_B % self.n_styles
+        path_B = last_B % self.n_styles % _LEAVES
         values = {
             "action": lambda: word(key_B, step - 1, _ACTION),
             "context": lambda: word(key_B, step, _DEVICE),
@@ -380,8 +386,8 @@ class World:
         own_brands = len(BRANDS) // len(TREE)
         draw_B = hashed(self._series_keys(style_B, series_B), 0) % np.uint64(own_brands)
         brand_B = style_B % len(TREE) * own_brands + draw_B.astype(np.int64)
-        colour_B = hashed(self._keys["tints"], position_B) % np.uint64(len(COLOURS))
-        return style_B, series_B, brand_B, colour_B.astype(np.int64)
+        colour_B = (hashed(self._keys["tints"], position_B) % np.uint64(len(COLOURS))).astype(np.int64)
+        return style_B, series_B, brand_B, colour_B
 
     def _series_keys(self, style_B: Ints, series_B: Ints) -> Keys:
         return hashed(self._keys["series"], style_B * self.n_series + series_B)

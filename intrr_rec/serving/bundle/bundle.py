@@ -39,7 +39,7 @@ from intrr_rec.config.time_units import TimeUnit
 from intrr_rec.data.features.space import Space
 from intrr_rec.data.raw.files import IdKind
 from intrr_rec.decoding.filters import Leaves
-from intrr_rec.decoding.ranker import FEATURES
+from intrr_rec.decoding.ranker import FITTED
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import Manifest, Opened
@@ -215,7 +215,7 @@ def _neighbours(path: Path, opened: Opened, settings: BundleSettings, device: to
     found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
     in_range = found == known and -1 <= int(tensors["items"].min()) <= int(tensors["items"].max()) < items
     in_range = in_range and _is_permutation(tensors["popular"])
-    weighted = not settings.model.kind_settings.learns or len(settings.ranking or ()) == len(FEATURES)
+    weighted = not settings.model.kind_settings.learns or len(settings.ranking or ()) == FITTED
     if not (in_range and weighted):
         raise ArtefactError(f"{path}: {NEIGHBOURS} is not of {items} items, or has no weights; export it again")
     return NeighbourTable(config, *(tensors[name].to(device) for name in known))

@@ -93,8 +93,8 @@ class Trained:
             item_ran = filled(lambda: Ran(levels, config.width, config.ran), "item_ran.", tensors, device)
             item_codebooks = _codebooks("item_codebook", tensors, settings)
         table = Rows(rows[VALUES], rows.get(SCALE))
-        weight_F = None if neighbours is None else torch.tensor(settings.ranking, device=device)
-        ranker = Ranker(RanSteps(ran, codebooks), trie, dense, table, neighbours, weight_F)
+        fitted_X = None if neighbours is None else torch.tensor(settings.ranking, device=device)
+        ranker = Ranker(RanSteps(ran, codebooks), trie, dense, table, neighbours, fitted_X)
         file = RowFile(path / GUIDANCE, opened.folder.open(GUIDANCE))
         features = read_rows(path, opened, space, config.width, device) if space.columns else None
         return cls(backbone, ranker, table, ran, codebooks, item_ran, item_codebooks, file, device, features)

@@ -44,10 +44,11 @@ LOOKED_AT = 1 << 16  # items whose Semantic IDs begin most like an item's: among
 
 @dataclass(frozen=True)
 class _Known:
-    """A request in dense ids: its known events, their times and last the request's, how many are unknown, and features."""
+    """A request in dense ids: its known events, their times and last the request's (None: it named none), how many are unknown, and
+    features."""
 
     history: list[int]
-    times: list[int]
+    times: list[int] | None
     unknown: int
     filters: Filters
     features: HistoryFeatures | None
@@ -186,7 +187,7 @@ class Backend:
             k,
             beam,
             [each.filters for each in known],
-            [each.times for each in known] if self.reads_times else None,
+            [each.times for each in known],
             [each.features for each in known if each.features is not None] or None,
         )
         return [
@@ -204,11 +205,13 @@ class Backend:
         ]
 
     def _translate(self, request: RecommendRequest) -> _Known:
-        given = request.times or [0] * len(request.history)  # without them no model reads them
+        given = request.times
+        if given is None and (self.reads_times or not request.history):
+            given = [0] * len(request.history)  # of another bundle that was served when it was asked
         dense = self.bundle.items.dense(map(str, request.items))
         places = [place for place, item in enumerate(dense) if item is not None]
         now = int(time.time()) if request.time is None else request.time
-        times = [*(given[place] for place in places), now]
+        times = None if given is None else [*(given[place] for place in places), now]
         return _Known(
             history=[item for item in dense if item is not None],
             times=times,
@@ -246,7 +249,7 @@ class Backend:
             known.history,
             beam,
             known.filters,
-            known.times if self.reads_times else None,
+            known.times,
             known.features,
         )
         return [[Prefix(codes=list(prefix.codes), log_p=prefix.score) for prefix in level] for level in levels]

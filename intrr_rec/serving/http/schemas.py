@@ -134,7 +134,8 @@ class RecommendRequest(Asked):
         description="feature → value for the event to predict, such as the action that is asked for",
     )
     timestamps: list[Seconds] | None = Field(
-        None, description="seconds since 1970 of each event; needed by models that read times, ignored by others"
+        None,
+        description="seconds since 1970 of each event; needed by models that read times, used by rankings of returns",
     )
     time: Seconds | None = Field(None, description="moment of the request, for such models; null: now")
     k: int = Field(10, ge=1, strict=True, description="items to recommend")

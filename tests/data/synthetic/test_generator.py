@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from intrr_rec.data.synthetic import generator
 from intrr_rec.data.synthetic.generator import World, generate_logs
+from intrr_rec.data.synthetic.returns import RETURNS
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.io import artefact
 
@@ -103,6 +104,28 @@ def test_the_style_that_follows_is_another_for_each_value(signal: str) -> None:
 def test_a_signal_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"generate: no signal 'acton'; did you mean 'action'\?"):
         small(tmp_path / "logs", signals=["acton"])
+
+
+def test_users_return_as_their_logs_say() -> None:
+    """Soon: within hours. Often: mostly to what they had most. Periodic: after days. Mixed: all of these, and some items never."""
+    shares, waits, favourites = {}, {}, {}
+    for kind in RETURNS:
+        log = World(n_items=500, seed=0, events_per_user=30, dimension=4, returns=kind).interactions(np.arange(300))
+        item, times, user = (column(log, name) for name in ("item_id", "timestamp", "user_id"))
+        had: dict[tuple[int, int], list[int]] = {}
+        found, most = [], []
+        for person, each, moment in zip(user.tolist(), item.tolist(), times.tolist(), strict=True):
+            past = had.setdefault((person, each), [])
+            if past:
+                found.append(moment - past[-1])
+                most.append(len(past) > 1)
+            past.append(moment)
+        shares[kind], waits[kind], favourites[kind] = len(found) / len(item), np.median(found) / 86_400, np.mean(most)
+    assert all(0.25 < share < 0.65 for share in shares.values()), shares
+    assert waits["soon"] < 0.1 and waits["periodic"] > 3
+    assert favourites["often"] > 0.7 > max(favourites["soon"], favourites["periodic"])
+    with pytest.raises(ConfigError, match=r"generate: no returns 'son'; did you mean 'soon'\?"):
+        World(n_items=500, seed=0, returns="son")
 
 
 def test_rows_do_not_depend_on_the_files_they_are_cut_into(tmp_path: Path) -> None:
