@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -203,11 +204,11 @@ async def measure(
 
 
 class Client:
-    """Keeps connections open and takes a free one for each request; opens one more where none is free."""
+    """Keeps connections open and takes the one that is free the longest, as a balancer does; opens one more where none is free."""
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._free: deque[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = deque()
         self._open = asyncio.Semaphore(MOST_CONNECTIONS)
 
     async def post(self, path: str, body: bytes) -> int:
@@ -231,7 +232,7 @@ class Client:
     def _idle(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
         """A free connection that the server has not closed meanwhile."""
         while self._free:
-            reader, writer = self._free.pop()
+            reader, writer = self._free.popleft()
             if not reader.at_eof():
                 return reader, writer
             writer.close()

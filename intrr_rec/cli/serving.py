@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -137,13 +138,24 @@ def serve(
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes any free one; the log says which.")] = 8765,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that answer, one a core; memory holds the bundle once.")
+    ] = 1,
+    socket: Annotated[int | None, typer.Option(hidden=True, help="Descriptor that a worker is handed.")] = None,
     config: Config = None,
     overrides: Overrides = None,
 ) -> None:
     """Answer requests from a bundle, with a page to look at; SIGHUP reads the bundle anew, SIGTERM ends in good order."""
     settings = recipe_of(config, overrides).serve
     require_artefact(bundle, "bundle")
+    if workers > 1 and socket is None:
+        from intrr_rec.serving.http.supervisor import supervise
+
+        settings.share(workers)
+        options = ["--host", host, "--workers", workers, *(("--config", config) if config else ()), *(overrides or ())]
+        again = [sys.executable, "-m", "intrr_rec", "serve", bundle, *options]
+        raise typer.Exit(supervise([str(word) for word in again], host, port, workers))
     with loading():
         from intrr_rec.serving.http.server import serve as run
 
-    run(bundle, host=host, port=port, settings=settings)
+    run(bundle, host=host, port=port, settings=settings, workers=workers, handed=socket)

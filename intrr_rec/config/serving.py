@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from intrr_rec.config.section import Section
+from intrr_rec.errors import ConfigError
 
 
 class ServeConfig(Section):
@@ -52,6 +53,22 @@ class ServeConfig(Section):
     follow_seconds: float = Field(
         5.0, gt=0, description="between two looks at a registry (`intrr promote`), whose current bundle is served"
     )
+
+    def share(self, workers: int) -> ServeConfig:
+        """What one of so many workers takes on, so that all of them together take on no more than these settings say.
+
+        Raises:
+            ConfigError: too little for each.
+        """
+        least = 16 * workers
+        if self.max_connections < least:
+            raise ConfigError(
+                f"--workers {workers}: needs serve.max_connections of at least {least}; give more, or fewer workers"
+            )
+        shared = {
+            name: max(1, getattr(self, name) // workers) for name in ("max_queue", "max_in_flight", "max_connections")
+        }
+        return self.model_copy(update=shared)
 
     def body_bytes(self) -> int:
         """The limit of a request's body in bytes."""

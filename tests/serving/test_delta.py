@@ -1,10 +1,9 @@
-"""A delta over a bundle makes the new bundle byte for byte, is a small part of it, and is promoted to a server under load."""
+"""A delta over a bundle makes the new bundle byte for byte, and is a small part of it; `test_registry.py` promotes one under load."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,6 @@ from intrr_rec.config import IndexConfig, PrepareConfig
 from intrr_rec.data.prepare.prepare import prepare_dataset
 from intrr_rec.errors import ArtefactError
 from intrr_rec.io import artefact
-from intrr_rec.promotion.promote import promote
 from intrr_rec.semantic_ids.build import build_semantic_ids
 from intrr_rec.semantic_ids.extend import extend_semantic_ids
 from intrr_rec.serving.bundle.bundle import Bundle
@@ -32,8 +30,6 @@ from intrr_rec.serving.recommender import Recommender
 from intrr_rec.training.trainer import train
 from tests import tiny
 from tests.promotion.days import make_days
-from tests.promotion.test_promote import LENIENT
-from tests.serving.process import serving
 
 ITEMS, NEW = 6_000, 60
 INDEX = IndexConfig(levels=2, codes=64, dedup_codes=64, iterations=3)
@@ -93,41 +89,6 @@ def test_a_delta_of_one_per_cent_more_items_is_small_and_makes_the_bundle(
     histories = [[1, 2, 3], [ITEMS + 5, 7]]
     answers = [Recommender(Bundle.load(place)).recommend(histories, 10) for place in (made, whole)]
     assert answers[0] == answers[1]
-
-
-@pytest.mark.slow
-def test_a_delta_is_promoted_under_load_and_one_over_another_bundle_is_refused(tmp_path: Path) -> None:
-    days, registry = make_days(tmp_path), tmp_path / "registry"
-    old, new = days.bundles
-    write_delta(old, new, tmp_path / "delta")
-    with pytest.raises(ArtefactError, match="holds no bundle; export it over one of these"):
-        promote(tmp_path / "delta", registry, days.line.dataset, LENIENT)
-    promote(old, registry, days.line.dataset, LENIENT)
-    write_delta(new, old, tmp_path / "back")
-    with pytest.raises(ArtefactError, match=r"is over bundle \w+, but .* holds \w+"):
-        promote(tmp_path / "back", registry, days.line.dataset, LENIENT)
-    hashes = [artefact.peek(bundle).content_hash for bundle in days.bundles]
-    with serving(registry, "serve.follow_seconds=0.1") as server:
-        codes: list[int] = []
-        ended = threading.Event()
-
-        def load() -> None:
-            while not ended.is_set():
-                codes.append(server.recommend(history=[1, 2, 3]).status)
-
-        threads = [threading.Thread(target=load) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        try:
-            promote(tmp_path / "delta", registry, days.line.dataset, LENIENT)
-            server.until(lambda: server.ask("GET", "/healthz").body["bundle"] == hashes[1])
-        finally:
-            ended.set()
-            for thread in threads:
-                thread.join()
-    assert len(codes) > 10 and set(codes) == {200}
-    assert not list((registry / "bundles").glob(".*"))
-    assert artefact.read(registry / "bundles" / hashes[1][:16], "bundle").content_hash == hashes[1]
 
 
 def test_a_file_that_begins_as_the_old_one_is_kept_as_its_tail(tmp_path: Path) -> None:

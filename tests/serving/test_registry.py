@@ -1,4 +1,4 @@
-"""A server of a registry follows its current bundle: promoted and rolled back under load, with no request failed."""
+"""A server of a registry follows its current bundle: promoted (as a delta) and rolled back under load, with no request failed."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from intrr_rec.errors import ArtefactError
 from intrr_rec.io import artefact
 from intrr_rec.io.registry import REGISTRY, bundle_place, read_registry, write_record
 from intrr_rec.promotion.promote import promote, roll_back
+from intrr_rec.serving.bundle.delta import write_delta
 from tests.promotion.days import make_days
 from tests.promotion.test_promote import LENIENT
 from tests.serving.process import serving
@@ -17,10 +19,16 @@ from tests.serving.process import serving
 
 @pytest.mark.slow
 def test_promotion_and_rollback_under_load(tmp_path: Path) -> None:
-    days, registry = make_days(tmp_path), tmp_path / "registry"
+    days, registry, delta = make_days(tmp_path), tmp_path / "registry", tmp_path / "delta"
     old, new = (artefact.peek(bundle).content_hash for bundle in days.bundles)
+    write_delta(*days.bundles, delta)
+    with pytest.raises(ArtefactError, match="holds no bundle; export it over one of these"):
+        promote(delta, registry, days.line.dataset, LENIENT)
     promote(days.bundles[0], registry, days.line.dataset, LENIENT)
-    with serving(registry, "serve.follow_seconds=0.2") as server:
+    write_delta(*reversed(days.bundles), tmp_path / "back")
+    with pytest.raises(ArtefactError, match=r"is over bundle \w+, but .* holds \w+"):
+        promote(tmp_path / "back", registry, days.line.dataset, LENIENT)
+    with serving(registry, "--workers", "2", "serve.follow_seconds=0.2") as server:
         codes: list[int] = []
         ended = threading.Event()
 
@@ -33,12 +41,14 @@ def test_promotion_and_rollback_under_load(tmp_path: Path) -> None:
             thread.start()
 
         def serves(content_hash: str) -> bool:
-            return server.ask("GET", "/healthz").body["bundle"] == content_hash
+            return server.figure(f'intrr_bundle{{hash="{content_hash}"}}') == 2
 
         try:
-            assert serves(old)
-            promote(days.bundles[1], registry, days.line.dataset, LENIENT)
+            server.until(lambda: serves(old))
+            promote(delta, registry, days.line.dataset, LENIENT)
             server.until(lambda: serves(new))
+            assert not list((registry / "bundles").glob(".*"))
+            assert artefact.read(bundle_place(registry, new), "bundle").content_hash == new
             roll_back(registry)
             server.until(lambda: serves(old))
             # What is promoted next is damaged on the disk: the old one goes on, and the server says so.
@@ -53,3 +63,4 @@ def test_promotion_and_rollback_under_load(tmp_path: Path) -> None:
             for thread in threads:
                 thread.join()
         assert len(codes) > 20 and set(codes) == {200}
+        assert server.stop() == 0

@@ -34,6 +34,7 @@ from intrr_rec.serving.http.schemas import (
     Reloaded,
     SearchResponse,
 )
+from intrr_rec.serving.http.team import Team
 
 PAGE = Path(__file__).parent / "page"
 PAGE_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
@@ -55,6 +56,7 @@ class Service:
         token: bearer token asked for; None asks nobody.
         hosts: host names answered to; None: all.
         local: whether only this machine can reach the server: then a reload needs no token.
+        team: the workers that this process is one of; None: it is the only one.
     """
 
     def __init__(
@@ -64,9 +66,10 @@ class Service:
         token: str | None = None,
         hosts: tuple[str, ...] | None = None,
         local: bool = True,
+        team: Team | None = None,
     ) -> None:
-        self.settings = settings
-        self.metrics = Metrics()
+        self.settings, self.team = settings, team
+        self.metrics = Metrics(team)
         self.draining = False
         self.background: set[asyncio.Task[None]] = set()
         self.may_reload = local or token is not None
@@ -74,7 +77,7 @@ class Service:
         def one_thread_for_all() -> None:
             torch.set_num_threads(settings.threads)
 
-        self.live = Live(load, self.metrics, one_thread_for_all)
+        self.live = Live(load, self.metrics, one_thread_for_all, team)
         self.batcher: Batcher[RecommendRequest, RecommendResponse] = Batcher(
             self.live.answer, settings, one_thread_for_all, self.metrics.observe_batch
         )
@@ -159,7 +162,7 @@ def _routes(service: Service) -> FastAPI:
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
         """Counters for Prometheus."""
-        return Response(service.metrics.text(), media_type=CONTENT_TYPE)
+        return Response(await _aside(live, service.metrics.text), media_type=CONTENT_TYPE)
 
     @app.post("/admin/reload", responses=_problems(403, 409))
     async def reload(request: Request) -> Reloaded:
@@ -169,7 +172,7 @@ def _routes(service: Service) -> FastAPI:
                 403, "a reload needs a bearer token, or a server bound to loopback and no page of another site"
             )
         try:
-            changed = await live.reload()
+            changed = await live.reload_all()
         except UserError as error:
             reason = without_places(str(error), live.current.bundle.path)
             raise HTTPException(409, f"the old bundle goes on: {reason}") from None

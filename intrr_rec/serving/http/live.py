@@ -6,16 +6,22 @@ import asyncio
 import gc
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 from intrr_rec.errors import ArtefactError, UserError
+from intrr_rec.io.lock import Lock
 from intrr_rec.serving.http.backend import Backend
 from intrr_rec.serving.http.courtesy import GiveWay
 from intrr_rec.serving.http.metrics import Metrics
 from intrr_rec.serving.http.schemas import RecommendRequest, RecommendResponse
+from intrr_rec.serving.http.team import Team
 
 log = logging.getLogger(__name__)
+LOOK_SECONDS = 0.1
+RELOAD_SECONDS = 50.0  # that one asks for a reload waits for the other workers; `intrr pipeline` waits a minute
 COLLECT_AFTER = (
     10_000,
     5,
@@ -30,11 +36,14 @@ class Live:
         load: reads the bundle from where it lies and tests it; raises UserError where it is not fit to serve.
         metrics: where reloads are counted.
         prepare: called once in the thread that loads.
+        team: the workers that this process is one of, where it is not the only one.
     """
 
-    def __init__(self, load: Callable[[], Backend], metrics: Metrics, prepare: Callable[[], None]) -> None:
+    def __init__(
+        self, load: Callable[[], Backend], metrics: Metrics, prepare: Callable[[], None], team: Team | None = None
+    ) -> None:
         self._load = load
-        self._metrics = metrics
+        self._metrics, self._team = metrics, team
         # Apart from the model's thread: one to look items up while the other reads and tests a newer bundle.
         self.aside = ThreadPoolExecutor(2, "aside", prepare)
         self._reloading = asyncio.Lock()
@@ -53,8 +62,26 @@ class Live:
             self._idle.set()
 
     def _load_beside(self) -> Backend:
-        with GiveWay(self._idle):
+        with Lock(self._team.turn, wait=True) if self._team else nullcontext(), GiveWay(self._idle):
             return self._load()
+
+    async def reload_all(self) -> bool:
+        """`reload` of every worker: first of this one, and of the others where it is fit to serve.
+
+        Raises:
+            UserError: also where one of the others refuses it, or has not done it in `RELOAD_SECONDS`.
+        """
+        changed = await self.reload()
+        if (team := self._team) is not None:
+            team.report(number := team.ask())
+            until = time.monotonic() + RELOAD_SECONDS
+            while not team.all_have(number):
+                if time.monotonic() > until:
+                    raise ArtefactError(
+                        f"after {RELOAD_SECONDS:.0f} s not every worker has read the new one; ask again"
+                    )
+                await asyncio.sleep(LOOK_SECONDS)
+        return changed
 
     async def reload(self) -> bool:
         """Read the bundle anew, test it and serve it from the next batch on; returns whether it is another one.

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.process_collector import ProcessCollector
+
+from intrr_rec.serving.http.processes import Processes
+from intrr_rec.serving.http.team import Team
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -14,19 +18,27 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
-    """The counters of one server, in a registry of their own: two servers in one process do not mix."""
+    """The counters of one server, in a registry of their own: two servers in one process do not mix.
 
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        r = self.registry
+    Args:
+        team: the workers whose counters are told as one; None: this process is the only one.
+    """
+
+    def __init__(self, team: Team | None = None) -> None:
+        self.registry = r = CollectorRegistry()
+        ProcessCollector(registry=r)
+        self._team, self._served = team, ""
         self.requests = Counter("intrr_requests", "Answers, by route and status.", ["route", "status"], registry=r)
         self.seconds = Histogram(
             "intrr_request_seconds", "From the first byte of a request to the last of its answer.", ["route"],
             buckets=_SECONDS, registry=r,
         )  # fmt: skip
-        self.in_flight = Gauge("intrr_requests_in_flight", "Requests being worked on.", registry=r)
-        self.waiting = Gauge("intrr_queue_length", "Requests waiting for the model.", registry=r)
+        self.in_flight = Gauge(
+            "intrr_requests_in_flight", "Requests being worked on.", registry=r, multiprocess_mode="livesum"
+        )
+        self.waiting = Gauge(
+            "intrr_queue_length", "Requests waiting for the model.", registry=r, multiprocess_mode="livesum"
+        )
         self.batch_size = Histogram("intrr_batch_size", "Requests answered together.", buckets=_SIZES, registry=r)
         self.wait_seconds = Histogram(
             "intrr_queue_seconds", "Time the first request of a batch waited.", buckets=_SECONDS, registry=r
@@ -41,7 +53,9 @@ class Metrics:
             "room: for a newer one.", ["reason"], registry=r,
         )  # fmt: skip
         self.reloads = Counter("intrr_reloads", "Reloads of the bundle, by outcome.", ["outcome"], registry=r)
-        self.bundle = Gauge("intrr_bundle", "1 for the bundle being served.", ["hash"], registry=r)
+        self.bundle = Gauge(
+            "intrr_bundle", "Processes that serve a bundle.", ["hash"], registry=r, multiprocess_mode="livesum"
+        )
 
     def observe_batch(self, size: int, waited: float, seconds: float) -> None:
         """Count a batch of the model."""
@@ -51,9 +65,16 @@ class Metrics:
 
     def serve(self, bundle_hash: str) -> None:
         """Name the bundle being served."""
-        self.bundle.clear()
+        if self._served:
+            self.bundle.labels(self._served).set(0)
         self.bundle.labels(bundle_hash).set(1)
+        self._served = bundle_hash
 
     def text(self) -> bytes:
-        """All of it, in Prometheus' text format."""
-        return generate_latest(self.registry)
+        """All of it, in Prometheus' text format; of several workers the sums."""
+        if self._team is None:
+            return generate_latest(self.registry)
+        together = CollectorRegistry()
+        MultiProcessCollector(together, str(self._team.folder))
+        together.register(Processes(self._team.supervisor))
+        return generate_latest(together)

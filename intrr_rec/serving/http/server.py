@@ -27,6 +27,8 @@ from intrr_rec.serving.http.app import Service
 from intrr_rec.serving.http.backend import Backend
 from intrr_rec.serving.http.connections import ACCEPTED_AT_ONCE, SECURITY_HEADERS, Connections, fit_to_open_files
 from intrr_rec.serving.http.guard import LOOPBACK, require_usable_token
+from intrr_rec.serving.http.supervisor import LOOK_SECONDS, bound
+from intrr_rec.serving.http.team import FOLDER, Team
 
 TOKEN_VARIABLE = "INTRR_TOKEN"
 # A client that does not read its answer does not keep the process alive for ever.
@@ -39,7 +41,9 @@ SWITCH_SECONDS = 0.0005
 log = logging.getLogger(__name__)
 
 
-def serve(bundle: Path, *, host: str, port: int, settings: ServeConfig) -> None:
+def serve(
+    bundle: Path, *, host: str, port: int, settings: ServeConfig, workers: int = 1, handed: int | None = None
+) -> None:
     """Serve a bundle until SIGTERM or SIGINT; SIGHUP reads it anew. Of a registry the current bundle is served and followed.
 
     The bearer token to ask for is the environment variable INTRR_TOKEN: command lines are for everybody to see.
@@ -48,7 +52,9 @@ def serve(bundle: Path, *, host: str, port: int, settings: ServeConfig) -> None:
         bundle: artefact written by `intrr export`, or a registry.
         host: to bind to. One that others can reach needs a token.
         port: 0 takes any free one; the log says which.
-        settings: batching and limits.
+        settings: batching and limits, of all workers together.
+        workers: how many serve, of whom this process is one.
+        handed: descriptor of the socket that they share; None where this process is the only one.
 
     Raises:
         ArtefactError: no bundle fit to serve.
@@ -58,28 +64,15 @@ def serve(bundle: Path, *, host: str, port: int, settings: ServeConfig) -> None:
     token, local = require_usable_token(os.environ.get(TOKEN_VARIABLE), TOKEN_VARIABLE), host in LOOPBACK
     if not local and token is None:
         raise ConfigError(f"--host {host}: others can reach it, so set a bearer token in {TOKEN_VARIABLE}")
-    settings = fit_to_open_files(settings)
+    settings = fit_to_open_files(settings.share(workers))
     keep_freed_memory()
     sys.setswitchinterval(SWITCH_SECONDS)
     load = partial(Backend.load, bundle, this_device())
-    with _bound(host, port) as listening:
-        service = Service(load, settings, token, LOOPBACK if local else None, local)
+    team = None if handed is None else Team(Path(os.environ[FOLDER]), workers)
+    with bound(host, port) if handed is None else socket.socket(fileno=handed) as listening:
+        service = Service(load, settings, token, LOOPBACK if local else None, local, team)
         follows = read_registry(location(bundle)) is not None
         asyncio.run(_serve(service, listening, bundle if follows else None))
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    # The protocol is named because asyncio sends small writes at once only where it is: an answer's second packet would
-    # otherwise wait for the client's delayed acknowledgement, 40 ms.
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-    except OSError as error:
-        listening.close()
-        raise ConfigError(f"--host {host} --port {port}: cannot be bound ({error.strerror}); choose others") from None
-    return listening
 
 
 async def _serve(service: Service, listening: socket.socket, registry: Path | None) -> None:
@@ -104,6 +97,8 @@ async def _serve(service: Service, listening: socket.socket, registry: Path | No
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload_soon, service)
     if registry is not None:
         service.background.add(asyncio.create_task(_follow(service, location(registry))))
+    if service.team is not None:
+        service.background.add(asyncio.create_task(_join(service, service.team)))
     await _Server(config, service).serve([listening])
     log.info("stopped; all that was accepted is answered")
 
@@ -164,6 +159,23 @@ async def _follow(service: Service, registry: Location) -> None:
         except UserError as error:
             wait = min(2 * wait, LONGEST_FOLLOW_SECONDS)
             log.warning("%s; looking again in %.0f s", error, wait)
+
+
+async def _join(service: Service, team: Team) -> None:
+    """Read the bundle anew when another worker has, and end where the process that started the workers is gone."""
+    team.report(team.done)
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)
+        if os.getppid() != team.supervisor:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        if (asked := team.asked()) > team.done:
+            refused = None
+            try:
+                await service.live.reload()
+            except UserError as error:
+                refused = str(error)
+            team.report(asked, refused)
 
 
 class _Server(uvicorn.Server):
