@@ -23,9 +23,9 @@ EVENT = 8  # bytes of a column
 FILTERS = 4  # bytes an item of the trie's file that only filters read
 OWN_ID = 16  # bytes an item, a guess: an id of 12 characters with its offset
 CONTENT = 2  # bytes a value: vectors are written as float16 by `intrr embed`
-# Products of an item's vector and a code that `intrr index` does a processor-second: 10⁷ vectors of 64, three levels of 256 codes, took
-# 491 (`python -m benchmarks.speed catalogue`).
-INDEX_RATE = 1.0e9
+# Products of an item's vector and a code that `intrr index` does a processor-second: 10⁷ vectors of 64, four levels of 256 codes, took
+# 83 on two ranks (`python -m benchmarks.speed catalogue`).
+INDEX_RATE = 7.9e9
 
 
 @dataclass(frozen=True)
