@@ -28,7 +28,7 @@ class KindConfig(Section):
         uses_backbone: it reads `model.backbone`.
         passes_times: it hands the timestamps of events to its backbone, where that asks for them.
         exportable: `intrr export` can write a bundle of it.
-        ranks_by_path: it ranks by beam search in the RAN, so that few items' embeddings are needed at a time.
+        ranks_by_sid: it ranks by beam search in the RAN, so that few items' embeddings are needed at a time.
         managed_rows: its UID table may be of managed rows (`model.zch`).
         dense_head: `model.dense` puts a dense head beside its own decoder.
         draws_negatives: it is always trained with sampled negatives (`model.dense.negatives`).
@@ -39,7 +39,7 @@ class KindConfig(Section):
     uses_backbone: ClassVar[bool] = False
     passes_times: ClassVar[bool] = False
     exportable: ClassVar[bool] = False
-    ranks_by_path: ClassVar[bool] = False
+    ranks_by_sid: ClassVar[bool] = False
     managed_rows: ClassVar[bool] = False
     dense_head: ClassVar[bool] = False
     draws_negatives: ClassVar[bool] = False
@@ -60,7 +60,7 @@ class IntrrConfig(KindConfig):
     uses_backbone = True
     passes_times = True
     exportable = True
-    ranks_by_path = True
+    ranks_by_sid = True
     managed_rows = True
     dense_head = True
     reads_features = True

@@ -47,7 +47,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _dense_ranking_is_trained(self) -> Recipe:
-        if self.evaluate.rank_by != "path" and not (self.model.kind_settings.dense_head and self.model.dense.weight):
+        if self.evaluate.rank_by != "sid" and not (self.model.kind_settings.dense_head and self.model.dense.weight):
             raise ValueError(
                 f"evaluate.rank_by: {self.evaluate.rank_by} needs a model trained with model.dense.weight > 0"
             )
@@ -92,7 +92,7 @@ class Recipe(Section):
     @property
     def fits_ranking(self) -> bool:
         """Whether the ranking's weights are fitted (`evaluation/fit_ranking.py`)."""
-        return self.evaluate.rank_by == "path_dense_and_neighbours"
+        return self.evaluate.rank_by == "sid_dense_and_neighbours"
 
     def keeps_catalogue(self, items: int, events: int | None = None) -> bool:
         """Whether evaluation holds the token of every item: where the ranking asks for all of them, or they are few.
@@ -100,8 +100,8 @@ class Recipe(Section):
         Args:
             events: of the histories, where they are known: no more tokens than that are needed in place of the catalogue's.
         """
-        by_path = self.model.kind_settings.ranks_by_path and self.evaluate.rank_by == "path"
-        return items <= min(FEW_ITEMS, items if events is None else events) or not by_path
+        by_sid = self.model.kind_settings.ranks_by_sid and self.evaluate.rank_by == "sid"
+        return items <= min(FEW_ITEMS, items if events is None else events) or not by_sid
 
 
 def load_recipe(

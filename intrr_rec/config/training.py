@@ -61,7 +61,7 @@ class TrainConfig(Section):
         ge=0,
         lt=1,
         description="share of users whose last training event is not learned from, where evaluate.rank_by is "
-        "path_dense_and_neighbours: its weights are fitted on their validation items, before which an event was not learned "
+        "sid_dense_and_neighbours: its weights are fitted on their validation items, before which an event was not learned "
         "from, as in a test; 0: fitted on all users, and nothing is held out",
     )
     ema_decay: float | None = Field(
@@ -101,15 +101,15 @@ class EvaluateConfig(Section):
     normalize: Literal["trie", "global"] = Field(
         "trie", description="softmax over the valid children of a prefix, or over all K codes"
     )
-    rank_by: Literal["path", "path_and_dense", "path_dense_and_neighbours"] = Field(
-        "path",
+    rank_by: Literal["sid", "sid_and_dense", "sid_dense_and_neighbours"] = Field(
+        "sid",
         description="log P of an item's Semantic ID, or, for a model trained with `model.dense`, the dense score plus "
-        "`path_weight` times it, over the items of the beam; path_dense_and_neighbours: also the terms of "
+        "`sid_weight` times it, over the items of the beam; sid_dense_and_neighbours: also the terms of "
         "`model.neighbours`, whose best items join the pool, all with weights fitted at validation",
     )
     pool: Literal["beam", "beam_and_dense"] = Field(
         "beam",
-        description="what path_and_dense ranks: the items of the beam, or also the `beam` items of the best dense scores, "
+        description="what sid_and_dense ranks: the items of the beam, or also the `beam` items of the best dense scores, "
         "found by scoring the whole catalogue",
     )
     exclude_seen: bool | None = Field(
@@ -117,7 +117,7 @@ class EvaluateConfig(Section):
         description="leave the items of a user's whole history out of the ranking; null: as the log says, which is when fewer "
         "than one training event in 200 goes back to an item that its user had before",
     )
-    path_weight: float = Field(0.5, ge=0, description="of log P beside the dense score")
+    sid_weight: float = Field(0.5, ge=0, description="of log P beside the dense score")
     batch_users: int = Field(
         256, ge=1, le=16777216, description="users a decode step; a small batch stays in the processor's cache"
     )
@@ -125,4 +125,4 @@ class EvaluateConfig(Section):
     @property
     def ranks_returns(self) -> bool:
         """Whether items of the history are ranked by how often and how long ago they occur (`decoding/repeats.py`)."""
-        return self.rank_by == "path_dense_and_neighbours" and not self.exclude_seen
+        return self.rank_by == "sid_dense_and_neighbours" and not self.exclude_seen

@@ -24,7 +24,7 @@ from intrr_rec.models.neighbours import TERMS, NeighbourTable
 from intrr_rec.models.ran_decoder import Steps
 from intrr_rec.semantic_ids.trie import PrefixTrie
 
-FEATURES = ("dense", "path", *TERMS, "returns", "seen")
+FEATURES = ("dense", "sid", *TERMS, "returns", "seen")
 FITTED = len(FEATURES) + FITS * len(RETURNS)  # numbers that the ranking is fitted with
 
 
@@ -64,7 +64,7 @@ class Ranker:
         """
         beam = settings.beam
         items_BW, log_p_BW = beam_search(self.ran, self.trie, state_BD, beam, settings.normalize, allowed)
-        if settings.rank_by == "path":
+        if settings.rank_by == "sid":
             return items_BW, log_p_BW
         items_BW, feature_BWF = self._features(state_BD, items_BW, log_p_BW, batch, settings, allowed)
         score_BW = (feature_BWF @ self._weights(settings)).masked_fill(items_BW < 0, -torch.inf)
@@ -84,8 +84,8 @@ class Ranker:
         return self._features(state_BD, *beam, batch, settings, allowed)
 
     def _weights(self, settings: EvaluateConfig) -> Tensor:
-        if settings.rank_by == "path_and_dense":
-            return self.trie.leaf_items.new_tensor([1.0, settings.path_weight], dtype=torch.float32)
+        if settings.rank_by == "sid_and_dense":
+            return self.trie.leaf_items.new_tensor([1.0, settings.sid_weight], dtype=torch.float32)
         assert self.fitted_X is not None
         return self.fitted_X[: len(FEATURES)]
 
@@ -106,7 +106,7 @@ class Ranker:
             found_BW, found_score_BW = dense_best(self.dense, self.rows, state_BD, settings.beam, batch, allowed)
             pool.append(found_BW.masked_fill(found_score_BW == -torch.inf, -1))
         around = seen = None
-        if settings.rank_by == "path_dense_and_neighbours":
+        if settings.rank_by == "sid_dense_and_neighbours":
             assert self.neighbours is not None
             around = self.neighbours.around(batch)
             pool.append(

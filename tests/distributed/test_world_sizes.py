@@ -28,7 +28,7 @@ VARIANTS = {
         "model.dense.weight=1",
         "model.dense.negatives=8",
         "model.neighbours.kept=6",
-        "evaluate.rank_by=path_dense_and_neighbours",
+        "evaluate.rank_by=sid_dense_and_neighbours",
         "evaluate.pool=beam_and_dense",
     ),
     "flattened": ("model.kind=flattened",),

@@ -16,7 +16,7 @@ KINDS = {
     "neighbours": (
         "model.dense.weight=0.5",
         "model.dense.negatives=8",
-        "evaluate.rank_by=path_dense_and_neighbours",
+        "evaluate.rank_by=sid_dense_and_neighbours",
         "evaluate.pool=beam_and_dense",
         "evaluate.beam=10",
         "model.neighbours.kept=6",
@@ -25,7 +25,7 @@ KINDS = {
     "dense": (
         "model.dense.weight=0.5",
         "model.dense.negatives=8",
-        "evaluate.rank_by=path_and_dense",
+        "evaluate.rank_by=sid_and_dense",
         "evaluate.pool=beam_and_dense",
     ),
     "flattened": ("model.kind=flattened",),

@@ -120,7 +120,7 @@ def test_the_repeat_bias_learns_that_nobody_comes_back(model, events):
 def test_a_full_beam_ranked_by_both_is_the_catalogue_ranked_by_both(model, ranking):
     items_E, offsets, batch, trie, catalogue_ID, state_BD = ranking
     by_path, by_both = (
-        EvaluateConfig(beam=N_ITEMS + 5, rank_by=rank_by, path_weight=0.7) for rank_by in ("path", "path_and_dense")
+        EvaluateConfig(beam=N_ITEMS + 5, rank_by=rank_by, sid_weight=0.7) for rank_by in ("sid", "sid_and_dense")
     )
     items_BW, log_p_BW = decode(model, batch, catalogue_ID, trie, by_path)
     log_p_BI = torch.empty_like(log_p_BW[:, :N_ITEMS]).scatter_(1, items_BW[:, :N_ITEMS], log_p_BW[:, :N_ITEMS])
@@ -138,9 +138,9 @@ def test_a_full_beam_ranked_by_both_is_the_catalogue_ranked_by_both(model, ranki
 @torch.no_grad()
 def test_the_wider_pool_holds_the_beam_and_the_densest_items_each_once(model, ranking):
     items_E, offsets, batch, trie, catalogue_ID, state_BD = ranking
-    narrow = {"beam": 4, "rank_by": "path_and_dense"}
-    for path_weight in (0.0, 0.7):
-        settings = EvaluateConfig(**narrow, path_weight=path_weight, pool="beam_and_dense")
+    narrow = {"beam": 4, "rank_by": "sid_and_dense"}
+    for sid_weight in (0.0, 0.7):
+        settings = EvaluateConfig(**narrow, sid_weight=sid_weight, pool="beam_and_dense")
         items_BW, scores_BW = decode(model, batch, catalogue_ID, trie, settings)
         beam_BW, log_p_BW = decode(model, batch, catalogue_ID, trie, EvaluateConfig(beam=4))
         for row in range(len(items_BW)):
@@ -152,7 +152,7 @@ def test_the_wider_pool_holds_the_beam_and_the_densest_items_each_once(model, ra
                 score[item] = cosine / 0.2 + bias(model).item() * seen
             densest = sorted(score, key=score.__getitem__, reverse=True)[:4]
             beam = dict(zip(beam_BW[row].tolist(), log_p_BW[row].tolist(), strict=True))
-            pool = {i: score[i] + path_weight * beam.get(i, min(beam.values())) for i in {*beam, *densest}}
+            pool = {i: score[i] + sid_weight * beam.get(i, min(beam.values())) for i in {*beam, *densest}}
             expected = sorted(pool, key=pool.__getitem__, reverse=True)[:4]
             assert items_BW[row].tolist() == expected
             assert scores_BW[row].tolist() == pytest.approx([pool[item] for item in expected], rel=1e-4)
@@ -222,7 +222,7 @@ class Rank:
 def test_ranks_that_hold_shares_of_the_catalogue_rank_as_one_that_holds_it_all(model, events, ranking, ranks, denies):
     items_E, offsets = events
     *_, trie, catalogue_ID, state_BD = ranking
-    by_both = EvaluateConfig(beam=6, rank_by="path_and_dense", pool="beam_and_dense")
+    by_both = EvaluateConfig(beam=6, rank_by="sid_and_dense", pool="beam_and_dense")
     leaves, windows = Leaves.of(trie), evaluation_windows(offsets, WINDOW, 1)
     denied_BM = torch.randint(-1, N_ITEMS, (len(state_BD), 3), generator=torch.Generator().manual_seed(0))
 
@@ -248,4 +248,4 @@ def test_ranks_that_hold_shares_of_the_catalogue_rank_as_one_that_holds_it_all(m
 
 def test_ranking_by_a_loss_that_was_not_trained_is_refused():
     with pytest.raises(ConfigError, match=r"needs a model trained with model\.dense\.weight"):
-        load_recipe(None, ["evaluate.rank_by=path_and_dense"])
+        load_recipe(None, ["evaluate.rank_by=sid_and_dense"])

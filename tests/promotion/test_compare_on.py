@@ -66,7 +66,7 @@ def test_a_run_ranks_its_own_users_as_it_was_evaluated(kind: str, tmp_path: Path
         "neighbours": (
             "model.dense.weight=0.5",
             "model.dense.negatives=8",
-            "evaluate.rank_by=path_dense_and_neighbours",
+            "evaluate.rank_by=sid_dense_and_neighbours",
             "evaluate.pool=beam_and_dense",
             "model.neighbours.kept=6",
             "evaluate.exclude_seen=true",

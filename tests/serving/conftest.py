@@ -17,14 +17,14 @@ from tests.tiny import SMALL, Line, make_line
 
 T = TypeVar("T")
 CONFIGS = Path(__file__).parents[2] / "configs"
-DENSE = ("model.dense.weight=0.5", "model.dense.negatives=8", "evaluate.rank_by=path_and_dense")
+DENSE = ("model.dense.weight=0.5", "model.dense.negatives=8", "evaluate.rank_by=sid_and_dense")
 KINDS = {
     "path": (),
     "dense": DENSE,
     "widened": (*DENSE, "evaluate.pool=beam_and_dense", "evaluate.beam=10"),
     "neighbours": (
         *DENSE[:2],
-        "evaluate.rank_by=path_dense_and_neighbours",
+        "evaluate.rank_by=sid_dense_and_neighbours",
         "evaluate.beam=10",
         "model.neighbours.kept=6",
         "evaluate.exclude_seen=true",

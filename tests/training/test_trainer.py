@@ -53,7 +53,7 @@ BY_HEART = {
         "model.dense={weight: 1, negatives: 16}",
         "model.content=true",
         "model.uid_residual=true",
-        "evaluate.rank_by=path_and_dense",
+        "evaluate.rank_by=sid_and_dense",
         "evaluate.pool=beam_and_dense",
     ),
     "sasrec": ("train.learning_rate=0.003", "model.kind=sasrec", "model.sasrec.dropout=0", "model.sasrec.width=32"),

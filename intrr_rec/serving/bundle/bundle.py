@@ -147,7 +147,7 @@ class Bundle:
             raise ArtefactError(f"{path}: {CODES} is not of {len(settings.codes_per_level)} levels; export it again")
         trie = PrefixTrie.from_tensors(opened.mapped(TRIE), codes_IL).to(device)
         neighbours = None
-        if not learns or settings.evaluate.rank_by == "path_dense_and_neighbours":
+        if not learns or settings.evaluate.rank_by == "sid_dense_and_neighbours":
             neighbours = _neighbours(path, opened, settings, device)
         space = read_space(path, opened)
         grams = opened.mapped(SEARCH)[NAME_OF_GRAMS] if SEARCH in opened.manifest.files else None

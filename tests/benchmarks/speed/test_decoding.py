@@ -37,12 +37,12 @@ def test_two_recipes_are_timed_in_turns(line, tmp_path):
         "model.dense.negatives=8",
         "evaluate.pool=beam_and_dense",
     )
-    best = tiny.recipe(*words, "evaluate.rank_by=path_dense_and_neighbours", "evaluate.exclude_seen=true")
-    dense = tiny.recipe(*words, "evaluate.rank_by=path_and_dense")
+    best = tiny.recipe(*words, "evaluate.rank_by=sid_dense_and_neighbours", "evaluate.exclude_seen=true")
+    dense = tiny.recipe(*words, "evaluate.rank_by=sid_and_dense")
     out = tmp_path / "decoding.json"
     figures = bench_decoding(best, **line.inputs(), beams=(5,), repeats=3, out=out, against=dense)
     assert json.loads(out.read_text()) == figures
-    assert figures["against"]["evaluate"]["rank_by"] == "path_and_dense"
+    assert figures["against"]["evaluate"]["rank_by"] == "sid_and_dense"
     assert min(figures["against_milliseconds"]["5"], figures["ratio"]["5"]) > 0
 
 

@@ -70,7 +70,7 @@ def test_gpus_know_adam_and_may_keep_tables_on_the_host(optimizer, bytes_a_row, 
 
 
 def test_neighbours_cost_their_ids_and_terms_on_every_rank():
-    recipe = load_recipe(None, ["evaluate.rank_by=path_dense_and_neighbours", "model.dense.weight=1"])
+    recipe = load_recipe(None, ["evaluate.rank_by=sid_dense_and_neighbours", "model.dense.weight=1"])
     found = make_plan(model(MILLION), machines(ranks=4), recipe, training=True, group=None)
     per_item = recipe.model.neighbours.kept * (4 + 3 * 2)
     assert found.others["neighbours of items, in evaluation"].device == MILLION * per_item
