@@ -5,7 +5,9 @@
 torchrec's metadata names the CUDA build of fbgemm, which cannot be imported without a driver. So the closure comes from a lock,
 without resolving and with hashes: for CUDA where `nvidia-smi` works, else for the CPU.
 
-    python -m intrr_rec.install [cpu|cuda] [--print]     --print: only the path of the lock, beside which torch.txt lies
+    python -m intrr_rec.install [cpu|cuda] [EXTRA]... [--print]     --print: only the path of the lock, beside which torch.txt lies
+
+An extra is what some verbs need on top, such as `embed` for `intrr embed`.
 
 torch on a CPU: the default index serves a CUDA build alone. Set `TORCH_INDEX_URL` to the address that the PyTorch site names
 for CPU wheels, and torch alone is taken from there, and from nowhere else.
@@ -23,21 +25,25 @@ from intrr_rec.errors import ConfigError
 from intrr_rec.io.shipped import FOLDER
 
 STACKS = ("cpu", "cuda")
+EXTRAS = ("embed", "spark", "mlflow", "wandb", "tune")
 
 
 def main() -> int:
     """Install; 2 after a line that says what failed."""
     words = [word for word in sys.argv[1:] if word != "--print"]
-    if len(words) > 1 or not set(words) <= set(STACKS):
-        print("intrr_rec.install: say cpu or cuda, or nothing", file=sys.stderr)
+    stacks, extras = [word for word in words if word in STACKS], [word for word in words if word not in STACKS]
+    if len(stacks) > 1 or not set(extras) <= set(EXTRAS):
+        print(f"intrr_rec.install: say cpu or cuda, or nothing; then any of {', '.join(EXTRAS)}", file=sys.stderr)
         return 2
-    stack = words[0] if words else find_stack()
+    stack = stacks[0] if stacks else find_stack()
     lock = FOLDER / "requirements" / f"{stack}.txt"
     if "--print" in sys.argv:
         print(lock)
         return 0
     try:
         install(stack, lock)
+        for extra in extras:
+            _pip("--require-hashes", "-r", str(lock.parent / f"{extra}.txt"))
     except ConfigError as error:
         print(f"intrr_rec.install: {error}", file=sys.stderr)
         return 2

@@ -177,7 +177,9 @@ ABSENT = ("--dataset", "absent", "--semantic-ids", "absent", "--out", "out")
         ["evaluate", "absent"],
         ["export", "absent", "--out", "out"],
         ["recommend", "--bundle", "absent", "--events", "absent", "--out", "out"],
+        ["promote", "absent", "--over", "out", "--on", "absent"],
         ["serve", "absent"],
+        ["serve", "absent", "--workers", "2"],
     ],
     ids=lambda words: words[0],
 )
@@ -191,7 +193,7 @@ def test_what_only_looks_at_files_does_without_torch(words: list[str], tmp_path:
 
 
 @pytest.mark.slow
-def test_a_terminal_shows_that_training_has_begun_before_torch_is_there(tmp_path: Path) -> None:
+def test_a_terminal_and_a_log_show_that_training_has_begun_before_torch_is_there(tmp_path: Path) -> None:
     line = tiny.make_line(tmp_path)
     (tmp_path / "torch.py").write_text("raise SystemExit('torch is imported')\n")
     words = ["train", "--dataset", line.dataset, "--semantic-ids", line.semantic_ids, "--out", tmp_path / "run"]
@@ -206,8 +208,11 @@ def test_a_terminal_shows_that_training_has_begun_before_torch_is_there(tmp_path
         while part := os.read(ours, 4096):
             said += part
     started.wait(60)
-    assert b"loading PyTorch" in said, said
-    assert said.index(b"loading PyTorch") < said.index(b"torch is imported")
+    environment["PYTHONUNBUFFERED"] = "1"
+    piped = subprocess.run([sys.executable, "-m", "intrr_rec", *map(str, words)], env=environment, capture_output=True)
+    for shown in (said, piped.stderr):
+        assert b"loading PyTorch" in shown, shown
+        assert shown.index(b"loading PyTorch") < shown.index(b"torch is imported")
 
 
 @pytest.mark.parametrize(("typed", "whole"), [("intrr tra", "train"), ("intrr train --se", "--semantic-ids")])

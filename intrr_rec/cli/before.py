@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from intrr_rec.errors import ArtefactError
 from intrr_rec.io.console import console, shows_bars
 from intrr_rec.io.launcher import Ranks
+
+log = logging.getLogger(__name__)
 
 
 def require_artefact(place: Path | str, kind: str) -> None:
@@ -35,11 +39,24 @@ def require_run(place: Path) -> None:
     read_run_record(place)
 
 
+def require_vectors(place: Path | None) -> None:
+    """Refuse vectors that are not there.
+
+    Raises:
+        ArtefactError: nothing has this name.
+    """
+    if place is not None and not place.exists():
+        raise ArtefactError(f"{place}: does not exist; give --vectors a Parquet file or what `intrr embed` wrote")
+
+
 @contextmanager
 def loading() -> Iterator[None]:
-    """Show at a terminal that libraries are being loaded, for the length of the block; one rank alone does."""
-    if not shows_bars() or Ranks.from_environment().rank:
+    """Show that libraries are being loaded, at a terminal for the length of the block, in a log as a line; one rank alone does."""
+    if Ranks.from_environment().rank:
         yield
-        return
-    with console(stderr=True).status("loading PyTorch"):
+    elif shows_bars():
+        with console(stderr=True).status("loading PyTorch"):
+            yield
+    else:
+        log.info("loading PyTorch")
         yield

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from intrr_rec.cli.before import loading, require_artefact
+from intrr_rec.cli.before import loading, require_artefact, require_vectors
 from intrr_rec.cli.closing import beside, close, command
 from intrr_rec.cli.options import Config, DatasetDir, Out, Overrides, SemanticIdsDir, recipe_of
 
@@ -28,8 +28,10 @@ def embed(
     storage: Annotated[Literal["float16", "float32"], typer.Option(help="Type of the vectors on disk.")] = "float16",
 ) -> None:
     """Item texts → vectors artefact, by a sentence encoder; goes on where a killed run of the same job stopped."""
-    from intrr_rec.vectors.embed import DEFAULT_MODEL, EmbedSettings, embed_dataset
-    from intrr_rec.vectors.encoder import SentenceEncoder
+    require_artefact(dataset, "dataset")
+    with loading():
+        from intrr_rec.vectors.embed import DEFAULT_MODEL, EmbedSettings, embed_dataset
+        from intrr_rec.vectors.encoder import SentenceEncoder
 
     encoder = SentenceEncoder(model or DEFAULT_MODEL, precision)
     embed_dataset(dataset, out, encoder, EmbedSettings(text_column, batch, shard_rows, storage))
@@ -69,6 +71,7 @@ def index(
     """Item vectors → semantic ids artefact: codebooks, de-duplication digit, prefix trie, quality figures (Stage 1)."""
     settings = recipe_of(config, overrides).index
     require_artefact(dataset, "dataset")
+    require_vectors(vectors)
     if extend:
         require_artefact(extend, "semantic ids")
         with loading():

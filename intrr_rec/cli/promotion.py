@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from intrr_rec.cli.before import loading, require_artefact
 from intrr_rec.cli.closing import close, command
 
 
@@ -20,9 +21,13 @@ def promote(
     """Judge a bundle against the current one of a registry; make it the current one if the rule holds; write why."""
     from intrr_rec.config.promotion import load_rule
     from intrr_rec.io.storage import location
-    from intrr_rec.promotion.promote import promote as run
 
-    decision = run(candidate, location(over), location(on), load_rule(rule), seed)
+    judged_by = load_rule(rule)
+    require_artefact(on, "dataset")
+    with loading():
+        from intrr_rec.promotion.promote import promote as run
+
+    decision = run(candidate, location(over), location(on), judged_by, seed)
     if decision.get("promoted"):
         close(command("serve", location(over)), command("rollback", location(over)))
 

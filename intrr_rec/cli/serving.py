@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from intrr_rec.cli.before import loading, require_artefact, require_run
+from intrr_rec.cli.before import loading, require_artefact, require_run, require_vectors
 from intrr_rec.cli.closing import close, command
 from intrr_rec.cli.options import NEW_FILE, Config, Out, Overrides, Vectors, recipe_of
 from intrr_rec.errors import ConfigError
@@ -42,6 +42,7 @@ def export(
     if over and report:
         raise ConfigError("export: --report is of a whole bundle; leave --over or --report out")
     require_run(run)
+    require_vectors(vectors)
     if over:
         require_artefact(over, "bundle")
     with loading():

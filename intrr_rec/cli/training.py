@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from intrr_rec.cli.before import loading, require_artefact, require_run
+from intrr_rec.cli.before import loading, require_artefact, require_run, require_vectors
 from intrr_rec.cli.closing import close, command
 from intrr_rec.cli.options import (
     NEW_FILE,
@@ -42,6 +42,9 @@ def train(
     recipe, place = recipe_of(config, overrides), location(dataset)
     require_artefact(dataset, "dataset")
     require_artefact(semantic_ids, "semantic ids")
+    require_vectors(vectors)
+    if init_from:
+        require_run(init_from)
     with loading():
         from intrr_rec.training.trainer import train as run
 
@@ -63,10 +66,12 @@ def plan(
     overrides: Overrides = None,
 ) -> None:
     """Where the tables of a catalogue would lie on a cluster, and whether they fit: nothing is allocated or started."""
-    from intrr_rec.distributed.planner.dry_run import plan_ahead
+    recipe = recipe_of(config, overrides)
+    with loading():
+        from intrr_rec.distributed.planner.dry_run import plan_ahead
 
     plan_ahead(
-        recipe_of(config, overrides),
+        recipe,
         items=items,
         ranks=ranks,
         local_ranks=local_ranks,
@@ -144,10 +149,13 @@ def compare(
     """Compare test metrics of two runs, or two groups of seeds, by a paired bootstrap over users."""
     if on is not None:
         from intrr_rec.io.storage import location
-        from intrr_rec.promotion.compare_on import compare_on
 
         if against:
             raise ConfigError("compare --on: takes no --against; give every run or bundle as --run, the first is A")
+        require_artefact(on, "dataset")
+        with loading():
+            from intrr_rec.promotion.compare_on import compare_on
+
         compare_on(location(on), run, seed, out)
         return
     from intrr_rec.evaluation.compare import compare_runs

