@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # What each kind of feature is worth on logs whose next item depends on it, and on logs where it tells nothing.
-# Usage: [ITEMS=1000 CODES=32] benchmarks/features.sh WORK [SEED ...]; what is there in WORK is not made again. Figures: benchmarks/results/features.md.
+# Usage: [USERS=3000 ITEMS=3000 EVENTS=12 CODES=64 SIGNALS="action item"] benchmarks/features.sh WORK [SEED ...]; what is there in WORK
+# is not made again. Figures: benchmarks/results/features.md.
 set -euo pipefail
 work=$1
 shift
 seeds=("${@:-0}")
+signals=${SIGNALS:-action none context item user}
 export OMP_NUM_THREADS=1
 mkdir -p "$work"
 cat >"$work/features.yaml" <<'Y'
@@ -17,15 +19,16 @@ prepare:
 Y
 model=(model.hstu.layers=2 model.hstu.width=64 train.learning_rate=0.005 train.batch_users=128 train.epochs=8 evaluate.beam=20)
 for seed in "${seeds[@]}"; do
-    for signal in action none context item user; do
+    for signal in $signals; do
         at=$work/$signal
         if [ ! -e "$at/ids/manifest.json" ]; then
             carries=(--signal "$signal")
             [ "$signal" = none ] && carries=(--features)
-            intrr generate --out "$at/logs" --users 3000 --items "${ITEMS:-1000}" --dimension 32 "${carries[@]}"
+            intrr generate --out "$at/logs" --users "${USERS:-3000}" --items "${ITEMS:-3000}" --events-per-user "${EVENTS:-12}" \
+                --dimension 32 "${carries[@]}"
             intrr prepare --interactions "$at/logs/interactions" --items "$at/logs/items" --users "$at/logs/users" \
                 --out "$at/dataset" --config "$work/features.yaml"
-            intrr index --dataset "$at/dataset" --vectors "$at/logs/vectors" --out "$at/ids" index.codes="${CODES:-32}"
+            intrr index --dataset "$at/dataset" --vectors "$at/logs/vectors" --out "$at/ids" index.codes="${CODES:-64}"
         fi
         for features in with without; do
             words=("${model[@]}" train.seed="$seed")
@@ -36,7 +39,7 @@ for seed in "${seeds[@]}"; do
         done
     done
 done
-for signal in action none context item user; do
+for signal in $signals; do
     of=()
     for seed in "${seeds[@]}"; do
         of+=(--run "$work/$signal/with-$seed" --against "$work/$signal/without-$seed")

@@ -125,7 +125,8 @@ class IntRR(ItemRecommender):
             codebooks: what `self.codebooks()` gave; a RAN of the item side's own brings its own.
             features_UD: what the features of each item add up to, where it has some.
         """
-        return self.assign(items_U, self.guidance(items_U, content_UV, features_UD=features_UD), codebooks)
+        guidance_UD = self.guidance(items_U, content_UV, features_UD=features_UD)
+        return self.assign(items_U, guidance_UD, codebooks, features_UD)
 
     def guidance(
         self,
@@ -159,8 +160,13 @@ class IntRR(ItemRecommender):
         """What event, user and what is asked for add to each slot's item embedding, `[T, D]`; None where there are none."""
         return None if self.features is None or batch.features is None else self.features(batch.features)[0]
 
-    def assign(self, items_U: Tensor, guidance_UD: Tensor, codebooks: Sequence[Tensor]) -> ItemSide:
-        """`items` from guidance that is already there."""
+    def assign(
+        self, items_U: Tensor, guidance_UD: Tensor, codebooks: Sequence[Tensor], features_UD: Tensor | None = None
+    ) -> ItemSide:
+        """`items` from guidance that is already there.
+
+        What an item's features say is also added to E_i: the alignment of its mixture with its Semantic ID leaves hardly any room for it.
+        """
         ran = self.item_ran or self.ran
         codebooks = self.item_codebooks() if self.item_codebooks is not None else codebooks
         if self.config.item_side == "redistribution":
@@ -171,6 +177,8 @@ class IntRR(ItemRecommender):
             log_p = [F.log_softmax(level, dim=-1) for level in ran.teacher_forced(guidance_UD, codes_UL, codebooks)]
         if self.config.uid_residual:
             mixture_UD = mixture_UD + guidance_UD
+        elif features_UD is not None:
+            mixture_UD = mixture_UD + features_UD
         return ItemSide(mixture_UD, log_p)
 
     def represent(self, items_U: Tensor, content_UV: Tensor | None, features: BatchFeatures | None = None) -> Tensor:

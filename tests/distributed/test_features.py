@@ -10,12 +10,15 @@ from tests import tiny
 from tests.data.features import rich
 from tests.distributed.launch import train_all
 from tests.distributed.test_world_sizes import figures, worst
+from tests.distributed.worker import EXCHANGES
 
 TOLERANCE = 1e-5
 VARIANTS = {
     "data_parallel": ("train.sharding.uid=data_parallel",),
     "row_wise": ("train.sharding.uid=row_wise", "train.sharding.codebooks=table_wise"),
 }
+
+BLIND = {("blind", "2-2"): (), ("blind", "uid alone"): ("train.sharding.codebooks=data_parallel",)}
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,9 @@ def runs(line, tmp_path_factory):
         for variant in VARIANTS
         for sizes in ("2-2", "2-1")
     }
+    for name, also in BLIND.items():
+        found[name] = root / "-".join(name)
+        on_two[found[name]] = (*words("row_wise", 1), "model.features=[]", *also)
     train_all(root, line, on_two, world_size=2)
     train_all(root, line, {found["row_wise", "4-4"]: words("row_wise", 2)}, world_size=4)
     for variant in VARIANTS:
@@ -70,3 +76,10 @@ def test_four_ranks_too(runs):
 def test_one_plan_places_all_tables(runs):
     plan = (runs["row_wise", "2-2"] / "plan.json").read_text()
     assert '"features"' in plan and '"uid"' in plan
+
+
+def test_all_features_together_cost_no_more_exchanges_than_one_table(runs):
+    """All-to-alls of two ranks: ten features, of events, items and users, beside the codebooks, which are one table."""
+    taken = {name: int((runs[name] / EXCHANGES).read_text()) for name in (("row_wise", "2-1"), *BLIND)}
+    every, without, uid_alone = taken["row_wise", "2-1"], *(taken[name] for name in BLIND)
+    assert 0 < every - without <= without - uid_alone
