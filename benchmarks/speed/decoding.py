@@ -20,6 +20,7 @@ from rich.table import Table
 
 from benchmarks.speed.machine import describe, synchronize
 from intrr_rec.config import Recipe
+from intrr_rec.data.loading.batch import Batch
 from intrr_rec.data.loading.windows import Windows
 from intrr_rec.decoding.decode import decode
 from intrr_rec.decoding.ranker import FITTED
@@ -91,7 +92,7 @@ def bench_decoding(
 def _decoding(inputs: Inputs, world: World) -> Callable[[int], object]:
     """The decode of one batch by a beam width, of a model with random weights."""
     evaluator = Evaluator(inputs.model(world.device).eval(), inputs, world)
-    batch = evaluator.collate(full_windows(inputs)).to(world.device)
+    batch = full_batch(inputs).to(world.device)
     catalogue_ID, settings = evaluator.catalogue(), inputs.recipe.evaluate
     neighbours = evaluator.neighbours
     fitted_X = None if neighbours is None else torch.ones(FITTED, device=world.device)
@@ -104,19 +105,22 @@ def _decoding(inputs: Inputs, world: World) -> Callable[[int], object]:
     return work
 
 
-def full_windows(inputs: Inputs) -> Windows:
+def full_batch(inputs: Inputs) -> Batch:
     """A batch of stretches of N events, end to end, each scored at its last.
 
     Raises:
         DataError: the dataset has fewer events.
     """
-    users, length = inputs.recipe.evaluate.batch_users, inputs.recipe.model.window
-    if users * length >= len(inputs.dataset.items_E):
+    users, length, dataset = inputs.recipe.evaluate.batch_users, inputs.recipe.model.window, inputs.dataset
+    if users * length >= len(dataset.items_E):
         raise DataError(
-            f"{inputs.dataset.path}: has fewer than {users} × {length} events; lower evaluate.batch_users or model.window"
+            f"{dataset.path}: has fewer than {users} × {length} events; lower evaluate.batch_users or model.window"
         )
     at = np.arange(users)
-    return Windows(at, at * length, np.full(users, length), np.full(users, length - 1))
+    times_E = dataset.timestamps_E if inputs.recipe.model.reads_times else None
+    feature_FE = [] if dataset.features is None else [dataset.features.of_events(c) for c in inputs.space.of("event")]
+    collate = inputs.collator(training=False).over(dataset.items_E, times_E, feature_FE)
+    return collate(Windows(at, at * length, np.full(users, length), np.full(users, length - 1)))
 
 
 def parse_beams(words: str) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ Shape suffixes: E events, U users, I items.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, Protocol
@@ -17,12 +17,15 @@ from typing import Literal, Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
 
 from intrr_rec.config.features import Side
 from intrr_rec.config.time_units import TimeUnit
 from intrr_rec.data.event_store import LENGTH, TARGETS, EventStore
+from intrr_rec.data.features.columns import Column
 from intrr_rec.data.features.store import FEATURES, TABLES, DatasetFeatures, FeatureRecord
 from intrr_rec.data.loading.windows import IntArray
 from intrr_rec.data.seen import SEEN, Seen
@@ -58,6 +61,19 @@ Part = Literal["train", "valid", "test"]
 _LAST_ONES: dict[Part, int] = {"train": 2, "valid": 2, "test": 1}
 
 
+@dataclass(frozen=True)
+class Events:
+    """Columns of some events.
+
+    Attributes:
+        feature_FE: of the features that are read.
+    """
+
+    items_E: IntArray
+    times_E: IntArray | None = None
+    feature_FE: Sequence[NDArray[np.integer]] = ()
+
+
 class UserEvents(Protocol):
     """Events of users, one after another, each in time order; `Dataset` says what the names mean."""
 
@@ -66,12 +82,15 @@ class UserEvents(Protocol):
         """Where each user's events begin, and the end of the last, `[U+1]`."""
 
     @property
-    def items_E(self) -> np.ndarray:
-        """Items."""
+    def first_users(self) -> IntArray:
+        """Users whose events are read at once are neighbours: the first of each such group, `[G]`."""
 
     @property
-    def timestamps_E(self) -> np.ndarray | None:
-        """Times."""
+    def has_times(self) -> bool:
+        """Whether times are known."""
+
+    def read(self, group: int, *, times: bool, features: Sequence[Column] = ()) -> Events:
+        """The events of one group; times must be known."""
 
     def held_out(self, part: Part) -> IntArray:
         """Events at the end of each user's history that a part may not see."""
@@ -169,6 +188,18 @@ class Dataset:
         """Dense item id of every event, users one after another, each in time order (equal or no times: file order)."""
         return self.events.whole("items")
 
+    @property
+    def first_users(self) -> IntArray:
+        """See `UserEvents`: a group is a row group."""
+        return np.array([group.first_user for group in self.events.groups])
+
+    def read(self, group: int, *, times: bool, features: Sequence[Column] = ()) -> Events:
+        """See `UserEvents`."""
+        times_E = self.events.read(group, "timestamps") if times else None
+        assert self.features is not None or not features
+        feature_FE = [self.features.of_group(group, column) for column in features] if self.features else ()
+        return Events(self.events.read(group, "items"), times_E, feature_FE)
+
     @cached_property
     def seen(self) -> Seen | None:
         """What users had in events that were dropped; None where none were for their type or weight."""
@@ -232,23 +263,49 @@ class Dataset:
         users = np.flatnonzero((held_out_U > 0) & (event_U > self.offsets[:-1]))
         return users, event_U[users]
 
+    def history(self, user: int) -> IntArray:
+        """All items of a user; his row group is read."""
+        group = int(np.searchsorted(self.first_users, user, side="right")) - 1
+        first = self.events.events_of(group)[0]
+        return self.events.read(group, "items")[self.offsets[user] - first : self.offsets[user + 1] - first]
+
     def popularity(self) -> np.ndarray:
         """Targets of the training part of each item, int64 [I]; of a large catalogue, in a file of TMPDIR that is mapped."""
-        return self._popularity
+        if not self._counted:
+            self._counted.append(self._count(range(len(self.events.groups))))
+        return self._counted[0]
+
+    def share_popularity(self, add: Callable[[Tensor], Tensor], rank: int, ranks: int) -> None:
+        """Count `popularity` by ranks, each of which reads its share of the row groups; every rank calls this.
+
+        Args:
+            add: adds up over ranks.
+        """
+        if self._counted or ranks == 1:
+            return
+        groups = len(self.events.groups)
+        counts_I = self._count(range(groups * rank // ranks, groups * (rank + 1) // ranks))
+        for first in range(0, self.n_items, CHUNK):
+            part = counts_I[first : first + CHUNK]
+            part[:] = add(torch.from_numpy(part)).numpy()
+        self._counted.append(counts_I)
 
     @cached_property
-    def _popularity(self) -> np.ndarray:
-        held_out_U = self.held_out("train")
-        ends_U = np.cumsum(held_out_U)
-        held_out = np.repeat(self.offsets[1:] - ends_U, held_out_U) + np.arange(ends_U[-1])
-        counts_I = roomy(np.int64, (self.n_items,))
-        is_target_E = self.is_target_E
-        for first in range(0, len(self.items_E), CHUNK):
-            counted = 1 if is_target_E is None else is_target_E[first : first + CHUNK]
-            np.add.at(counts_I, self.items_E[first : first + CHUNK], counted)
-        for first in range(0, len(held_out), CHUNK):
-            events = held_out[first : first + CHUNK]
-            np.subtract.at(counts_I, self.items_E[events], 1 if is_target_E is None else is_target_E[events])
+    def _counted(self) -> list[np.ndarray]:
+        return []
+
+    def _count(self, groups: Iterable[int]) -> np.ndarray:
+        """Targets of the training part of each item in some row groups."""
+        held_out_U, counts_I = self.held_out("train"), roomy(np.int64, (self.n_items,))
+        for group in groups:
+            found = self.events.groups[group]
+            users = slice(found.first_user, found.end_user)
+            length_U = np.diff(self.offsets[users.start : users.stop + 1])
+            left_E = np.repeat(np.cumsum(length_U) - held_out_U[users], length_U)  # events before it are learnt from
+            is_target_E = np.arange(len(left_E)) < left_E
+            if self.events.marks_targets:
+                is_target_E &= self.events.read_marks(group) > 0
+            np.add.at(counts_I, self.events.read(group, "items")[is_target_E], 1)
         return counts_I
 
     def item_ids(self) -> pa.ChunkedArray:

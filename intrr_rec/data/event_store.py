@@ -59,7 +59,7 @@ class EventStore:
         self.groups: list[Group] = []
         self.n_items = n_items
         self.has_times, self.marks_targets = True, False
-        self._items_E: IntArray | None = None
+        self._whole: dict[Column, IntArray] = {}
         lengths: list[IntArray] = []
         users = seen = 0
         for file in files:
@@ -90,11 +90,13 @@ class EventStore:
         return int(self.offsets[found.first_user]), int(self.offsets[found.end_user])
 
     def read(self, group: int, column: Column) -> IntArray:
-        """A column of one row group, int64.
+        """A column of one row group, int64; a part of `whole` where that has been read.
 
         Raises:
             ArtefactError: the file has gone or changed since the dataset was opened.
         """
+        if column in self._whole:
+            return self._whole[column][slice(*self.events_of(group))]
         return self.read_narrow(group, column, np.dtype(np.int64))
 
     def read_narrow(self, group: int, column: str, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -165,8 +167,8 @@ class EventStore:
 
     def whole(self, column: Column) -> IntArray:
         """A column of all events, int64 [E]: in memory, or mapped from a local file without a name."""
-        if column == "items" and self._items_E is not None:
-            return self._items_E
+        if column in self._whole:
+            return self._whole[column]
         if len(self) <= RESIDENT_EVENTS:
             values_E: IntArray = np.empty(len(self), np.int64)
         else:
@@ -174,8 +176,7 @@ class EventStore:
         for group in range(len(self.groups)):
             first, end = self.events_of(group)
             values_E[first:end] = self.read(group, column)
-        if column == "items":
-            self._items_E = values_E
+        self._whole[column] = values_E
         return values_E
 
 

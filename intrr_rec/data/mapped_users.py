@@ -5,11 +5,13 @@ Shape suffixes: I items of the dataset, T test users, E events, U users of a chu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from intrr_rec.data.dataset import Dataset, Part
+from intrr_rec.data.dataset import Dataset, Events, Part
+from intrr_rec.data.features.columns import Column
 from intrr_rec.data.loading.windows import IntArray
 
 
@@ -30,6 +32,20 @@ class MappedUsers:
     timestamps_E: IntArray | None
     place_U: IntArray
     dropped_U: list[IntArray] | None = None
+
+    @property
+    def first_users(self) -> IntArray:
+        """All of them are one group."""
+        return np.zeros(1, np.int64)
+
+    @property
+    def has_times(self) -> bool:
+        """Whether times are known."""
+        return self.timestamps_E is not None
+
+    def read(self, group: int, *, times: bool, features: Sequence[Column] = ()) -> Events:
+        """All events; features are not known."""
+        return Events(self.items_E, self.timestamps_E if times else None)
 
     def held_out(self, part: Part) -> IntArray:
         """The target of each user, whatever the part."""

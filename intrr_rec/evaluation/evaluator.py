@@ -19,7 +19,7 @@ from torch import Tensor
 
 from intrr_rec.data.dataset import UserEvents
 from intrr_rec.data.loading.batch import Batch
-from intrr_rec.data.loading.loader import Loader
+from intrr_rec.data.loading.own_users import Histories, OwnUsers
 from intrr_rec.data.loading.windows import IntArray, evaluation_windows
 from intrr_rec.data.popularity import falling_order
 from intrr_rec.decoding.decode import decode, ranking
@@ -102,7 +102,7 @@ class Evaluator:
                 self.use(None)
             assert self.neighbours is not None
         other = copy(self)
-        other.users, other.collate = users, self.inputs.collator(training=False, events=users)
+        other.users = users
         return other
 
     @cached_property
@@ -153,10 +153,10 @@ class Evaluator:
         catalogue_ID, returns_X = self.catalogue(), self._returns
         unfitted_X = torch.cat([returns_X.new_zeros(len(FEATURES)), returns_X])
         parts = []
-        for batch in self._batches(split, chosen_U):
+        for batch, histories in self._batches(split, chosen_U):
             moved = batch.to(self.world.device)
             ranker, state_BD = ranking(cast(IntRR, self.model), moved, catalogue_ID, self.trie, neighbours, unfitted_X)
-            allowed = self._unseen(batch.user_S, split) if settings.exclude_seen else None
+            allowed = self._unseen(batch.user_S, histories) if settings.exclude_seen else None
             parts.append((*ranker.candidates(state_BD, moved, settings, allowed), moved.target_S))
         self.fitted_X = torch.cat([fit_weights(parts, len(FEATURES), self.world).to(self.world.device), returns_X])
         self.model.train(was_training)
@@ -174,17 +174,24 @@ class Evaluator:
         else:
             self.fitted_X = torch.tensor(weights, device=self.world.device)
 
-    def _batches(self, split: Split, chosen_U: NDArray[np.bool_] | None = None) -> Iterator[Batch]:
+    def _batches(self, split: Split, chosen_U: NDArray[np.bool_] | None = None) -> Iterator[tuple[Batch, Histories]]:
         """This rank's share of the users of a split, or of some of them."""
-        seen = self.users
-        windows = evaluation_windows(seen.offsets, self.inputs.recipe.model.window, seen.held_out(split))
+        users, inputs, world = self.users, self.inputs, self.world
+        model = inputs.recipe.model
+        windows = evaluation_windows(users.offsets, model.window, users.held_out(split))
         if chosen_U is not None:
             windows = windows.take(np.flatnonzero(chosen_U[windows.user_M]))
-        batch_users = self.inputs.recipe.evaluate.batch_users
-        loader = Loader(windows, self.collate, batch_users, seed=None, rank=self.world.rank, ranks=self.world.size)
-        for (batch,) in loader.epoch():
-            self.between()
-            yield batch
+        own = OwnUsers(
+            users,
+            windows,
+            self.collate,
+            inputs.recipe.evaluate.batch_users,
+            rank=world.rank,
+            ranks=world.size,
+            times=model.reads_times or inputs.recipe.evaluate.ranks_returns,
+            features=inputs.space.of("event"),
+        )
+        yield from own.batches(self.between)
 
     def evaluate(self, split: Split, beam: int | None = None) -> dict[str, float]:
         """Recall@K and NDCG@K over all users of the split, the same on every rank; `beam` in place of the recipe's."""
@@ -210,24 +217,19 @@ class Evaluator:
         if self.inputs.recipe.fits_ranking and self.fitted_X is None:
             self.use(None)
         neighbours = self.neighbours
-        for batch in self._batches(split):
+        for batch, histories in self._batches(split):
             moved = batch.to(self.world.device)
-            allowed = self._unseen(batch.user_S, split) if settings.exclude_seen else None
+            allowed = self._unseen(batch.user_S, histories) if settings.exclude_seen else None
             items_BW, scores_BW = decode(
                 self.model, moved, catalogue_ID, self.trie, settings, allowed, neighbours, self.fitted_X
             )
             yield Ranked(batch.user_S, items_BW, scores_BW, moved.target_S)
         self.model.train(was_training)
 
-    def _unseen(self, users: NDArray[np.int64], split: Split) -> Allowed:
+    def _unseen(self, users: NDArray[np.int64], histories: Histories) -> Allowed:
         """Every item but those of the users' whole histories, not only of the window that the model reads, and of dropped events."""
-        seen = self.users
-        first_B = seen.offsets[users]
-        length_B = seen.offsets[users + 1] - seen.held_out(split)[users] - first_B
-        place_M = np.arange(int(length_B.max(initial=0)))
-        event_BM = np.minimum(first_B[:, None] + place_M, len(seen.items_E) - 1)
-        seen_BM = np.where(place_M < length_B[:, None], seen.items_E[event_BM], -1)
-        if (also := seen.dropped(users, length_B)) is not None:
+        seen_BM, length_B = histories.before_targets(users)
+        if (also := self.users.dropped(users, length_B)) is not None:
             longest = max(map(len, also), default=0)
             also_BM = np.full((len(users), longest), -1)
             for row, items in zip(also_BM, also, strict=True):
@@ -268,11 +270,8 @@ class Evaluator:
         return world.gather_rows(own_RD)[:n_items]
 
 
-def most_popular(inputs: Inputs, split: Split) -> dict[str, float]:
-    """Metrics of recommending everyone the items most frequent in the training part."""
-    dataset = inputs.dataset
-    order = falling_order(dataset.popularity())[: max(RECALL_AT)]
-    windows = evaluation_windows(dataset.offsets, inputs.recipe.model.window, dataset.held_out(split))
-    target_B = torch.from_numpy(dataset.items_E[windows.start_M + windows.length_M])
-    top_BW = torch.from_numpy(order.copy()).expand(len(target_B), -1)
-    return as_means(metrics_by_user(target_rank(top_BW, target_B)).sum(0), len(target_B))
+def most_popular(inputs: Inputs, ranks: TargetRanks) -> TargetRanks:
+    """The ranks of the same targets where everyone is recommended the items most frequent in the training part."""
+    order = falling_order(inputs.dataset.popularity())[: max(RECALL_AT)]
+    top_BW = torch.from_numpy(order.copy()).expand(len(ranks.target_B), -1)
+    return TargetRanks(ranks.users, ranks.target_B, target_rank(top_BW, ranks.target_B))

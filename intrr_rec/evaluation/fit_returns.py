@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from intrr_rec.data.loading.collator import Collator
-from intrr_rec.data.loading.loader import Loader
+from intrr_rec.data.loading.own_users import OwnUsers
 from intrr_rec.data.loading.windows import evaluation_windows
 from intrr_rec.decoding.repeats import FITS, RETURNS, SeenItems
 from intrr_rec.distributed.world import World
@@ -48,14 +47,15 @@ def fit_returns(inputs: Inputs, world: World) -> Tensor:
         windows = evaluation_windows(dataset.offsets, window, asked_U)
         if dataset.is_target_E is not None:
             windows = windows.take(np.flatnonzero(dataset.is_target_E[windows.start_M + windows.length_M]))
-        _choices(collate, Loader(windows, collate, 256, seed=None, rank=world.rank, ranks=world.size), found)
+        own = OwnUsers(dataset, windows, collate, 256, rank=world.rank, ranks=world.size, times=True)
+        _choices(own, found)
     fitted = [fit_weights(parts, len(RETURNS), world) for parts in found]
     return torch.stack(fitted)
 
 
-def _choices(collate: Collator, loader: Loader, found: list[list[tuple[Tensor, Tensor, Tensor]]]) -> None:
+def _choices(own: OwnUsers, found: list[list[tuple[Tensor, Tensor, Tensor]]]) -> None:
     """Add candidates, columns and targets of a pass, without and with times."""
-    for (batch,) in loader.epoch():
+    for batch, _ in own.batches(lambda: None):
         seen = SeenItems.of(batch)
         item_BW = seen.newest(PLACES)
         is_target_BW = item_BW == batch.target_S[:, None]

@@ -79,6 +79,7 @@ def write_results(run: Path, evaluator: Evaluator, state: dict[str, Any], loaded
         loaded: the checkpoint that the model is of.
     """
     inputs, world = evaluator.inputs, evaluator.world
+    inputs.dataset.share_popularity(world.sum, world.rank, world.size)
     valid = TargetRanks.of(evaluator.rank_users("valid"))
     ranked = list(evaluator.rank_users("test"))
     test = TargetRanks.of(ranked)
@@ -93,7 +94,7 @@ def write_results(run: Path, evaluator: Evaluator, state: dict[str, Any], loaded
         "device": str(world.device),
         "command": read_run_record(run).command,
         "dataset": inputs.dataset.manifest.counts,
-        "baseline": {"name": "most popular", "metrics": most_popular(inputs, "test")},
+        "baseline": {"name": "most popular", "metrics": evaluator.means(most_popular(inputs, test))},
         "evaluate": inputs.recipe.evaluate.model_dump(mode="json"),
         "valid": evaluator.means(valid),
         "test": evaluator.means(test),
@@ -213,7 +214,7 @@ def _examples(inputs: Inputs, ranked: Ranked) -> list[dict[str, Any]]:
     examples: list[tuple[Any, list[int], int, list[tuple[int, float]]]] = []
     for row in chosen:
         user = int(ranked.users[row])
-        history = dataset.items_E[dataset.offsets[user] : dataset.offsets[user + 1] - dataset.held_out("test")[user]]
+        history = dataset.history(user)[: -dataset.held_out("test")[user]]
         scores = ranked.scores_BW[row, :10]
         scores = scores[torch.isfinite(scores)]  # a catalogue smaller than ten leaves places empty
         top = zip(ranked.items_BW[row, : len(scores)].tolist(), scores.tolist(), strict=True)

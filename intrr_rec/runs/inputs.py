@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from intrr_rec.config import Recipe
-from intrr_rec.data.dataset import Dataset, UserEvents
+from intrr_rec.data.dataset import Dataset
 from intrr_rec.data.features.columns import find
 from intrr_rec.data.features.space import Space
 from intrr_rec.data.loading.batch import look_up_content
@@ -109,10 +109,10 @@ class Inputs:
 
     @cached_property
     def feature_reader(self) -> FeatureReader | None:
-        """Reads features of any events and items of the dataset; None where the model reads none."""
+        """Reads features of items and users of the dataset, and of events that are handed in; None where the model reads none."""
         if self.dataset.features is None or not self.space.columns:
             return None
-        return FeatureReader(self.space, self.dataset.features)
+        return FeatureReader(self.space, self.dataset.features, whole=False)
 
     @cached_property
     def calibration_U(self) -> NDArray[np.bool_]:
@@ -160,29 +160,23 @@ class Inputs:
         """Whether training reads the events as it goes, since they are more than are shuffled together."""
         return len(self.dataset.events) > self.recipe.train.loader.pool_events
 
-    def collator(self, *, training: bool, events: UserEvents | None = None) -> Collator:
+    def collator(self, *, training: bool) -> Collator:
         """Builds this run's batches; negatives are drawn for training only.
 
-        Args:
-            events: of other users, in the item numbers of the run; left out, those of the run's dataset.
+        Where training streams, and for evaluation, the events of each batch are handed in with its windows.
         """
         model = self.recipe.model
         candidates = None
         if training and (model.dense.weight or model.kind_settings.draws_negatives):
             seed = self.recipe.train.seed
             candidates = CandidateSampler(self.dataset.n_items, model.dense.negatives, seed)
-        if training and self.streams:  # the loader hands the events of each step over with its windows
-            items_E, times_E = np.empty(0, np.int64), None
-        else:
-            read = events or self.dataset
-            timed = model.reads_times or (not training and self.recipe.evaluate.ranks_returns)
-            items_E, times_E = read.items_E, read.timestamps_E if timed else None
-        features = None
-        if self.dataset.features is not None and self.space.columns:
-            features = self.feature_reader
-            if training:
-                whole = not self.streams
-                features = FeatureReader(self.space, self.dataset.features, whole=whole, unasked=model.unasked)
+        whole = training and not self.streams
+        items_E, times_E = np.empty(0, np.int64), None
+        if whole:
+            items_E, times_E = self.dataset.items_E, self.dataset.timestamps_E if model.reads_times else None
+        features = self.feature_reader
+        if training and features is not None and self.dataset.features is not None:
+            features = FeatureReader(self.space, self.dataset.features, whole=whole, unasked=model.unasked)
         return Collator(
             items_E,
             model.window,
@@ -193,16 +187,15 @@ class Inputs:
             with_targets=training and model_class(model).with_targets,
             codes_IL=self.semantic_ids.codes_IL,
             features=features,
-            weight_E=self.target_weights.whole() if training and not self.streams and self.target_weights else None,
+            weight_E=self.target_weights.whole() if whole and self.target_weights else None,
             told=model.reads_times,
         )
 
     def history_collator(self) -> Collator:
-        """Builds batches of items and times alone, to evaluate by."""
-        model, data = self.recipe.model, self.dataset
-        times_E = data.timestamps_E if self.recipe.evaluate.ranks_returns else None
+        """Builds batches of items and times alone, to evaluate by; the events are handed in."""
+        model = self.recipe.model
         return Collator(
-            data.items_E, model.window, None, model.align_average, times_E, with_targets=False, told=model.reads_times
+            np.empty(0, np.int64), model.window, None, model.align_average, with_targets=False, told=model.reads_times
         )
 
 

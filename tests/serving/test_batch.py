@@ -23,6 +23,7 @@ from intrr_rec.serving.batch.histories import DatasetSource, EventSource, event_
 from intrr_rec.serving.batch.recommend import KIND, PARTS, Options, recommend_all
 from intrr_rec.serving.filters import Filters
 from intrr_rec.serving.recommender import Recommender
+from tests.data.loading.regroup import regroup
 
 
 def lists(out):
@@ -253,16 +254,30 @@ def test_what_the_verb_does_not_read_is_refused_before_any_work(words, says, tmp
     assert not list(tmp_path.iterdir())
 
 
-def test_ranks_share_the_shards(bundles, line, tmp_path, monkeypatch):
-    source, options = DatasetSource(line.dataset, 0), Options(k=4, shard_users=8)
+@pytest.mark.parametrize("users_a_group", [50, 3, 8])
+def test_ranks_share_the_shards(bundles, line, tmp_path, monkeypatch, users_a_group):
+    """Seven shards, of which three ranks make two, two and three; each reads the row groups of its own shards alone."""
+    dataset = regroup(line.dataset, tmp_path / "dataset", users_a_group)
+    source, options = DatasetSource(dataset, 0), Options(k=4, shard_users=8)
+    read = []
+    original = pq.ParquetFile.iter_batches
+
+    def iter_batches(file, *sizes, row_groups, **named):
+        for batch in original(file, *sizes, row_groups=row_groups, **named):
+            read.extend(batch["user"].to_pylist() if "items" in batch.schema.names else ())
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", iter_batches)
     recommend_all(bundles["path"], source, tmp_path / "alone", options)
     monkeypatch.setenv("WORLD_SIZE", "3")
-    for rank in (2, 1, 0):
+    for rank, own in ((2, range(40, 50)), (1, range(24, 40)), (0, range(24))):
         monkeypatch.setenv("RANK", str(rank))
+        read.clear()
         answer = recommend_all(bundles["path"], source, tmp_path / "shared", options)
         assert (answer is None) == bool(rank)
+        assert set(own) <= set(read) <= set(range(own.start - users_a_group, own.stop + users_a_group))
     assert artefact.read(tmp_path / "shared", KIND).files == artefact.read(tmp_path / "alone", KIND).files
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "shared"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "dataset", "shared"]
     again = (tmp_path / "shared" / "manifest.json").stat().st_mtime_ns
     recommend_all(bundles["path"], source, tmp_path / "shared", options)
     assert (tmp_path / "shared" / "manifest.json").stat().st_mtime_ns == again

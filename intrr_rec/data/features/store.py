@@ -96,12 +96,15 @@ class DatasetFeatures:
         return self._whole[column.name]
 
     def of_group(self, group: int, column: Column) -> NDArray[np.integer]:
-        """The numbers of one row group's events.
+        """The numbers of one row group's events; a part of `of_events` where that has been read.
 
         Raises:
             ArtefactError: the file has changed, or holds a number that is none of the column's.
         """
-        values = self._events.read_narrow(group, IN_SEQUENCES + column.name, np.dtype(column.dtype))
+        if column.name in self._whole:
+            values = self._whole[column.name][slice(*self._events.events_of(group))]
+        else:
+            values = self._events.read_narrow(group, IN_SEQUENCES + column.name, np.dtype(column.dtype))
         if len(values) and int(values.max()) >= column.rows:
             raise ArtefactError(
                 f"{self._events.folder.place}: feature '{column.name}' holds a number beyond its {column.rows}"

@@ -242,7 +242,7 @@ class Stretch:
     def __init__(self, tokens_G: IntArray, rank: int, ranks: int) -> None:
         ends = np.concatenate([[0], np.cumsum(np.maximum(tokens_G, 1))])  # one without windows has a place too
         share = ends[-1] / ranks
-        self.first, self.end = (_cut(ends, share * number, NEAR * share) for number in (rank, rank + 1))
+        self.first, self.end = (border_at(ends, share * number, NEAR * share) for number in (rank, rank + 1))
         self.groups = range(math.floor(self.first), math.ceil(self.end))
 
     def own(self, order: Interleaving, first: int, end: int) -> IntArray:
@@ -260,7 +260,7 @@ class Stretch:
         return (begin_M + in_group_M)[is_own_M]
 
 
-def _cut(ends: IntArray, tokens: float, near: float) -> float:
+def border_at(ends: IntArray, tokens: float, near: float) -> float:
     """The place of the row groups that end at these tokens where so many have passed: whole at a border that is near."""
     border = int(np.abs(ends - tokens).argmin())
     if abs(ends[border] - tokens) <= near:

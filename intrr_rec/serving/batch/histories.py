@@ -98,12 +98,13 @@ class Source(Protocol):
     def users(self) -> int | None:
         """How many there are; None where that is not known beforehand."""
 
-    def shards(self, users: int, scratch: Path, bundle: Bundle) -> Iterator[Histories]:
+    def shards(self, users: int, scratch: Path, bundle: Bundle, own: range | None = None) -> Iterator[Histories]:
         """Histories of `users` users at a time, always the same.
 
         Args:
             scratch: may be written to.
             bundle: knows the items that can be recommended.
+            own: numbers of the shards that are asked for, where it is known how many there are; None: all.
 
         Raises:
             DataError: none of the events is of one of them.
@@ -132,25 +133,41 @@ class DatasetSource:
         self._path = path
         self.held_out = held_out
         self.identity = f"{manifest.content_hash}-{held_out}"
-        self.users: int | None = manifest.counts["users"]
+        self.users: int = manifest.counts["users"]
         self._parts = sorted(name for name in manifest.files if name.startswith(f"{SEQUENCES}/"))
 
-    def shards(self, users: int, scratch: Path, bundle: Bundle) -> Iterator[Histories]:
-        """See `Source`."""
+    def shards(self, users: int, scratch: Path, bundle: Bundle, own: range | None = None) -> Iterator[Histories]:
+        """See `Source`; row groups without users of these shards are not read."""
         place_I = self._places(bundle)
+        wanted = range(0, self.users) if own is None else range(users * own.start, min(users * own.stop, self.users))
         if bundle.space.columns:
             self._features = FeaturesOfDataset(self._path, self._opened, bundle.space)
         user_ids = self._opened.parquet(USERS).read(["user_id"])["user_id"].combine_chunks()
         pending: list[pa.Table] = []
-        for part in self._parts:
-            for batch in batches(self._opened.parquet(part), min(users, READ_ROWS)):
-                pending.append(pa.Table.from_batches([batch]))
-                while sum(map(len, pending)) >= users:
-                    table = pa.concat_tables(pending)
-                    yield self._histories(table[:users], place_I, user_ids)
-                    pending = [table[users:]]
+        for rows in self._rows(wanted, min(users, READ_ROWS)):
+            pending.append(rows)
+            while sum(map(len, pending)) >= users:
+                table = pa.concat_tables(pending)
+                yield self._histories(table[:users], place_I, user_ids)
+                pending = [table[users:]]
         if sum(map(len, pending)):
             yield self._histories(pa.concat_tables(pending), place_I, user_ids)
+
+    def _rows(self, wanted: range, rows: int) -> Iterator[pa.Table]:
+        """Histories of these users, by number, at most so many at a time."""
+        first = 0
+        for part in self._parts:
+            file = self._opened.parquet(part)
+            for group in range(file.num_row_groups):
+                end = first + file.metadata.row_group(group).num_rows
+                if first < wanted.stop and wanted.start < end:
+                    for batch in file.iter_batches(rows, row_groups=[group]):
+                        if first >= wanted.stop:
+                            return
+                        low, high = max(wanted.start - first, 0), wanted.stop - first
+                        yield pa.Table.from_batches([batch])[low:high]
+                        first += len(batch)
+                first = end
 
     def _places(self, bundle: Bundle) -> NDArray[np.int64] | None:
         """Dense ids in the bundle of the dataset's items, -1 for one it does not know; None where they are the same."""
@@ -254,10 +271,13 @@ class EventSource:
         with closing(duckdb.connect()) as con:
             open_logs(con, [path], config)
 
-    def shards(self, users: int, scratch: Path, bundle: Bundle) -> Iterator[Histories]:
-        """See `Source`."""
+    def shards(self, users: int, scratch: Path, bundle: Bundle, own: range | None = None) -> Iterator[Histories]:
+        """See `Source`; who there is, is known when all events are read."""
         table: pa.Table | None = None
-        with TemporaryDirectory(dir=scratch, prefix=".events-") as own, closing(connect(Path(own), MEMORY_GB)) as con:
+        with (
+            TemporaryDirectory(dir=scratch, prefix=".events-") as spill,
+            closing(connect(Path(spill), MEMORY_GB)) as con,
+        ):
             logs = open_logs(con, [self.path], self.config)
             kinds, user = common_kinds(con, logs, self.config), self.config.user_column
             if (

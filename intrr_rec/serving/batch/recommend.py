@@ -1,7 +1,7 @@
 """`intrr recommend`: a bundle and histories → recommendations, shard by shard.
 
 The output is an artefact of Parquet files in `parts/`, a row a recommendation: `user_id`, `rank` (from 1), `item_id` (of the type it has in the dataset), `score`,
-`sid` (the Semantic ID). A shard is a fixed stretch of users, committed by renaming; ranks take turns at shards and never
+`sid` (the Semantic ID). A shard is a fixed stretch of users, committed by renaming; ranks share the shards and never
 speak to one another, so what is in memory is one shard and the bundle, and a killed job goes on.
 
 Shape suffixes: U users of a shard, E events, B users of a batch, K recommendations a user.
@@ -99,7 +99,7 @@ def recommend_all(bundle: Bundle, source: Source, out: Path, options: Options) -
             (draft.path / PARTS).mkdir()
             for number in range(-(-made.users // options.shard_users)):
                 shard = staging / jobs.shard_name(number)
-                rows = jobs.awaited_rows(shard, number % size, size)
+                rows = jobs.awaited_rows(shard, _owner(number, source, options, size), size)
                 jobs.link(shard, draft.path / PARTS / shard.name)
                 draft.counts["recommendations"] += rows
     seconds = time.monotonic() - started
@@ -129,18 +129,30 @@ def _make_shards(
     staging: Path, recommender: Recommender, source: Source, options: Options, rank: int, size: int
 ) -> Made:
     """Make this rank's shards that are not there yet."""
-    made, bundle = Made(), recommender.bundle
+    made, own = Made(), None
+    if source.users is not None:
+        shards = -(-source.users // options.shard_users)
+        own = range(*(-(-shards * each // size) for each in (rank, rank + 1)))
+    first = 0 if own is None else own.start
     with jobs.progress("recommend", "users", source.users) as advance:
-        for number, histories in enumerate(source.shards(options.shard_users, staging, bundle)):
+        for number, histories in enumerate(source.shards(options.shard_users, staging, recommender.bundle, own), first):
             users, shard = len(histories.user_ids), staging / jobs.shard_name(number)
             made.users += users
-            is_new = number % size == rank and jobs.shard_rows(shard) is None
+            is_new = _owner(number, source, options, size) == rank and jobs.shard_rows(shard) is None
             if is_new:
                 table, unknown = _shard(recommender, histories, options)
                 jobs.write_shard(shard, table, compression="zstd")
                 made.now, made.unknown = made.now + users, made.unknown + unknown
             advance(users, is_new)
+    made.users = source.users or made.users
     return made
+
+
+def _owner(number: int, source: Source, options: Options, size: int) -> int:
+    """The rank that makes a shard. Where it is known how many there are, a rank makes neighbours, and reads no others."""
+    if source.users is None:
+        return number % size
+    return number * size // -(-source.users // options.shard_users)
 
 
 def _shard(recommender: Recommender, histories: Histories, options: Options) -> tuple[pa.Table, int]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.speed.decoding import bench_decoding, full_windows, parse_beams
+from benchmarks.speed.decoding import bench_decoding, full_batch, parse_beams
 from benchmarks.speed.machine import memory_gb, peak_memory_gb
 from intrr_rec.errors import ConfigError, DataError
 from intrr_rec.runs.inputs import open_inputs
@@ -47,15 +47,14 @@ def test_two_recipes_are_timed_in_turns(line, tmp_path):
 
 
 def test_every_history_is_full(line):
-    inputs = open_inputs(tiny.recipe("evaluate.batch_users=7"), **line.inputs())
-    batch = inputs.collator(training=False)(full_windows(inputs))
+    batch = full_batch(open_inputs(tiny.recipe("evaluate.batch_users=7"), **line.inputs()))
     assert len(batch.scored_S) == 7
     assert np.bincount(batch.layout.owner_CN.numpy().ravel()).tolist() == [8] * 7
 
 
 def test_a_batch_larger_than_the_log_is_refused(line):
     with pytest.raises(DataError, match="fewer than 500 × 8 events"):
-        full_windows(open_inputs(tiny.recipe("evaluate.batch_users=500"), **line.inputs()))
+        full_batch(open_inputs(tiny.recipe("evaluate.batch_users=500"), **line.inputs()))
 
 
 def test_beams_are_parsed():

@@ -177,8 +177,8 @@ def test_ranks_share_the_steps_of_one(dataset: Dataset, ranks: int) -> None:
 def test_a_rank_reads_its_own_row_groups_alone(dataset: Dataset, monkeypatch: pytest.MonkeyPatch, ranks: int) -> None:
     """Twelve row groups and a short one in one pool: each rank reads its tokens, and at most two row groups that others read too."""
     read: list[tuple] = []
-    original = EventStore.read_narrow
-    monkeypatch.setattr(EventStore, "read_narrow", lambda store, *told: read.append(told) or original(store, *told))
+    original = EventStore.read
+    monkeypatch.setattr(EventStore, "read", lambda store, *told: read.append(told) or original(store, *told))
     groups = []
     for rank in range(ranks):
         batches(dataset, streamed(dataset, 10_000, times=False), rank=rank, ranks=ranks)
