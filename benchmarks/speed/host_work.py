@@ -33,9 +33,9 @@ from benchmarks.speed.page import row, write_section
 from intrr_rec.data.dataset import SEQUENCE_SCHEMA
 from intrr_rec.data.event_store import EventStore
 from intrr_rec.data.loading.collator import Collator
-from intrr_rec.data.loading.counts import StepCounts, StepTotals, add_up, by_owner
+from intrr_rec.data.loading.counts import COUNT_BITS, StepCounts, StepTotals, add_up, by_owner
 from intrr_rec.data.loading.streaming import StreamedOrder, StreamedWindows
-from intrr_rec.data.loading.windows import LEAVE_ONE_OUT, Windows, training_windows
+from intrr_rec.data.loading.windows import LEAVE_ONE_OUT, IntArray, Windows, training_windows
 from intrr_rec.io.atomic import write_json
 from intrr_rec.io.storage import Folder
 
@@ -131,7 +131,7 @@ def measure(store: EventStore, window: int, rank: int, ranks: int, users: int, s
         fetches = [order.fetch(step * users * ranks, (step + 1) * users * ranks) for order in orders]
         shares = [fetch() for fetch in fetches]
         counts = [_counts(*share, step) for share in shares]
-        totals, rows_2K = _exchanged(counts, rank)
+        totals, row_K = _exchanged(counts, rank)
         for time_of in range(
             REPEATS
         ):  # the work of other ranks has filled the processor's caches: the first time is left out
@@ -145,7 +145,7 @@ def measure(store: EventStore, window: int, rank: int, ranks: int, users: int, s
             if ranks > 1:
                 with _timed(spent, "add up"):
                     order_U, *_ = by_owner(own.items_U, own.count_U, ranks)
-                    add_up(*rows_2K, ranks)
+                    add_up(row_K, ranks)
                     np.empty_like(own.count_U)[order_U] = own.count_U  # the answers, put into the rank's own order
             with _timed(spent, "weigh"):
                 collate.weigh([share], totals, own, ranks)
@@ -154,7 +154,7 @@ def measure(store: EventStore, window: int, rank: int, ranks: int, users: int, s
         for name, power in (("tokens", 1), ("pairs", 2)):
             sums = [int((of_rank.length_M**power).sum()) for of_rank, _ in shares]
             slowest[name].append(max(sums) / statistics.mean(sums))
-        exchanged.append((16 + 8) * (len(own.items_U) + len(rows_2K[0])) if ranks > 1 else 0)
+        exchanged.append((8 + 4) * (len(own.items_U) + len(row_K)) if ranks > 1 else 0)
     for order in orders:
         order.close()
     parts = {part: statistics.median(spent[part] for spent in found) for part in PARTS}
@@ -197,15 +197,16 @@ def _counts(windows: Windows, collate: Collator, step: int) -> StepCounts:
     return collate.counts([collate.share(windows, step)])
 
 
-def _exchanged(counts: Sequence[StepCounts], rank: int) -> tuple[StepTotals, tuple[np.ndarray, np.ndarray]]:
-    """What the exchange gives a rank: the totals of the step, and items and counts of the rows that it receives as an owner."""
+def _exchanged(counts: Sequence[StepCounts], rank: int) -> tuple[StepTotals, IntArray]:
+    """What the exchange gives a rank: the totals of the step, and the rows that it receives as an owner."""
     items, count = (np.concatenate([getattr(each, name) for each in counts]) for name in ("items_U", "count_U"))
-    total, distinct = add_up(items, count)
+    row = items << COUNT_BITS | count
+    total, distinct = add_up(row)
     first = sum(len(each.items_U) for each in counts[:rank])
     weight, positions = sum(each.target_weight for each in counts), sum(each.positions for each in counts)
-    count_U = total[first : first + len(counts[rank].items_U)]
+    count_U = total[first : first + len(counts[rank].items_U)].astype(np.int64)
     received = items % len(counts) == rank
-    return StepTotals(weight, positions, distinct, count_U, counts[rank].spare_X), (items[received], count[received])
+    return StepTotals(weight, positions, distinct, count_U, counts[rank].spare_X), row[received]
 
 
 @contextmanager

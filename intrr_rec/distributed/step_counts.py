@@ -30,7 +30,7 @@ class CountExchange:
     def __call__(self, own: StepCounts) -> StepTotals:
         """The totals of a step; every rank calls this once for each step, in the order of steps."""
         ranks, spare = self.world.size, len(own.spare_X)
-        order_U, sent_R, rows_U2 = by_owner(own.items_U, own.count_U, ranks)
+        order_U, sent_R, row_U = by_owner(own.items_U, own.count_U, ranks)
         weight = np.array([own.target_weight]).view(np.int64)  # its 64 bits, to travel with whole numbers
         head = np.concatenate([[own.windows], weight, [own.positions], own.spare_X, sent_R])
         head_RH = self.world.gather_rows(torch.from_numpy(head)[None]).numpy()
@@ -38,19 +38,19 @@ class CountExchange:
         count_U, distinct = own.count_U, 0
         if head_RH[:, _FIXED + spare :].any():
             received_R = head_RH[:, _FIXED + spare + self.world.rank]
-            count_U, distinct = self._items(rows_U2, order_U, sent_R, received_R)
+            count_U, distinct = self._items(row_U, order_U, sent_R, received_R)
         first = int(np.argmax(windows_R > 0))
         spare_X = head_RH[first, _FIXED : _FIXED + spare]
         target_weight = float(weight_R.view(np.float64).sum())
         return StepTotals(target_weight, int(positions_R.sum()), distinct, count_U, spare_X)
 
     def _items(
-        self, rows_U2: IntArray, order_U: IntArray, sent_R: IntArray, received_R: IntArray
+        self, row_U: IntArray, order_U: IntArray, sent_R: IntArray, received_R: IntArray
     ) -> tuple[IntArray, int]:
-        rows_K2 = self._all_to_all(torch.from_numpy(rows_U2), sent_R, received_R).numpy()
-        total_K, distinct = add_up(rows_K2[:, 0], rows_K2[:, 1], self.world.size)
+        row_K = self._all_to_all(torch.from_numpy(row_U), sent_R, received_R).numpy()
+        total_K, distinct = add_up(row_K, self.world.size)
         answer_U = self._all_to_all(torch.from_numpy(total_K), received_R, sent_R).numpy()
-        count_U = np.empty_like(answer_U)
+        count_U = np.empty(len(answer_U), np.int64)
         count_U[order_U] = answer_U
         return count_U, int(self.world.sum(torch.tensor(distinct)))
 

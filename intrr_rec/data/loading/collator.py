@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from intrr_rec.data.loading.batch import Batch, Layout, look_up_content, pack, positions_of
-from intrr_rec.data.loading.counts import StepCounts, StepTotals, alone
+from intrr_rec.data.loading.counts import StepCounts, StepTotals, alone, distinct
 from intrr_rec.data.loading.features import FeatureReader
 from intrr_rec.data.loading.negatives import Candidates, CandidateSampler
 from intrr_rec.data.loading.windows import IntArray, Windows
@@ -131,8 +131,7 @@ class Collator:
         wanted = [self.items_E[event_T]]
         if self.candidates is not None:
             wanted += [target_S, self.candidates.draw(step)]
-        items_U, inverse = np.unique(np.concatenate(wanted), return_inverse=True)
-        inverse = inverse.reshape(-1)
+        items_U, inverse = distinct(np.concatenate(wanted))
         inverse_T = inverse[: len(event_T)]
         candidates = None
         if self.candidates is not None:

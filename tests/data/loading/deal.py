@@ -24,11 +24,8 @@ def total(counts):
     answers, distinct = [np.empty_like(each.count_U) for each in counts], 0
     for owner in range(ranks):
         places = [each[owner] for each in parts]
-        items_K, count_K = (
-            np.concatenate([getattr(each, name)[at] for each, at in zip(counts, places, strict=True)])
-            for name in ("items_U", "count_U")
-        )
-        total_K, owned = add_up(items_K, count_K, ranks)
+        row_K = np.concatenate([np.split(row_U, np.cumsum(sent_R)[:-1])[owner] for _, sent_R, row_U in orders])
+        total_K, owned = add_up(row_K, ranks)
         distinct += owned
         for answer, at, found in zip(
             answers, places, np.split(total_K, np.cumsum([len(at) for at in places])[:-1]), strict=True
