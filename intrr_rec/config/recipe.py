@@ -154,8 +154,11 @@ def same_run(saved: Path, recipe: Recipe) -> bool:
     """
     try:
         tree, asked = _own(read_yaml(saved)), _own(recipe.model_dump(mode="json"))
-        if recipe.evaluate.exclude_seen is None:  # left to the data, which decided when the run began
-            tree = tree | {"evaluate": tree.get("evaluate", {}) | {"exclude_seen": None}}
+        # Left to the data, which decided when the run began.
+        if recipe.evaluate.exclude_seen is None:
+            tree = _merge(tree, {"evaluate": {"exclude_seen": None}})
+        if recipe.train.sharding.uid is None:
+            tree = _merge(tree, {"train": {"sharding": {"uid": None}}})
         return parse(tree, str(saved)) == parse(asked, "recipe")
     except ConfigError:
         return False

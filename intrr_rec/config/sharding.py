@@ -8,6 +8,7 @@ from pydantic import Field
 
 from intrr_rec.config.section import Section
 
+MANY_ITEMS = 1_000_000  # above, 20 bytes an element of a replicated table are too many
 Sharding = Literal["data_parallel", "row_wise", "column_wise", "table_wise", "auto"]
 TableOptimizer = Literal["rowwise_adagrad", "adagrad", "adam", "rowwise_adam"]
 
@@ -34,8 +35,10 @@ class TopologyConfig(Section):
 class ShardingConfig(Section):
     """Tables among ranks. A replicated table is trained by Adam with the rest, a sharded one in its own backward pass."""
 
-    uid: Sharding = Field(
-        "data_parallel", description="of the table with a row an item; auto: the planner's choice among what fits"
+    uid: Sharding | None = Field(
+        None,
+        description="of the table with a row an item; auto: the planner's choice among what fits; null: row_wise in a catalogue of more "
+        "than a million items, else data_parallel",
     )
     codebooks: Sharding = Field("data_parallel", description="of the codebooks: worth sharding for a large K only")
     optimizer: TableOptimizer | None = Field(
@@ -48,3 +51,15 @@ class ShardingConfig(Section):
         "fused", description="fused_uvm_caching (CUDA): sharded tables lie in host memory behind a cache on the device"
     )
     topology: TopologyConfig = TopologyConfig()
+
+    def of_catalogue(self, items: int) -> ShardingConfig:
+        """With a place for the table that has a row an item, where that was left open.
+
+        Not `auto`: on few ranks the planner would replicate the table, which Adam trains, and on many shard it, which Adagrad trains, so
+        that results would depend on the number of ranks.
+        """
+        return (
+            self.model_copy(update={"uid": "row_wise" if items > MANY_ITEMS else "data_parallel"})
+            if self.uid is None
+            else self
+        )

@@ -207,6 +207,8 @@ def open_inputs(recipe: Recipe, dataset: Location, semantic_ids: Path, vectors: 
         ConfigError: `model.content` without vectors, `model.hstu.time_bias` without timestamps, or a feature that is none.
     """
     data, ids = Dataset.open(dataset), SemanticIds.open(semantic_ids)
+    placed = {"sharding": recipe.train.sharding.of_catalogue(data.n_items)}
+    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update=placed)})
     if recipe.evaluate.exclude_seen is None:
         decided = {"exclude_seen": share_of_repeats(data) < FEW_REPEATS}
         recipe = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update=decided)})

@@ -131,7 +131,7 @@ def make_plan(
         ConfigError: a combination that does not exist on these machines, or a plan that does not fit them.
         RuntimeError: the planner left out a table.
     """
-    config = recipe.train.sharding
+    config = recipe.train.sharding.of_catalogue(_largest_table(model))
     if training:
         _require_kernels(config, machines)
     for rows in managed_rows(model):
@@ -181,6 +181,12 @@ def optimizer_of(sharding: str, config: ShardingConfig, *, training: bool) -> st
     if not training:
         return "sgd"
     return config.optimizer or ("adagrad" if sharding == "column_wise" else "rowwise_adagrad")
+
+
+def _largest_table(model: Recommender) -> int:
+    """Rows of the largest table."""
+    found = [each for each in model.modules() if isinstance(each, EmbeddingCollection)]
+    return max((table.num_embeddings for each in found for table in each.embedding_configs()), default=0)
 
 
 def _require_kernels(config: ShardingConfig, machines: Machines) -> None:

@@ -89,7 +89,7 @@ def test_a_host_is_told_what_does_not_fit_its_memory(capsys):
 
 def test_a_billion_items_replicated_are_refused():
     with pytest.raises(ConfigError, match=r"1,000,000,000 x 128, data_parallel\) takes 2,560 GB"):
-        plan_ahead(recipe("index.codes=2048"), items=10**9, ranks=64, **ONE_HOST)
+        plan_ahead(recipe("index.codes=2048", "train.sharding.uid=data_parallel"), items=10**9, ranks=64, **ONE_HOST)
 
 
 @pytest.mark.parametrize("kind", ["intrr", "flattened", "sasrec", "tiger"])

@@ -147,7 +147,7 @@ def needed(text):
 
 
 def test_a_table_that_does_not_fit_is_refused_with_the_ranks_it_needs():
-    text = refusal(50 * MILLION, machines(ranks=2, memory_gb=16))
+    text = refusal(50 * MILLION, machines(ranks=2, memory_gb=16), uid="data_parallel")
     assert "table 'uid' (50,000,000 x 128, data_parallel) takes 128 GB" in text
     assert "train.sharding.uid=row_wise" in text
     for ranks in (needed(text), 2 * needed(text)):
@@ -163,6 +163,13 @@ def test_the_ranks_a_refusal_names_are_the_fewest_that_do():
 
 def test_where_the_rest_alone_does_not_fit_no_ranks_are_named():
     assert "no number of ranks fixes that" in refusal(50 * MILLION, machines(memory_gb=1), uid="row_wise")
+
+
+def test_a_large_catalogue_is_sharded_where_nothing_is_said():
+    assert uid(plan(MILLION, machines())).sharding == "data_parallel"
+    for ranks in (1, 8):
+        assert uid(plan(MILLION + 1, machines(ranks=ranks))).sharding == "row_wise"
+    assert uid(plan(MILLION + 1, machines(), uid="data_parallel")).sharding == "data_parallel"
 
 
 def test_auto_replicates_what_is_small_and_shards_what_is_large():
