@@ -29,7 +29,7 @@ def _scores(
     q, k, q_slot, k_slot, owner, bucket, position_bias, time_bias, slots, scale,
     HAS_TIME: tl.constexpr,
 ):  # fmt: skip
-    """Scores of a tile of queries and one of keys, the weight of each pair, and where its biases lie."""
+    """Scores of a tile of queries and one of keys, the weight of each pair, and its row of the bias by time."""
     within = (q_slot < slots)[:, None] & (k_slot < slots)[None, :]
     q_owner = tl.load(owner + q_slot, mask=q_slot < slots, other=-2)
     k_owner = tl.load(owner + k_slot, mask=k_slot < slots, other=-3)
@@ -40,7 +40,7 @@ def _scores(
     if HAS_TIME:
         row = tl.load(bucket + q_slot[:, None] * slots + k_slot[None, :], mask=within, other=0)
         score += tl.load(time_bias + row)
-    return score, tl.where(seen, scale, 0.0), apart, row
+    return score, tl.where(seen, scale, 0.0), row
 
 
 @triton.jit
@@ -68,7 +68,7 @@ def _forward(
         k_slot = other * TILE + tl.arange(0, TILE)
         k_KF = _tile(k + base, k_slot, slots, stride_slot, column, HEAD)
         v_KF = _tile(v + base, k_slot, slots, stride_slot, column, HEAD)
-        score, weight, _, _ = _scores(
+        score, weight, _ = _scores(
             q_QF, k_KF, q_slot, k_slot, owner, bucket, position_bias, time_bias, slots, scale, HAS_TIME
         )
         attended += tl.dot((score * tl.sigmoid(score) * weight).to(v_KF.dtype), v_KF, input_precision="ieee")
@@ -81,6 +81,22 @@ def _slope(score, weight, grad_weight):
     """The gradient of the scores from that of their weights: SiLU' times what a pair counts."""
     sigmoid = tl.sigmoid(score)
     return grad_weight * weight * sigmoid * (1.0 + score * (1.0 - sigmoid))
+
+
+@triton.jit
+def _add_by_distance(into, slope, apart, slots, TILE: tl.constexpr):
+    """Add up the pairs of each distance within a tile, then add two sums a row in place of a number a pair.
+
+    Each row of the tile is turned so that equal distances are in a column: the pairs of column r lie `apart` + r slots apart, or, where
+    the row was turned past its start, TILE fewer. Pairs that do not exist are zero.
+    """
+    row, column = tl.arange(0, TILE)[:, None], tl.arange(0, TILE)[None, :]
+    turned = tl.gather(slope, (row - column + TILE) % TILE, 1)
+    further = tl.sum(tl.where(row >= column, turned, 0.0), 0)
+    nearer = tl.sum(tl.where(row < column, turned, 0.0), 0)
+    distance = apart + tl.arange(0, TILE)
+    tl.atomic_add(into + distance, further, mask=distance < slots)
+    tl.atomic_add(into + distance - TILE, nearer, mask=distance >= TILE)
 
 
 @triton.jit
@@ -102,12 +118,12 @@ def _backward_queries(
         k_slot = other * TILE + tl.arange(0, TILE)
         k_KF = _tile(k + base, k_slot, slots, stride_slot, column, HEAD)
         v_KF = _tile(v + base, k_slot, slots, stride_slot, column, HEAD)
-        score, weight, apart, row = _scores(
+        score, weight, row = _scores(
             q_QF, k_KF, q_slot, k_slot, owner, bucket, position_bias, time_bias, slots, scale, HAS_TIME
         )
         slope = _slope(score, weight, tl.dot(grad_QF, tl.trans(v_KF), input_precision="ieee"))
         into += tl.dot(slope.to(k_KF.dtype), k_KF, input_precision="ieee")
-        tl.atomic_add(grad_position + apart, slope, mask=weight > 0)
+        _add_by_distance(grad_position, slope, (tile - other) * TILE, slots, TILE)
         if HAS_TIME:
             tl.atomic_add(grad_time + row, slope, mask=weight > 0)
     place = grad_q + block.to(tl.int64) * into_block + head * HEAD + q_slot[:, None] * into_slot + column[None, :]
@@ -134,7 +150,7 @@ def _backward_keys(
         q_slot = other * TILE + tl.arange(0, TILE)
         q_QF = _tile(q + base, q_slot, slots, stride_slot, column, HEAD)
         grad_QF = _tile(grad + block.to(tl.int64) * grad_block + head * HEAD, q_slot, slots, grad_slot, column, HEAD)
-        score, weight, _, _ = _scores(
+        score, weight, _ = _scores(
             q_QF, k_KF, q_slot, k_slot, owner, bucket, position_bias, time_bias, slots, scale, HAS_TIME
         )
         silu = (score * tl.sigmoid(score) * weight).to(grad_QF.dtype)
