@@ -30,8 +30,8 @@ from benchmarks.speed.machine import describe
 from benchmarks.speed.page import row, write_section
 from benchmarks.speed.serving import Client, serving_process
 from intrr_rec.config import PrepareConfig, load_recipe
-from intrr_rec.data.dataset import ITEMS, KIND, SEQUENCES, STATISTICS, USERS
-from intrr_rec.data.prepare.writer import write_rows, write_sequences
+from intrr_rec.data.dataset import ITEMS, KIND, STATISTICS, USERS
+from intrr_rec.data.prepare.writer import Sequences, write_rows
 from intrr_rec.data.synthetic.generator import World, generate_logs
 from intrr_rec.errors import ConfigError
 from intrr_rec.io import artefact
@@ -164,7 +164,7 @@ def write_catalogue(out: Path, *, items: int, users: int, seed: int) -> None:
             for table in events
             for batch in table.rename_columns([columns[n] for n in table.column_names]).to_batches()
         )
-        write_sequences(batches, draft.path / SEQUENCES / "part-00000.parquet", total)
+        draft.hashes.update(Sequences(draft.path, users, total).write(batches))
         for file, count, names in ((USERS, users, ("user", "user_id")), (ITEMS, items, ("item", "item_id"))):
             schema = pa.schema([(name, pa.int64()) for name in (*names, *(() if file == USERS else ("first_seen",)))])
             write_rows(rows(count, *names), schema, draft.path / file)

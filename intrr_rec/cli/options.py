@@ -47,7 +47,7 @@ EngineName = Annotated[
     Literal["duckdb", "spark"],
     typer.Option("--engine", help="Engine that runs the preparation; the output is identical."),
 ]
-Master = Annotated[str, typer.Option("--master", help="Of Spark; executors must see the folder of --out.")]
+Master = Annotated[str, typer.Option("--master", help="Of Spark; executors must see the logs and the folder of --out.")]
 MemoryGb = Annotated[
     float, typer.Option("--memory-gb", min=0.5, help="DuckDB spills to disk above it; the heap of Spark's driver.")
 ]

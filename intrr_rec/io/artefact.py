@@ -46,12 +46,16 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Draft:
-    """An artefact being written: put files under `path`, fill in `counts` and `parents`; `config` adds to what is there."""
+    """An artefact being written: put files under `path`, fill in `counts` and `parents`; `config` adds to what is there.
+
+    `hashes` are those of files that were hashed as they were written.
+    """
 
     path: Path
     counts: dict[str, int] = field(default_factory=dict)
     parents: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
 
 
 def file_hash(path: Path) -> str:
@@ -109,7 +113,8 @@ def _fill_and_publish(
     draft = Draft(staging)
     yield draft
     paths = sorted(p for p in staging.rglob("*") if p.is_file())
-    files = {p.relative_to(staging).as_posix(): file_hash(p) for p in paths}
+    named = {p.relative_to(staging).as_posix(): p for p in paths}
+    files = {name: draft.hashes.get(name) or file_hash(path) for name, path in named.items()}
     settings = {**config, **draft.config}
     manifest = Manifest(kind=kind, files=files, counts=dict(draft.counts), config=settings, parents=dict(draft.parents))
     for path in paths:

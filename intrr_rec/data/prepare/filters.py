@@ -14,14 +14,13 @@ from typing import Any, TypeAlias
 import narwhals as nw
 
 from intrr_rec.config import PrepareConfig
-from intrr_rec.data.prepare.engines import Engine
+from intrr_rec.data.prepare.engines import PLACE, Engine
 from intrr_rec.data.prepare.split import split_in_time
 from intrr_rec.errors import DataError
 
 log = logging.getLogger(__name__)
 Frame: TypeAlias = "nw.LazyFrame[Any]"
 
-PLACE = ("time", "nanos", "file", "row")  # the order of one user's events
 FEATURE = "feature_"  # begins the columns of the numbers of features
 COUNTS = "counts"  # column that tells events of a history from those that are dropped for their type or weight
 TARGET = "target"  # column of the mark of targets, where not all events are
@@ -32,8 +31,8 @@ class Relations:
     """What a dataset is made of.
 
     Attributes:
-        events: user, item (dense), time, the numbers of each feature of events, and the mark of targets where there is one; in the
-            order of users, then of `PLACE`.
+        events: user, item (dense), `PLACE`, the numbers of each feature of events, and the mark of targets where there is one; in no
+            order.
         users: user, user_id; in order.
         items: item, item_id, first_seen; in order.
         counts: users, items, interactions.
@@ -170,8 +169,8 @@ def relate(engine: Engine, config: PrepareConfig, known: Known | None = None) ->
     marked = {"targets": _require_targets(engine, kept)} if config.targets else {}
     lengths = {row["n"]: row["users"] for row in engine.rows(kept.users.group_by("n").agg(users=nw.len()))}
     span = engine.row(kept.items.select(nw.col("first_seen").min(), nw.col("last_seen").max(), items=nw.len()))
-    users = engine.keep(_continued(kept.users.select("user_id"), "user", known), "numbered_users")
-    items = engine.keep(_continued(kept.items.select("item_id", "first_seen"), "item", known), "numbered_items")
+    users = engine.keep(_continued(engine, kept.users.select("user_id"), "user", known), "numbered_users")
+    items = engine.keep(_continued(engine, kept.items.select("item_id", "first_seen"), "item", known), "numbered_items")
     counts = {
         "users": sum(lengths.values()),
         "items": int(span["items"]),
@@ -234,7 +233,8 @@ def _k_core(engine: Engine, events: Frame, total: int, config: PrepareConfig) ->
         by_users = _interactions(engine, users)
         if items is not None and by_users == total:
             return users, items, rounds
-        left = events.join(users.select("user_id"), on="user_id", how="semi")
+        if by_users < start:
+            left = events.join(users.select("user_id"), on="user_id", how="semi")
         items = engine.keep(
             left.group_by("item_id")
             .agg(n=nw.len(), first_seen=nw.col("time").min(), last_seen=nw.col("time").max())
@@ -257,17 +257,12 @@ def _interactions(engine: Engine, counted: Frame) -> int:
     return int(engine.row(counted.select(nw.col("n").sum()))["n"] or 0)
 
 
-def numbered(ids: Frame, name: str) -> Frame:
-    """Dense ids by sorted original id: integers by value, strings by their bytes."""
-    return ids.with_row_index(name, order_by=f"{name}_id").with_columns(nw.col(name).cast(nw.Int64))
-
-
-def _continued(ids: Frame, name: str, known: Known | None) -> Frame:
-    """Dense ids: those known as they are, newcomers after them as `numbered` has it."""
+def _continued(engine: Engine, ids: Frame, name: str, known: Known | None) -> Frame:
+    """Dense ids: those known as they are, newcomers after them by sorted id."""
     if known is None:
-        return numbered(ids, name)
+        return engine.numbered(ids, name)
     frame, count = (known.users, known.n_users) if name == "user" else (known.items, known.n_items)
-    new = numbered(ids.join(frame, on=f"{name}_id", how="anti"), name).with_columns(nw.col(name) + count)
+    new = engine.numbered(ids.join(frame, on=f"{name}_id", how="anti"), name).with_columns(nw.col(name) + count)
     columns = new.collect_schema().names()
     return nw.concat([ids.join(frame, on=f"{name}_id", how="inner").select(columns), new.select(columns)])
 
@@ -295,9 +290,7 @@ def _sequences(events: Frame, users: Frame, items: Frame) -> Frame:
     named = events.join(users, on="user_id").join(items.select("item", "item_id"), on="item_id")
     names = events.collect_schema().names()
     features = [name for name in names if name.startswith(FEATURE)] + [name for name in names if name == TARGET]
-    return (
-        named.select("user", "item", *PLACE, *features).sort("user", *PLACE).select("user", "item", "time", *features)
-    )
+    return named.select("user", "item", *PLACE, *features)
 
 
 def _seen(engine: Engine, config: PrepareConfig, kept: Frame, users: Frame, items: Frame) -> Frame:

@@ -1,7 +1,7 @@
 """Raw logs → dataset artefact.
 
-Raw files are read, and their values judged, by DuckDB: what is wrong is said with file, column and row. What stays of the
-events is then a matter of `relations.py`, on the engine of one's choice.
+Raw files are read, and their values judged, by the engine of one's choice: what is wrong is said with file, column and row. What stays
+of the events is then a matter of `filters.py`. The tables of items and users are read by DuckDB.
 """
 
 from __future__ import annotations
@@ -13,31 +13,35 @@ from collections.abc import Sequence
 from contextlib import closing
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import duckdb
+import narwhals as nw
 import pyarrow as pa
 
 from intrr_rec.config import PrepareConfig
 from intrr_rec.config.time_units import TimeUnit
-from intrr_rec.data.dataset import ITEMS, KIND, SEQUENCES, STATISTICS, USERS
-from intrr_rec.data.features.columns import Column
+from intrr_rec.data.dataset import ITEMS, KIND, STATISTICS, USERS
 from intrr_rec.data.features.prepare import FeatureTables
 from intrr_rec.data.prepare.append import Previous, write_rows_as_read
 from intrr_rec.data.prepare.engines import DuckDBEngine, Engine, EngineChoice
-from intrr_rec.data.prepare.filters import Relations, before_deduplication, filtered, numbered, relate
+from intrr_rec.data.prepare.filters import before_deduplication, filtered, relate
+from intrr_rec.data.prepare.spark import HANDED_OVER, SparkEngine, spark_engine
+from intrr_rec.data.prepare.spark_logs import SparkLogs, require_readable
 from intrr_rec.data.prepare.split import TimeSplit, split_in_time
-from intrr_rec.data.prepare.writer import ROW_GROUP_EVENTS, ROW_GROUP_ROWS, write_rows, write_sequences
-from intrr_rec.data.raw.files import IdKind, literal, parquet_sql, quoted
+from intrr_rec.data.prepare.writer import ROW_GROUP_ROWS, Sequences, write_rows
+from intrr_rec.data.raw.files import IdKind, RawFile, literal, parquet_sql, quoted
 from intrr_rec.data.raw.item_table import load_items, open_items, report_items
 from intrr_rec.data.raw.logs import common_kinds, connect, create_events, load_events, open_logs
 from intrr_rec.data.raw.paths import table_files
 from intrr_rec.data.seen import SEEN
 from intrr_rec.errors import DataError
 from intrr_rec.io import artefact
-from intrr_rec.io.artefact import Manifest, file_hash
+from intrr_rec.io.artefact import Draft, Manifest, file_hash
 from intrr_rec.io.atomic import write_json
 
 log = logging.getLogger(__name__)
+SCRATCH = ".scratch"
 
 
 def prepare_dataset(
@@ -69,34 +73,26 @@ def prepare_dataset(
     previous = Previous.open(out, config, engine) if append else None
     config = previous.config if previous else config
     with artefact.writing(out, KIND, config.model_dump(mode="json"), keep_old=append) as draft:
-        scratch = draft.path / ".scratch"
+        scratch = draft.path / SCRATCH
         scratch.mkdir()
+        files = [file for path in interactions for file in table_files(path)]
         with closing(connect(scratch, engine.memory_gb)) as con:
             logs = open_logs(con, interactions, config)
             opened = open_items(con, items, config) if items else []
-            if previous:
-                previous.require_new(con, logs)
-                kinds, first = previous.kinds, previous.files
+            if engine.name == "spark":
+                require_readable(logs, config)
+                with spark_engine(engine, scratch, files) as running:
+                    hashes = running.hashes(files)
+                    kinds, unit = _load_into_spark(running, con, logs, opened, config)
+                    features, free = _read_tables(con, opened, users, kinds, config, None)
+                    con.execute(f"SET memory_limit = '{round(engine.memory_gb * HANDED_OVER * 1000)}MB'")
+                    _relate(running, con, draft, kinds, config, unit, features, None)
             else:
-                kinds, first = common_kinds(con, logs, config, opened), 0
-            create_events(con, kinds, config)
-            if previous:
-                previous.copy_rows(draft.path)
-                previous.read_rows(con)
-            unit = load_events(con, logs, kinds, config, first, previous.unit if previous else None)
-            if config.keep_rows:
-                write_rows_as_read(con, draft.path, first)
-            features = FeatureTables(con, config, previous.path if previous else None)
-            features.encode_events()
-            schema = previous.item_schema(con) if previous else None
-            free = load_items(con, opened, kinds[config.item_column], config, schema) if items else None
-            features.read_items(opened, kinds[config.item_column])
-            features.read_users(users, kinds[config.user_column])
-            with closing(engine.open(con, scratch)) as running:
-                relations = relate(running, config, previous.known(con) if previous else None)
-                draft.counts.update(relations.counts)
-                _write_relations(running, relations, draft.path, kinds, config, unit, features.of_events)
-                _hand_over_items(con, running, relations, scratch, kinds[config.item_column])
+                hashes = [file_hash(path) for path in files]
+                kinds, unit = _load(con, logs, opened, config, previous, draft.path)
+                features, free = _read_tables(con, opened, users, kinds, config, previous)
+                with closing(DuckDBEngine(con)) as running:
+                    _relate(running, con, draft, kinds, config, unit, features, previous)
             if items:
                 report_items(con)
             if previous:
@@ -105,29 +101,97 @@ def prepare_dataset(
             write_rows(reader, reader.schema, draft.path / ITEMS)
             features.write(draft.path)
         shutil.rmtree(scratch)
-        files = [file for path in interactions for file in table_files(path)]
-        tables = {"interactions": files, "items": table_files(items) if items else []}
-        tables |= {"users": table_files(users)} if users else {}
+        tables = {"interactions": hashes, "items": [file_hash(path) for path in table_files(items)] if items else []}
+        tables |= {"users": [file_hash(path) for path in table_files(users)]} if users else {}
         draft.parents.update(previous.manifest.parents if previous else {})
-        for role, paths in tables.items():
+        for role, found in tables.items():
             first = sum(known.startswith(f"{role}/") for known in draft.parents)
-            draft.parents.update({f"{role}/{n}": file_hash(path) for n, path in enumerate(paths, first)})
+            draft.parents.update({f"{role}/{n}": digest for n, digest in enumerate(found, first)})
     log.info("dataset %s: %s", out, ", ".join(f"{count} {name}" for name, count in draft.counts.items()))
     return artefact.read(out, KIND)
 
 
-def _write_relations(
-    engine: Engine,
-    relations: Relations,
+def _load(
+    con: duckdb.DuckDBPyConnection,
+    logs: Sequence[RawFile],
+    items: Sequence[RawFile],
+    config: PrepareConfig,
+    previous: Previous | None,
     folder: Path,
+) -> tuple[dict[str, IdKind], TimeUnit | None]:
+    """Put the logs into the table `events`; the kinds of ids by column, and the unit of times."""
+    if previous:
+        previous.require_new(con, logs)
+        kinds, first = previous.kinds, previous.files
+    else:
+        kinds, first = common_kinds(con, logs, config, items), 0
+    create_events(con, kinds, config)
+    if previous:
+        previous.copy_rows(folder)
+        previous.read_rows(con)
+    unit = load_events(con, logs, kinds, config, first, previous.unit if previous else None)
+    if config.keep_rows:
+        write_rows_as_read(con, folder, first)
+    return kinds, unit
+
+
+def _load_into_spark(
+    engine: SparkEngine,
+    con: duckdb.DuckDBPyConnection,
+    logs: Sequence[RawFile],
+    items: Sequence[RawFile],
+    config: PrepareConfig,
+) -> tuple[dict[str, IdKind], TimeUnit | None]:
+    """As `_load`; where there is an item table, `events` then holds the ids of the logs' items."""
+    source = SparkLogs(engine.session, logs, config)
+    kinds = common_kinds(con, logs, config, items, source.kind_of_text)
+    events, unit = source.load(con, kinds)
+    engine.set_events(events)
+    if items:
+        ids = engine.events().select("item_id").unique()
+        _hand_over(
+            con, engine, ids, "events", pa.schema([("item_id", _arrow_type(kinds[config.item_column]))]), engine.scratch
+        )
+    return kinds, unit
+
+
+def _read_tables(
+    con: duckdb.DuckDBPyConnection,
+    items: Sequence[RawFile],
+    users: Path | None,
+    kinds: dict[str, IdKind],
+    config: PrepareConfig,
+    previous: Previous | None,
+) -> tuple[FeatureTables, list[str] | None]:
+    """Read the tables of items and users; the features, and the free columns of items."""
+    features = FeatureTables(con, config, previous.path if previous else None)
+    features.encode_events()
+    schema = previous.item_schema(con) if previous else None
+    free = load_items(con, items, kinds[config.item_column], config, schema) if items else None
+    features.read_items(items, kinds[config.item_column])
+    features.read_users(users, kinds[config.user_column])
+    return features, free
+
+
+def _relate(
+    engine: Engine,
+    con: duckdb.DuckDBPyConnection,
+    draft: Draft,
     kinds: dict[str, IdKind],
     config: PrepareConfig,
     unit: TimeUnit | None,
-    features: Sequence[Column],
+    features: FeatureTables,
+    previous: Previous | None,
 ) -> None:
-    events = engine.batches(relations.events, ROW_GROUP_EVENTS)
-    part, total = folder / SEQUENCES / "part-00000.parquet", relations.counts["interactions"]
-    write_sequences(events, part, total, features, marked=bool(config.targets))
+    """Filter and number the events, write them and their users, and make the table `items` of `con`."""
+    folder = draft.path
+    relations = relate(engine, config, previous.known(con) if previous else None)
+    draft.counts.update(relations.counts)
+    size = relations.counts
+    layout = Sequences(
+        folder, size["users"], size["interactions"], tuple(features.of_events), marked=bool(config.targets)
+    )
+    draft.hashes.update(engine.write_sequences(relations.events, layout))
     users = engine.batches(relations.users, ROW_GROUP_ROWS)
     schema = pa.schema([("user", pa.int64()), ("user_id", _arrow_type(kinds[config.user_column]))])
     write_rows(users, schema, folder / USERS)
@@ -135,16 +199,24 @@ def _write_relations(
         schema = pa.schema([("user", pa.int64()), ("item", pa.int64()), ("before", pa.int64())])
         write_rows(engine.batches(relations.seen, ROW_GROUP_ROWS), schema, folder / SEEN)
     write_json(folder / STATISTICS, relations.counts | relations.statistics | {"time_unit": unit})
+    own = ("item_id", _arrow_type(kinds[config.item_column]))
+    # An item table's columns may be of types that Spark has not.
+    schema = pa.schema([("item", pa.int64()), own, ("first_seen", pa.int64())])
+    _hand_over(con, engine, relations.items, "items", schema, folder / SCRATCH)
 
 
-def _hand_over_items(
-    con: duckdb.DuckDBPyConnection, engine: Engine, relations: Relations, scratch: Path, kind: IdKind
+def _hand_over(
+    con: duckdb.DuckDBPyConnection,
+    engine: Engine,
+    rows: nw.LazyFrame[Any],
+    table: str,
+    schema: pa.Schema,
+    scratch: Path,
 ) -> None:
-    """Make the engine's items the table `items` of `con`: an item table's columns may be of types Spark has not."""
-    schema = pa.schema([("item", pa.int64()), ("item_id", _arrow_type(kind)), ("first_seen", pa.int64())])
-    file = scratch / "items.parquet"
-    write_rows(engine.batches(relations.items, ROW_GROUP_ROWS), schema, file)
-    con.execute(f"CREATE TABLE items AS SELECT * FROM {parquet_sql(file)}")
+    """Make rows of the engine a table of `con`."""
+    file = scratch / f"{table}.parquet"
+    write_rows(engine.batches(rows, ROW_GROUP_ROWS), schema, file)
+    con.execute(f"CREATE TABLE {table} AS SELECT * FROM {parquet_sql(file)}")
 
 
 def _arrow_type(kind: IdKind) -> pa.DataType:
@@ -162,7 +234,7 @@ def filter_events(con: duckdb.DuckDBPyConnection, config: PrepareConfig) -> dict
     with closing(DuckDBEngine(con)) as engine:
         kept = filtered(engine, config)
         kept.events_left().to_native().create("events_left")
-        numbered(kept.items.select("item_id", "first_seen"), "item").to_native().create("items")
+        engine.numbered(kept.items.select("item_id", "first_seen"), "item").to_native().create("items")
     con.execute("DROP TABLE events")
     con.execute("ALTER TABLE events_left RENAME TO events")
     return dict(kept.statistics.get("dropped", {"k_core": kept.statistics["interactions_dropped"]}))

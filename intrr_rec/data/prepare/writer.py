@@ -1,11 +1,13 @@
 """Sorted rows → the Parquet files of a dataset, in row groups that do not hang on the engine's batches.
 
-Shape suffixes: E events, U users.
+Shape suffixes: C columns, E events, U users.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,40 +15,108 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.progress import Progress
 
-from intrr_rec.data.dataset import SEQUENCE_SCHEMA, TARGET_FIELD
+from intrr_rec.data.dataset import SEQUENCE_SCHEMA, SEQUENCES, TARGET_FIELD
 from intrr_rec.data.features.columns import Column
 from intrr_rec.data.features.store import sequence_field
+from intrr_rec.io.artefact import file_hash
 from intrr_rec.io.console import console, shows_bars
 
 ROW_GROUP_EVENTS = 1 << 20
+PART_EVENTS = 1 << 23
 ROW_GROUP_ROWS = 1 << 16
 NO_TIME = -1  # real times are not negative
 
 
-def write_sequences(
-    batches: Iterable[pa.RecordBatch], path: Path, total: int, features: Sequence[Column] = (), *, marked: bool = False
-) -> None:
-    """One row a user, from `total` rows (user, item, time, feature columns, mark of targets) in the order of users and events.
+@dataclass(frozen=True)
+class Sequences:
+    """How the histories of a dataset are laid out in files; picklable, so that the executors of a cluster write them too.
 
-    Args:
-        marked: whether the rows have the mark.
+    Attributes:
+        folder: of the dataset.
+        users, interactions: of the dataset.
+        features: columns of events.
+        marked: whether events have the mark of targets.
+        part_events: about so many lie in a file.
     """
-    path.parent.mkdir()
-    schema = pa.schema([*SEQUENCE_SCHEMA, *map(sequence_field, features), *([TARGET_FIELD] if marked else [])])
-    pending_3E = np.empty((len(schema) - 1, 0), np.int64)  # all but the lengths
-    progress = Progress(console=console(stderr=True), transient=True, disable=not shows_bars())
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer, progress:
-        task = progress.add_task("writing sequences", total=total)
-        for batch in batches:
-            new_3E = np.stack(
-                [column.fill_null(NO_TIME).to_numpy().astype(np.int64, copy=False) for column in batch.columns]
-            )
-            pending_3E = np.concatenate([pending_3E, new_3E], axis=1)
-            while cut := _row_group_end(pending_3E[0]):
-                _write_group(writer, pending_3E[:, :cut], schema)
-                pending_3E = pending_3E[:, cut:]
-            progress.advance(task, batch.num_rows)
-        _write_group(writer, pending_3E, schema)
+
+    folder: Path
+    users: int
+    interactions: int
+    features: Sequence[Column] = ()
+    marked: bool = False
+    part_events: int = field(default_factory=lambda: PART_EVENTS)
+
+    @property
+    def parts(self) -> int:
+        """How many files there are."""
+        return max(1, min(self.users, -(-self.interactions // self.part_events)))
+
+    @property
+    def part_users(self) -> int:
+        """Users of a file: file n has those from n times this number on, whichever engine writes it."""
+        return -(-self.users // self.parts)
+
+    def write(self, batches: Iterable[pa.RecordBatch], *, shows: bool = False) -> Iterator[tuple[str, str]]:
+        """Write rows (user, item, time, feature columns, mark of targets), in the order of users and events, one row a user.
+
+        Args:
+            batches: of whole files.
+            shows: a progress bar.
+
+        Yields:
+            name and SHA-256 of each file that is whole.
+        """
+        progress = Progress(console=console(stderr=True), transient=True, disable=not shows or not shows_bars())
+        (self.folder / SEQUENCES).mkdir(exist_ok=True)
+        with progress:
+            task = progress.add_task("writing sequences", total=self.interactions)
+            current, writer = -1, None
+            for batch in batches:
+                rows_CE = np.stack(
+                    [column.fill_null(NO_TIME).to_numpy().astype(np.int64, copy=False) for column in batch.columns]
+                )
+                progress.advance(task, batch.num_rows)
+                part_E = rows_CE[0] // self.part_users
+                for part in np.unique(part_E).tolist():
+                    if part != current:
+                        if writer is not None:
+                            yield writer.close()
+                        current, writer = part, _Part(self, f"{SEQUENCES}/part-{part:05d}.parquet")
+                    assert writer is not None
+                    writer.add(rows_CE[:, slice(*np.searchsorted(part_E, [part, part + 1]))])
+            if writer is not None:
+                yield writer.close()
+
+
+class _Part:
+    """A file being written, under a name that no reader takes, in row groups of whole users."""
+
+    def __init__(self, layout: Sequences, name: str) -> None:
+        self.layout, self.name = layout, name
+        fields = [*SEQUENCE_SCHEMA, *map(sequence_field, layout.features), *([TARGET_FIELD] if layout.marked else [])]
+        self.schema = pa.schema(fields)
+        self.pending: list[np.ndarray] = []
+        self.path = layout.folder / SEQUENCES / f".{Path(name).stem}-{secrets.token_hex(4)}"
+        self.writer = pq.ParquetWriter(self.path, self.schema, compression="zstd")
+
+    def add(self, rows_CE: np.ndarray) -> None:
+        """Take rows, and write the row groups that are whole."""
+        self.pending.append(rows_CE)
+        if sum(rows.shape[1] for rows in self.pending) <= ROW_GROUP_EVENTS:
+            return
+        rows_CE = np.concatenate(self.pending, axis=1)
+        while cut := _row_group_end(rows_CE[0]):
+            _write_group(self.writer, rows_CE[:, :cut], self.schema)
+            rows_CE = rows_CE[:, cut:]
+        self.pending = [rows_CE]
+
+    def close(self) -> tuple[str, str]:
+        """Write what is left, and give the file its name; returns that and the SHA-256."""
+        _write_group(self.writer, np.concatenate(self.pending, axis=1), self.schema)
+        self.writer.close()
+        digest = file_hash(self.path)
+        self.path.replace(self.layout.folder / self.name)
+        return self.name, digest
 
 
 def write_rows(batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path) -> None:

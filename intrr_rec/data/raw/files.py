@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Literal
 
 import duckdb
+import pyarrow as pa
+import pyarrow.orc as orc
 import pyarrow.parquet as pq
 import yaml
 
@@ -31,6 +33,7 @@ from intrr_rec.data.raw.text import (
     looks_like_data,
     open_text,
     packing_of,
+    reason_of,
     save_as_utf8,
     starts_with_mark,
     unreadable,
@@ -45,7 +48,7 @@ INTEGERS = frozenset(f"{sign}{width}INT" for sign in ("", "U") for width in ("TI
     "UINTEGER",
 }
 # "007" and "+7" are names, not numbers: only what prints back unchanged may become an integer.
-_CANONICAL_INTEGER = "0|-?[1-9][0-9]*"
+CANONICAL_INTEGER = "0|-?[1-9][0-9]*"
 # How other programs write a missing value as text; an id that is called so is told by `id_type=string`.
 MISSING = ("nan", "null", "none", "nat", "<na>", "\\n")
 _JSON_INTEGERS = "'UBIGINT', 'BIGINT'"
@@ -56,7 +59,7 @@ class RawFile:
     """One raw file.
 
     Attributes:
-        format: parquet, csv (text with separators) or json.
+        format: parquet, csv (text with separators), json or orc.
         columns: name → DuckDB type ("VARCHAR" throughout a text table).
         packing: uncompressed, gzip or zstd.
         dialect: of a text table.
@@ -74,6 +77,10 @@ class RawFile:
 
     def scan(self, *columns: str) -> str:
         """SQL of a relation with `row` (1, 2, ... in file order) and the raw `columns`."""
+        if self.format == "orc":
+            raise DataError(
+                f"{self.path}: DuckDB reads no ORC; read the logs by --engine spark, or write them as Parquet"
+            )
         source = literal(no_pattern(self.path))
         fixed = {name: "NULL" if value is None else literal(value) for name, value in self.constants.items()}
         own = [name for name in columns if name not in fixed]
@@ -139,7 +146,7 @@ class RawFile:
             return f"CASE WHEN {typed} AND length({text}) BETWEEN 1 AND {MAX_ID_CHARACTERS} THEN {text} END"
         if self.format == "parquet" and self.is_typed(column):
             return f"TRY_CAST({name} AS BIGINT)"
-        canonical = f"regexp_full_match({text}, '{_CANONICAL_INTEGER}')"
+        canonical = f"regexp_full_match({text}, '{CANONICAL_INTEGER}')"
         return f"CASE WHEN {f'json_type({name}) IN ({_JSON_INTEGERS})' if is_json else canonical} THEN TRY_CAST({text} AS BIGINT) END"
 
     def text_sql(self, column: str) -> str:
@@ -196,6 +203,13 @@ def open_raw(con: duckdb.DuckDBPyConnection, path: Path, layout: Layout = Layout
                 f"DESCRIBE SELECT * FROM read_parquet({source}, hive_partitioning = false)"
             ).fetchall()
         return RawFile(path, format_, {name: type_ for name, type_, *_ in described})
+    if format_ == "orc":
+        try:
+            table = orc.ORCFile(path).schema.empty_table()
+        except pa.ArrowException as error:
+            raise unreadable(path, error) from None
+        described = con.from_arrow(table).types
+        return RawFile(path, format_, dict(zip(table.column_names, map(str, described), strict=True)))
     packing = packing_of(path)
     if format_ == "csv":
         dialect = dialect_of(path, packing, layout)
@@ -322,7 +336,7 @@ def readable(path: Path, format_: str, packing: str = "uncompressed") -> Iterato
         yield
     except duckdb.Error as error:
         not_the_input(error)
-        reason = (malformed(path, packing) if format_ == "json" else None) or _reason(error, path)
+        reason = (malformed(path, packing) if format_ == "json" else None) or reason_of(error, path)
         fix = save_as_utf8(format_) if "unicode" in reason else "write the file again or correct it"
         raise DataError(f"{path}: cannot be read as {format_} ({reason}); {fix}") from None
 
@@ -345,6 +359,8 @@ def parquet_sql(file: Path) -> str:
 def _has_rows(con: duckdb.DuckDBPyConnection, raw: RawFile) -> bool:
     if not raw.columns:
         return False
+    if raw.format == "orc":
+        return bool(orc.ORCFile(raw.path).nrows)
     with readable(raw.path, raw.format, raw.packing):
         return bool(con.execute(f"SELECT 1 FROM {raw.scan()} LIMIT 1").fetchall())
 
@@ -379,19 +395,3 @@ def _open_json(con: duckdb.DuckDBPyConnection, path: Path, packing: str) -> RawF
     # What DuckDB recognises as a date stays the text it was; JSON of changing type becomes its text.
     columns = {n: "VARCHAR" if re.match("DATE|TIME|UUID|JSON", t) else t for n, t in columns.items()}
     return RawFile(path, "json", columns, packing, json_form="marked" if has_bom and start != "array" else start)
-
-
-def _reason(error: duckdb.Error, path: Path) -> str:
-    if "non-record JSON" in str(error):
-        return "its lines are no objects"
-    if "reached an invalid state" in str(error):
-        return "it has line ends of several kinds, or a carriage return within a field that has no quotes"
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    details = ("Expected Number of Columns", "Value with", "Invalid unicode", "Maximum line size")
-    kept = lines[:1] + [line for line in lines[1:] if line.startswith(details)][:1]
-    return (
-        re.sub(r"^[A-Za-z ]*Error: ", "", ": ".join(kept))
-        .replace(no_pattern(path), path.name)
-        .replace(str(path), path.name)
-        .rstrip(" .;")
-    )

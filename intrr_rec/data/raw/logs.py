@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -82,7 +82,11 @@ def open_logs(con: duckdb.DuckDBPyConnection, paths: Sequence[Path], config: Pre
 
 
 def common_kinds(
-    con: duckdb.DuckDBPyConnection, logs: Sequence[RawFile], config: PrepareConfig, items: Sequence[RawFile] = ()
+    con: duckdb.DuckDBPyConnection,
+    logs: Sequence[RawFile],
+    config: PrepareConfig,
+    items: Sequence[RawFile] = (),
+    of_text: Callable[[str], IdKind] | None = None,
 ) -> dict[str, IdKind]:
     """What ids are, by column of the logs: integers or text, in all files alike.
 
@@ -91,6 +95,7 @@ def common_kinds(
 
     Args:
         items: files of the item table.
+        of_text: what the ids of a column of the logs are, where the logs are text tables; None: DuckDB looks.
 
     Raises:
         DataError: typed files disagree, or a column can be neither.
@@ -98,10 +103,23 @@ def common_kinds(
     tables = {config.user_column: [(raw, config.user_column) for raw in logs]}
     tables[config.item_column] = [(raw, config.item_column) for raw in logs]
     tables[config.item_column] += [(raw, config.items_column or config.item_column) for raw in items]
-    return {column: _common_kind(con, files, config) for column, files in tables.items()}
+    judged: dict[str, IdKind] = {}
+    for column, files in tables.items():
+        kind = _typed_kind(con, files, config)
+        if kind is None and of_text is not None:
+            kind, files = of_text(column), files[len(logs) :]
+            kind = None if kind == "integer" else kind
+        if kind is None:
+            kinds = (untyped_id_kind(con, raw, name)[0] for raw, name in files)
+            kind = "string" if "string" in kinds else "integer"
+        judged[column] = kind
+    return judged
 
 
-def _common_kind(con: duckdb.DuckDBPyConnection, files: Sequence[tuple[RawFile, str]], config: PrepareConfig) -> IdKind:
+def _typed_kind(
+    con: duckdb.DuckDBPyConnection, files: Sequence[tuple[RawFile, str]], config: PrepareConfig
+) -> IdKind | None:
+    """What `prepare.id_type` or typed files say."""
     found = [(raw, column, kind) for raw, column in files if (kind := id_kind(con, raw, column))]
     if config.id_type != "auto":
         return config.id_type
@@ -112,10 +130,7 @@ def _common_kind(con: duckdb.DuckDBPyConnection, files: Sequence[tuple[RawFile, 
                 f"column '{column}': ids are {kind}s in {first.path} but {other}s in {raw.path}; write both the same way, or "
                 "prepare.id_type=string reads all as text"
             )
-    if found:
-        return found[0][2]
-    judged = (untyped_id_kind(con, raw, column)[0] for raw, column in files)
-    return "string" if "string" in judged else "integer"
+    return found[0][2] if found else None
 
 
 def load_events(

@@ -20,8 +20,11 @@ from intrr_rec.io.artefact import file_hash
 PARQUET = (".parquet", ".pq")
 TEXT = (".csv", ".tsv", ".tab", ".txt", ".dat", ".data", ".inter", ".user", ".item")
 JSON = (".jsonl", ".ndjson", ".json")
+ORC = (".orc",)  # Spark alone reads it
 FORMATS = {
-    ending: name for name, endings in (("parquet", PARQUET), ("csv", TEXT), ("json", JSON)) for ending in endings
+    ending: name
+    for name, endings in (("parquet", PARQUET), ("csv", TEXT), ("json", JSON), ("orc", ORC))
+    for ending in endings
 }
 PACKED = (".gz", ".gzip", ".zst", ".zstd", ".bz2", ".xz", ".zip", ".lz4")
 READ = f"{', '.join(FORMATS)}; text also packed as .gz or .zst"
@@ -31,7 +34,7 @@ NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
 def format_of(path: Path) -> str:
-    """parquet, csv (text with separators) or json, by the end of the name.
+    """parquet, csv (text with separators), json or orc, by the end of the name.
 
     Raises:
         DataError: none of these.
@@ -41,8 +44,8 @@ def format_of(path: Path) -> str:
     format_ = next((kind for end, kind in FORMATS.items() if name.removesuffix(packing).endswith(end)), None)
     if format_ is None:
         raise DataError(f"{path}: unknown extension; raw tables are {READ}")
-    if format_ == "parquet" and packing:
-        raise DataError(f"{path}: Parquet packed once more cannot be read; unpack it")
+    if format_ in ("parquet", "orc") and packing:
+        raise DataError(f"{path}: {format_.capitalize()} packed once more cannot be read; unpack it")
     return format_
 
 

@@ -19,6 +19,7 @@ from typing import TextIO, cast
 import pyarrow as pa
 
 from intrr_rec.config.preparation import Encoding
+from intrr_rec.data.raw.paths import no_pattern
 from intrr_rec.errors import DataError
 
 # What reading text, packed or not, may raise.
@@ -106,6 +107,23 @@ def unreadable(path: Path, error: Exception) -> DataError:
     return DataError(f"{path}: cannot be read as {_format(path)} ({reason}); write the file again")
 
 
+def reason_of(error: Exception, path: Path) -> str:
+    """DuckDB's reason why a file cannot be read, in a line."""
+    if "non-record JSON" in str(error):
+        return "its lines are no objects"
+    if "reached an invalid state" in str(error):
+        return "it has line ends of several kinds, or a carriage return within a field that has no quotes"
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    details = ("Expected Number of Columns", "Value with", "Invalid unicode", "Maximum line size")
+    kept = lines[:1] + [line for line in lines[1:] if line.startswith(details)][:1]
+    return (
+        re.sub(r"^[A-Za-z ]*Error: ", "", ": ".join(kept))
+        .replace(no_pattern(path), path.name)
+        .replace(str(path), path.name)
+        .rstrip(" .;")
+    )
+
+
 def save_as_utf8(format_: str) -> str:
     """What a user does about a file that is not UTF-8, in words."""
     return "save it as UTF-8" + (", or, if it is Latin-1, set prepare.encoding=latin-1" if format_ == "csv" else "")
@@ -113,7 +131,7 @@ def save_as_utf8(format_: str) -> str:
 
 def _format(path: Path) -> str:
     name = path.name.lower()
-    return "json" if ".json" in name or ".ndjson" in name else "csv"
+    return "json" if ".json" in name or ".ndjson" in name else "orc" if name.endswith(".orc") else "csv"
 
 
 def starts_with_mark(path: Path, packing: str) -> bool:

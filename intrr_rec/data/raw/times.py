@@ -22,10 +22,10 @@ NANOS = 10**9
 FLOAT32_WHOLE = 1 << 24  # above it, neighbours among float32 numbers lie more than 1 apart
 
 # Dates that are written as one number, by their digits.
-_DATES = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
-_NUMBER = "-?[0-9]+([.][0-9]+)?"
-_DATE = "^[0-9]{4}-[0-9]{2}-[0-9]{2}"
-_FRACTION = "(:[0-9]{2}:[0-9]{2})[.]([0-9]+)"
+DATES = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+NUMBER = "-?[0-9]+([.][0-9]+)?"
+DATE = "^[0-9]{4}-[0-9]{2}-[0-9]{2}"
+FRACTION = "(:[0-9]{2}:[0-9]{2})[.]([0-9]+)"
 
 
 def time_sql(raw: RawFile, column: str, unit: TimeUnit = "s") -> tuple[str, str]:
@@ -53,13 +53,13 @@ def time_sql(raw: RawFile, column: str, unit: TimeUnit = "s") -> tuple[str, str]
         )
     text = f"({name} ->> '$')" if type_ == "JSON" else name
     # Digits are taken as they stand: a detour by floating point would move them.
-    is_number = f"regexp_full_match({text}, '{_NUMBER}')"
+    is_number = f"regexp_full_match({text}, '{NUMBER}')"
     whole = f"CASE WHEN starts_with({text}, '-') THEN -1 ELSE TRY_CAST(regexp_extract({text}, '^[0-9]+') AS BIGINT) END"
     seconds, nanos = _in_seconds(whole, _billionths(f"regexp_extract({text}, '[.]([0-9]+)$', 1)"), unit)
-    fraction = _billionths(f"regexp_extract({text}, '{_FRACTION}', 2)")
-    moment = f"TRY_CAST(regexp_replace({text}, '{_FRACTION}', '\\1') AS TIMESTAMPTZ)"
+    fraction = _billionths(f"regexp_extract({text}, '{FRACTION}', 2)")
+    moment = f"TRY_CAST(regexp_replace({text}, '{FRACTION}', '\\1') AS TIMESTAMPTZ)"
     return (
-        f"CASE WHEN {is_number} THEN {seconds} WHEN regexp_matches({text}, '{_DATE}') THEN "
+        f"CASE WHEN {is_number} THEN {seconds} WHEN regexp_matches({text}, '{DATE}') THEN "
         f"CAST(floor(epoch({moment})) AS BIGINT) END",
         f"CASE WHEN {is_number} THEN {nanos} ELSE {fraction} END",
     )
@@ -206,7 +206,7 @@ def _refuse_dates(con: duckdb.DuckDBPyConnection, file: int, where: str) -> None
     row, first, most = con.execute(
         f'SELECT min("row"), arg_min(time, "row"), max(time) FROM events WHERE file = {file}'
     ).fetchall()[0]
-    form = None if row is None else _DATES.get(len(str(most)))
+    form = None if row is None else DATES.get(len(str(most)))
     if form is None:
         return
     rest = 10 ** (len(str(most)) - 4)
@@ -233,7 +233,7 @@ def _refuse_late(con: duckdb.DuckDBPyConnection, file: int, where: str, how: str
 
 def _numbers_and_dates(con: duckdb.DuckDBPyConnection, raw: RawFile, column: str) -> tuple[int | None, int | None]:
     """First rows of a column of text that hold a number, and a date."""
-    is_number = f"regexp_full_match({raw.text_sql(column)}, '{_NUMBER}')"
+    is_number = f"regexp_full_match({raw.text_sql(column)}, '{NUMBER}')"
     return con.execute(
         f'SELECT min("row") FILTER ({is_number}), min("row") FILTER (NOT {is_number}) FROM {raw.scan(column)}'
     ).fetchall()[0]

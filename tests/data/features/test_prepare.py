@@ -1,7 +1,6 @@
 """Features from raw tables to the dataset: one rule for DuckDB and requests, missing and unknown values, both engines alike."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pyarrow as pa
@@ -176,15 +175,3 @@ def test_a_number_beyond_the_vocabulary_is_refused(made, tmp_path):
     short = action.model_copy(update={"values": action.values[:1]})
     with pytest.raises(Exception, match="beyond its 3"):
         dataclasses.replace(dataset).features.of_group(0, short)
-
-
-@pytest.mark.slow
-def test_spark_makes_the_same_bytes(made, tmp_path):
-    pytest.importorskip("pyspark")
-    folder, _ = made
-    prepare(folder, tmp_path / "spark", EngineChoice("spark", "local[1]"))
-    ours, theirs = (
-        json.loads((path / "manifest.json").read_text())["files"] for path in (folder / "dataset", tmp_path / "spark")
-    )
-    assert ours["features.json"] == theirs["features.json"]
-    assert ours == theirs

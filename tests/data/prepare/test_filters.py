@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import closing
@@ -11,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,7 +17,7 @@ from hypothesis import strategies as st
 
 from intrr_rec.config import PrepareConfig, load_recipe
 from intrr_rec.data.dataset import Dataset
-from intrr_rec.data.prepare.engines import EngineChoice
+from intrr_rec.data.prepare.engines import DuckDBEngine, EngineChoice
 from intrr_rec.data.prepare.prepare import prepare_dataset
 from intrr_rec.errors import ConfigError, DataError
 from tests.data.prepare.test_prepare import sequences
@@ -142,35 +139,10 @@ def test_what_stops_a_stream_half_way_is_what_is_told(tmp_path: Path) -> None:
     """A Ctrl-C or a full disk while rows are written, not that the connection is in use."""
     with duckdb.connect() as con:
         con.execute("CREATE TABLE events AS SELECT range AS item FROM range(500000)")
-        engine = EngineChoice().open(con, tmp_path)
+        engine = DuckDBEngine(con)
         stream = engine.batches(engine.events().sort("item"), 1000)
         with pytest.raises(KeyboardInterrupt), closing(engine):
             assert 0 < len(next(stream)) < 500_000
             raise KeyboardInterrupt
         assert con.execute("SELECT count(*) FROM events").fetchone() == (500_000,)
         assert con.execute("SELECT current_setting('preserve_insertion_order')").fetchone() == (True,)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_spark_writes_the_bytes_of_duckdb(tmp_path: Path) -> None:
-    """Every filter, the moments of a split in time, string ids beyond ASCII, equal times and times within a second, several files, an item table of types that Spark lacks."""
-    if importlib.util.find_spec("pyspark") is None or shutil.which("java") is None:
-        pytest.skip("NO SPARK HERE: install requirements/spark.txt and Java 17; `make test-slow` does the former")
-    rng = np.random.default_rng(0)
-    names = ["é", "Z", "a", "10", "9", "ü x", "𝄞", "~"]
-    events = [
-        (f"{names[u % 8]}{u // 8}", f"{names[i % 8]}{i}", int(t) / 4, ["view", "buy", "noise"][k])
-        for u, i, t, k in zip(*(rng.integers(0, top, 900) for top in (40, 24, 200, 3)), strict=True)
-    ]
-    logs = [write(tmp_path / "b.parquet", events[:500]), write(tmp_path / "a.parquet", events[500:])]
-    items = tmp_path / "items.parquet"
-    small = pa.array([1, 2], pa.uint8())
-    pq.write_table(pa.table({"item_id": ["a2", "Z1"], "n": small, "t": pa.array([1, 2], pa.time64("us"))}), items)
-    config = configured(min_weight=2, deduplicate="event", max_sequence=40, k_core=3, split="global_time")
-    one = prepare_dataset(logs, items, tmp_path / "one", config)
-    two = prepare_dataset(logs, items, tmp_path / "two", config, EngineChoice("spark", "local[1]", 1.0))
-    expected = {user: [(item, int(t)) for item, t in history] for user, history in naive(events, config).items()}
-    assert sequences(Dataset.open(tmp_path / "one")) == expected
-    assert 0 < one.counts["interactions"] < 900
-    assert (two.files, two.content_hash) == (one.files, one.content_hash)
