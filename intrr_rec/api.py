@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from intrr_rec.config import Recipe
 from intrr_rec.errors import ConfigError
-from intrr_rec.io.storage import Location, location
 from intrr_rec.io.stores.staging import staged
+from intrr_rec.io.stores.storage import Location, location
 
 if TYPE_CHECKING:
     from intrr_rec.io.artefact import Manifest

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from intrr_rec.io.places import is_out_of_memory
+from intrr_rec.io.disk.places import is_out_of_memory
 
 # torch minor → the fbgemm and torchrec minor built for it.
 COMPANIONS = {"2.13": "1.8", "2.14": "1.9"}

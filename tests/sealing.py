@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from intrr_rec.config import Recipe, save_recipe
-from intrr_rec.io.atomic import write_json, write_text
-from intrr_rec.io.records import SEAL, sealed
+from intrr_rec.io.disk.atomic import write_json, write_text
+from intrr_rec.io.formats.records import SEAL, sealed
 from intrr_rec.runs.metrics_file import metric_line
 
 

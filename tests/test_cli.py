@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from intrr_rec import cli, doctor
-from intrr_rec.cli.order import GROUPS, OTHER
+from intrr_rec.cli.process.order import GROUPS, OTHER
 from intrr_rec.errors import DataError
 from tests import tiny
 

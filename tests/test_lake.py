@@ -17,11 +17,11 @@ import yaml
 
 import intrr_rec as ir
 from intrr_rec.cli import app
-from intrr_rec.cli.errors import run_verbs
+from intrr_rec.cli.process.errors import run_verbs
 from intrr_rec.io import artefact
-from intrr_rec.io.records import parse_json
-from intrr_rec.io.storage import Folder, location
+from intrr_rec.io.formats.records import parse_json
 from intrr_rec.io.stores import scratch
+from intrr_rec.io.stores.storage import Folder, location
 from tests.conftest import s3_environment
 from tests.vectors.encoders import HashEncoder
 

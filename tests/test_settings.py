@@ -9,7 +9,7 @@ from intrr_rec.cli import app
 from intrr_rec.config import Recipe, load_recipe
 from intrr_rec.config.listing import page, settings_of
 from intrr_rec.errors import ConfigError
-from intrr_rec.io.yaml_text import parse_yaml
+from intrr_rec.io.formats.yaml_text import parse_yaml
 from tests.distributed.launch import ROOT
 
 

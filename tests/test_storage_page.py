@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.fs as pafs
 import pytest
 
-from intrr_rec.io.storage import Folder
+from intrr_rec.io.stores.storage import Folder
 
 PAGE = Path(__file__).parents[1] / "docs/storage.md"
 

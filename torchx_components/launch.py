@@ -12,7 +12,7 @@ from torchx.components import dist
 from torchx.specs.finder import ComponentValidationException
 
 from intrr_rec.cli import app as verbs
-from intrr_rec.cli.urls import require_openable
+from intrr_rec.cli.process.urls import require_openable
 from intrr_rec.errors import ConfigError
 
 IMAGE = "intrr_rec:latest"

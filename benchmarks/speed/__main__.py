@@ -19,7 +19,7 @@ from intrr_rec.cli.options import (
     recipe_of,
 )
 from intrr_rec.errors import ConfigError
-from intrr_rec.io.storage import location
+from intrr_rec.io.stores.storage import location
 
 bench = typer.Typer(
     help="Measure this machine with the project's own benchmarks.", no_args_is_help=True, pretty_exceptions_enable=False

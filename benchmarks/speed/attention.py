@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.speed.machine import describe
 from intrr_rec.data.loading.batch import Layout
-from intrr_rec.io.atomic import write_json
+from intrr_rec.io.disk.atomic import write_json
 from intrr_rec.models.backbones import hstu_attention
 from intrr_rec.models.backbones.hstu_attention import Pairs, silu_attention
 

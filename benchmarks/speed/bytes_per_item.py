@@ -29,7 +29,7 @@ from benchmarks.speed.machine import describe
 from benchmarks.speed.page import row, write_section
 from intrr_rec.config import Recipe, load_recipe
 from intrr_rec.data.dataset import Dataset
-from intrr_rec.io.atomic import write_json
+from intrr_rec.io.disk.atomic import write_json
 from intrr_rec.semantic_ids.artefact import SemanticIds
 from intrr_rec.serving.batch.histories import DatasetSource
 from intrr_rec.serving.batch.recommend import Options, recommend_all

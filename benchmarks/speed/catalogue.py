@@ -35,7 +35,7 @@ from intrr_rec.data.prepare.writer import Sequences, write_rows
 from intrr_rec.data.synthetic.generator import World, generate_logs
 from intrr_rec.errors import ConfigError
 from intrr_rec.io import artefact
-from intrr_rec.io.atomic import write_json
+from intrr_rec.io.disk.atomic import write_json
 from intrr_rec.runs.run_files import PLAN_FIGURES, RESULTS
 
 EVENTS = 12  # of a user, on average

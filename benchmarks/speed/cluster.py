@@ -27,7 +27,7 @@ from intrr_rec.distributed.planner.host import HostPlan, plan_host
 from intrr_rec.distributed.planner.plan import Plan, make_plan
 from intrr_rec.distributed.planner.step_time import StepTime, estimate_step
 from intrr_rec.distributed.planner.traffic import estimate_traffic
-from intrr_rec.io.atomic import write_json
+from intrr_rec.io.disk.atomic import write_json
 
 LOCAL_RANKS = 8
 SECTION = "plan of a cluster"

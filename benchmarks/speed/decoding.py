@@ -27,7 +27,7 @@ from intrr_rec.decoding.ranker import FITTED
 from intrr_rec.distributed.world import World, join_world
 from intrr_rec.errors import ConfigError, DataError
 from intrr_rec.evaluation.evaluator import Evaluator
-from intrr_rec.io.atomic import write_json
+from intrr_rec.io.disk.atomic import write_json
 from intrr_rec.runs.inputs import Inputs, open_inputs
 
 WARM_UP = 2

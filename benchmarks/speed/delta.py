@@ -20,14 +20,14 @@ import pyarrow.parquet as pq
 from intrr_rec.config import IndexConfig, PrepareConfig, load_recipe
 from intrr_rec.data.prepare.prepare import prepare_dataset
 from intrr_rec.io import artefact
-from intrr_rec.io.atomic import remove_tree
+from intrr_rec.io.disk.atomic import remove_tree
 from intrr_rec.models.embeddings.item_embeddings import Width
 from intrr_rec.semantic_ids.build import build_semantic_ids
 from intrr_rec.semantic_ids.extend import extend_semantic_ids
 from intrr_rec.serving.bundle.bundle import Bundle
-from intrr_rec.serving.bundle.delta import apply_delta
+from intrr_rec.serving.bundle.deltas.delta import apply_delta
+from intrr_rec.serving.bundle.deltas.export_delta import export_over
 from intrr_rec.serving.bundle.export import Grown, write_bundle
-from intrr_rec.serving.bundle.export_delta import export_over
 from intrr_rec.serving.recommender import Recommender
 from intrr_rec.training.trainer import train
 

@@ -24,7 +24,7 @@ from benchmarks.speed.machine import describe, gemm_peak, memory_gb, peak_memory
 from intrr_rec.config import Recipe
 from intrr_rec.data.loading.batch import Batch
 from intrr_rec.distributed.world import join_world
-from intrr_rec.io.atomic import write_json
+from intrr_rec.io.disk.atomic import write_json
 from intrr_rec.runs.inputs import open_inputs
 from intrr_rec.training.trainer import Trainer
 

@@ -28,7 +28,7 @@ from intrr_rec.data.loading.batch import Batch
 from intrr_rec.data.prepare.prepare import prepare_dataset
 from intrr_rec.data.synthetic.generator import World
 from intrr_rec.distributed.world import join_world
-from intrr_rec.io.atomic import write_json
+from intrr_rec.io.disk.atomic import write_json
 from intrr_rec.runs.inputs import open_inputs
 from intrr_rec.semantic_ids.build import build_semantic_ids
 from intrr_rec.training.trainer import Trainer

@@ -31,7 +31,7 @@ from intrr_rec.decoding.decode import decode
 from intrr_rec.distributed.parallelize import META, parallelize
 from intrr_rec.distributed.world import World, join_world
 from intrr_rec.errors import ArtefactError
-from intrr_rec.io.atomic import write_json
+from intrr_rec.io.disk.atomic import write_json
 from intrr_rec.models.base import ItemRecommender
 from intrr_rec.models.registry import make_model
 from intrr_rec.semantic_ids.trie import PrefixTrie

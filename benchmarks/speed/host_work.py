@@ -36,8 +36,8 @@ from intrr_rec.data.loading.collator import Collator
 from intrr_rec.data.loading.counts import COUNT_BITS, StepCounts, StepTotals, add_up, by_owner
 from intrr_rec.data.loading.streaming import StreamedOrder, StreamedWindows
 from intrr_rec.data.loading.windows import LEAVE_ONE_OUT, IntArray, Windows, training_windows
-from intrr_rec.io.atomic import write_json
-from intrr_rec.io.storage import Folder
+from intrr_rec.io.disk.atomic import write_json
+from intrr_rec.io.stores.storage import Folder
 
 ITEMS = 1_000_000
 ROUNDS = 5

@@ -27,7 +27,7 @@ from torch import Tensor
 from benchmarks.speed import machine
 from benchmarks.speed.machine import describe, gemm_peak, peak_memory_gb
 from intrr_rec.data.synthetic.generator import World
-from intrr_rec.io.atomic import write_json
+from intrr_rec.io.disk.atomic import write_json
 from intrr_rec.semantic_ids.quantizers.quantizer import TensorSource
 from intrr_rec.semantic_ids.quantizers.residual_kmeans import ResidualKMeans
 from intrr_rec.semantic_ids.source import ParquetSource

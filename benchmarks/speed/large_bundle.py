@@ -27,7 +27,7 @@ import torch
 from benchmarks.speed.machine import describe, threads
 from benchmarks.speed.page import row, write_section
 from benchmarks.speed.serving import serving_process
-from intrr_rec.io.atomic import write_json
+from intrr_rec.io.disk.atomic import write_json
 from intrr_rec.serving.bundle.item_index import ItemIndex
 from intrr_rec.serving.http.backend import Backend
 from intrr_rec.serving.http.schemas import RecommendRequest

@@ -18,8 +18,8 @@ from intrr_rec.config import Recipe
 from intrr_rec.data.loading.batch import Batch
 from intrr_rec.data.loading.loader import Loader
 from intrr_rec.distributed.world import World, join_world
-from intrr_rec.io.atomic import write_json
-from intrr_rec.io.storage import Location
+from intrr_rec.io.disk.atomic import write_json
+from intrr_rec.io.stores.storage import Location
 from intrr_rec.runs.inputs import Inputs, open_inputs
 from intrr_rec.training.trainer import Trainer
 

@@ -25,7 +25,7 @@ from intrr_rec.cli import app
 from intrr_rec.config import load_recipe
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.distributed.world import join_world
-from intrr_rec.io.atomic import write_json
+from intrr_rec.io.disk.atomic import write_json
 from intrr_rec.io.registry import current_of, read_registry
 from intrr_rec.pipeline.daily import stages_of
 from intrr_rec.pipeline.description import Pipeline, load_pipeline

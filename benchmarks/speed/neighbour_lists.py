@@ -14,7 +14,7 @@ import torch
 from intrr_rec.config import NeighboursConfig
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.data.transitions import count_transitions, transition_matrix
-from intrr_rec.models import nearest
+from intrr_rec.models.neighbours import nearest
 from intrr_rec.vectors.table import read_vectors
 
 NEAREST = (10, 100)

@@ -22,7 +22,7 @@ from benchmarks.speed.ranks import batches
 from intrr_rec.config import Recipe
 from intrr_rec.distributed.parallelize import META, parallelize
 from intrr_rec.distributed.world import join_world
-from intrr_rec.io.atomic import write_json
+from intrr_rec.io.disk.atomic import write_json
 from intrr_rec.models.registry import make_model
 from intrr_rec.training.step import TrainingStep
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from intrr_rec.errors import ConfigError
-from intrr_rec.io.atomic import write_text
+from intrr_rec.io.disk.atomic import write_text
 
 
 def row(cells: Sequence[str]) -> str:

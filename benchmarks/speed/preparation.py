@@ -26,7 +26,7 @@ from intrr_rec.data.dataset import KIND
 from intrr_rec.data.synthetic.generator import generate_logs
 from intrr_rec.errors import DataError
 from intrr_rec.io import artefact
-from intrr_rec.io.atomic import write_json
+from intrr_rec.io.disk.atomic import write_json
 
 log = logging.getLogger(__name__)
 EVENTS_PER_USER = 12

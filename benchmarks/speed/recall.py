@@ -18,7 +18,7 @@ from intrr_rec.data.dataset import Dataset
 from intrr_rec.decoding.beam import beam_search
 from intrr_rec.decoding.exhaustive import exhaustive_scores
 from intrr_rec.errors import ArtefactError
-from intrr_rec.io.atomic import write_json
+from intrr_rec.io.disk.atomic import write_json
 from intrr_rec.serving.bundle.bundle import Bundle
 from intrr_rec.serving.recommender import Recommender
 

@@ -31,7 +31,7 @@ from intrr_rec.config import Recipe
 from intrr_rec.distributed.parallelize import META, Parallel, parallelize
 from intrr_rec.distributed.world import World, join_world
 from intrr_rec.errors import ConfigError
-from intrr_rec.io.atomic import write_json
+from intrr_rec.io.disk.atomic import write_json
 from intrr_rec.models.registry import make_model
 from intrr_rec.runs.checkpoints import Checkpoints
 from intrr_rec.training.step import TrainingStep

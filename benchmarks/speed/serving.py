@@ -27,7 +27,7 @@ from rich.table import Table
 
 from benchmarks.speed.machine import describe
 from intrr_rec.errors import ConfigError
-from intrr_rec.io.atomic import write_json
+from intrr_rec.io.disk.atomic import write_json
 from intrr_rec.serving.bundle.bundle import Bundle
 
 MOST_REQUESTS = 100_000

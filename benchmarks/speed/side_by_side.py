@@ -33,7 +33,7 @@ from intrr_rec.data.loading.windows import Windows
 from intrr_rec.decoding.beam import beam_search
 from intrr_rec.decoding.beam_cached import cached_beam_search
 from intrr_rec.distributed.malloc import keep_freed_memory
-from intrr_rec.io.atomic import write_json
+from intrr_rec.io.disk.atomic import write_json
 from intrr_rec.models.backbones.backbone import make_backbone
 from intrr_rec.models.embeddings.item_embeddings import Rows
 from intrr_rec.models.flattened import Flattened

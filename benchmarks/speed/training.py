@@ -37,7 +37,7 @@ from intrr_rec.data.loading.batch import Batch
 from intrr_rec.data.loading.windows import Windows, prefix_windows, training_windows
 from intrr_rec.distributed.world import World, join_world
 from intrr_rec.errors import ConfigError
-from intrr_rec.io.atomic import write_json
+from intrr_rec.io.disk.atomic import write_json
 from intrr_rec.models.base import CodeRecommender
 from intrr_rec.runs.inputs import Inputs, open_inputs
 from intrr_rec.training.trainer import Trainer

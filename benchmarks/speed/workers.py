@@ -20,7 +20,7 @@ import torch
 from benchmarks.speed.machine import describe
 from benchmarks.speed.serving import WARM_UP, Client, Load, measure, request_bodies, serving_process
 from intrr_rec.serving.bundle.bundle import Bundle
-from intrr_rec.serving.http.processes import held_by
+from intrr_rec.serving.http.workers.processes import held_by
 
 MAPPING = re.compile(r"^[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \S+ *(.*)$")
 PATIENCE = 120.0  # seconds until all workers answer

@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict
 from benchmarks.tables.cells import CONFIG, FIGURES, INPUTS, Cell, Workplace
 from benchmarks.tables.run import MACHINE
 from intrr_rec.io.artefact import file_hash
-from intrr_rec.io.atomic import write_json
-from intrr_rec.io.records import as_record, parse_json, read_text
+from intrr_rec.io.disk.atomic import write_json
+from intrr_rec.io.formats.records import as_record, parse_json, read_text
 from intrr_rec.runs.records import Baseline, Counts, Spread, read_run, summarize
 from intrr_rec.runs.run_files import METRICS
 

@@ -15,7 +15,7 @@ from benchmarks.tables.rows import Row, gather
 from benchmarks.tables.tables import TABLES
 from intrr_rec.data.raw.descriptors import load_descriptor
 from intrr_rec.errors import ArtefactError
-from intrr_rec.io.atomic import write_text
+from intrr_rec.io.disk.atomic import write_text
 
 HOW = {
     "accuracy": "Leave-one-out on the full catalogue, already-seen items included; the checkpoint is the one with the best "

@@ -12,7 +12,7 @@ from intrr_rec.config import same_run, save_recipe
 from intrr_rec.distributed.world import World
 from intrr_rec.evaluation.evaluator import Evaluator
 from intrr_rec.evaluation.results import write_results
-from intrr_rec.io.atomic import write_bytes
+from intrr_rec.io.disk.atomic import write_bytes
 from intrr_rec.runs.folder import claimed
 from intrr_rec.runs.open_run import open_run
 from intrr_rec.runs.run_files import checkpoint_names

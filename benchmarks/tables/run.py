@@ -23,8 +23,8 @@ from intrr_rec.data.prepare.prepare import prepare_dataset
 from intrr_rec.data.raw.descriptors import Descriptor, find_tables, load_descriptor
 from intrr_rec.distributed.world import Council, World, join_world
 from intrr_rec.errors import ArtefactError, ConfigError, UserError
-from intrr_rec.io.atomic import write_json
-from intrr_rec.io.lock import Lock, Taken
+from intrr_rec.io.disk.atomic import write_json
+from intrr_rec.io.disk.lock import Lock, Taken
 from intrr_rec.semantic_ids.build import build_semantic_ids
 from intrr_rec.training.trainer import train
 

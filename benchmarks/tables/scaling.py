@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.tables.pictures import as_svg
 from intrr_rec.errors import ArtefactError
-from intrr_rec.io.atomic import write_text
+from intrr_rec.io.disk.atomic import write_text
 
 NAME = "scaling"
 LIMIT = 1.25  # the step at the largest size beside that at the smallest: what is aimed at

@@ -15,11 +15,11 @@ import typer
 
 from intrr_rec import __version__, interrupts
 from intrr_rec.cli.cluster import pipeline, runs, tune
-from intrr_rec.cli.errors import run_verbs
 from intrr_rec.cli.indexing import concat_vectors, embed, index, inspect_ids
-from intrr_rec.cli.leaving import leave_quietly
 from intrr_rec.cli.logs import describe, fetch, generate, prepare, validate
-from intrr_rec.cli.order import arrange
+from intrr_rec.cli.process.errors import run_verbs
+from intrr_rec.cli.process.leaving import leave_quietly
+from intrr_rec.cli.process.order import arrange
 from intrr_rec.cli.promotion import promote, rollback
 from intrr_rec.cli.serving import export, recommend, serve
 from intrr_rec.cli.settings import settings
@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def run_app(verbs: typer.Typer, program: str) -> None:
-    """Run the verbs of `verbs` and exit; whatever ends one is one line on stderr and an exit code, see `cli/errors.py`."""
+    """Run the verbs of `verbs` and exit; whatever ends one is one line on stderr and an exit code, see `cli/process/errors.py`."""
     interrupts.watch()
     show_to_people()
     leave_quietly()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from intrr_rec.cli.closing import close, command
+from intrr_rec.cli.process.closing import close, command
 
 
 def pipeline(

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from intrr_rec.cli.before import loading, require_artefact, require_vectors
-from intrr_rec.cli.closing import beside, close, command
 from intrr_rec.cli.options import Config, DatasetDir, Out, Overrides, SemanticIdsDir, recipe_of
+from intrr_rec.cli.process.before import loading, require_artefact, require_vectors
+from intrr_rec.cli.process.closing import beside, close, command
 
 
 def embed(

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from intrr_rec.cli.closing import beside, close, command
 from intrr_rec.cli.options import (
     NEW_FILE,
     Config,
@@ -23,6 +22,7 @@ from intrr_rec.cli.options import (
     Out,
     UserTable,
 )
+from intrr_rec.cli.process.closing import beside, close, command
 from intrr_rec.errors import ConfigError
 from intrr_rec.io.console import say
 

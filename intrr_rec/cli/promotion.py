@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from intrr_rec.cli.before import loading, require_artefact
-from intrr_rec.cli.closing import close, command
+from intrr_rec.cli.process.before import loading, require_artefact
+from intrr_rec.cli.process.closing import close, command
 
 
 def promote(
@@ -20,7 +20,7 @@ def promote(
 ) -> None:
     """Judge a bundle against the current one of a registry; make it the current one if the rule holds; write why."""
     from intrr_rec.config.promotion import load_rule
-    from intrr_rec.io.storage import location
+    from intrr_rec.io.stores.storage import location
 
     judged_by = load_rule(rule)
     require_artefact(on, "dataset")
@@ -34,7 +34,7 @@ def promote(
 
 def rollback(registry: Annotated[Path, typer.Argument(help="Registry that `intrr promote` wrote.")]) -> None:
     """Make the bundle before the current one of a registry the current one again; servers follow."""
-    from intrr_rec.io.storage import location
+    from intrr_rec.io.stores.storage import location
     from intrr_rec.promotion.promote import roll_back
 
     roll_back(location(registry))

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from intrr_rec.cli.before import loading, require_artefact, require_run, require_vectors
-from intrr_rec.cli.closing import close, command
 from intrr_rec.cli.options import NEW_FILE, Config, Out, Overrides, Vectors, recipe_of
+from intrr_rec.cli.process.before import loading, require_artefact, require_run, require_vectors
+from intrr_rec.cli.process.closing import close, command
 from intrr_rec.errors import ConfigError
 
 
@@ -46,8 +46,8 @@ def export(
     if over:
         require_artefact(over, "bundle")
     with loading():
+        from intrr_rec.serving.bundle.deltas.export_delta import export_over
         from intrr_rec.serving.bundle.export import Grown, write_bundle
-        from intrr_rec.serving.bundle.export_delta import export_over
         from intrr_rec.serving.bundle.report import report_bundle
 
     grown = Grown(dataset, semantic_ids, vectors) if dataset and semantic_ids else None
@@ -117,8 +117,9 @@ def recommend(
         raise ConfigError(f"recommend --context {wrong}: write FEATURE=VALUE, such as action=buy")
     require_artefact(bundle, "bundle")
     with loading():
+        from intrr_rec.serving.batch.event_source import events_for
         from intrr_rec.serving.batch.filter_options import read_filters
-        from intrr_rec.serving.batch.histories import DatasetSource, events_for
+        from intrr_rec.serving.batch.histories import DatasetSource
         from intrr_rec.serving.batch.recommend import Options, recommend_all
         from intrr_rec.serving.bundle.bundle import Bundle, this_device
 
@@ -150,7 +151,7 @@ def serve(
     settings = recipe_of(config, overrides).serve
     require_artefact(bundle, "bundle")
     if workers > 1 and socket is None:
-        from intrr_rec.serving.http.supervisor import supervise
+        from intrr_rec.serving.http.workers.supervisor import supervise
 
         settings.share(workers)
         options = ["--host", host, "--workers", workers, *(("--config", config) if config else ()), *(overrides or ())]

@@ -7,8 +7,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from intrr_rec.cli.before import loading, require_artefact, require_run, require_vectors
-from intrr_rec.cli.closing import close, command
 from intrr_rec.cli.options import (
     NEW_FILE,
     NEW_FOLDER,
@@ -19,6 +17,8 @@ from intrr_rec.cli.options import (
     Vectors,
     recipe_of,
 )
+from intrr_rec.cli.process.before import loading, require_artefact, require_run, require_vectors
+from intrr_rec.cli.process.closing import close, command
 from intrr_rec.errors import ConfigError
 from intrr_rec.io.console import say
 
@@ -37,7 +37,7 @@ def train(
     overrides: Overrides = None,
 ) -> None:
     """Train IntRR (Stage 2), alone or under torchrun; ends with the test metrics of the best checkpoint."""
-    from intrr_rec.io.storage import location
+    from intrr_rec.io.stores.storage import location
 
     recipe, place = recipe_of(config, overrides), location(dataset)
     require_artefact(dataset, "dataset")
@@ -148,7 +148,7 @@ def compare(
 ) -> None:
     """Compare test metrics of two runs, or two groups of seeds, by a paired bootstrap over users."""
     if on is not None:
-        from intrr_rec.io.storage import location
+        from intrr_rec.io.stores.storage import location
 
         if against:
             raise ConfigError("compare --on: takes no --against; give every run or bundle as --run, the first is A")

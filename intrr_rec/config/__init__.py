@@ -9,6 +9,7 @@ from intrr_rec.config.indexing import (
     GateConfig,
     IndexConfig,
 )
+from intrr_rec.config.logs.preparation import PrepareConfig
 from intrr_rec.config.model import (
     BackboneConfig,
     DenseConfig,
@@ -25,7 +26,6 @@ from intrr_rec.config.model import (
     TigerConfig,
     ZchConfig,
 )
-from intrr_rec.config.preparation import PrepareConfig
 from intrr_rec.config.recipe import Recipe, is_sealed, load_recipe, parse, read_yaml, same_run, save_recipe
 from intrr_rec.config.section import Section, read_section
 from intrr_rec.config.serving import ServeConfig

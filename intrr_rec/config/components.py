@@ -42,7 +42,7 @@ BUILT_IN: dict[Group, dict[str, str]] = {
         "flattened": "intrr_rec.models.flattened:Flattened",
         "tiger": "intrr_rec.models.tiger:Tiger",
         "sasrec": "intrr_rec.models.sasrec:SASRec",
-        "item_knn": "intrr_rec.models.item_knn:ItemKnn",
+        "item_knn": "intrr_rec.models.neighbours.item_knn:ItemKnn",
     },
     "quantizers": {
         "rk_means": "intrr_rec.semantic_ids.quantizers.residual_kmeans:ResidualKMeans",

@@ -16,17 +16,17 @@ from pydantic import ValidationError, model_validator
 
 from intrr_rec.config.components import ComponentSection, component, names, section_name
 from intrr_rec.config.indexing import IndexConfig
+from intrr_rec.config.logs.preparation import PrepareConfig
 from intrr_rec.config.model import ModelConfig
-from intrr_rec.config.preparation import PrepareConfig
 from intrr_rec.config.section import Section
 from intrr_rec.config.serving import ServeConfig
 from intrr_rec.config.tracking import TrackConfig
 from intrr_rec.config.training import EvaluateConfig, TrainConfig
 from intrr_rec.errors import ConfigError, instead, nearest
-from intrr_rec.io.atomic import write_text
-from intrr_rec.io.records import TEXT_SEAL, sealed_text, unsealed_text
+from intrr_rec.io.disk.atomic import write_text
+from intrr_rec.io.formats.records import TEXT_SEAL, sealed_text, unsealed_text
+from intrr_rec.io.formats.yaml_text import parse_yaml, read_text
 from intrr_rec.io.shipped import find_settings
-from intrr_rec.io.yaml_text import parse_yaml, read_text
 
 # Items up to which evaluation makes every item's token beforehand; above, the tokens of each batch of histories.
 FEW_ITEMS = 1_000_000

@@ -12,18 +12,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
 
-from intrr_rec.config.features import Side
-from intrr_rec.config.time_units import TimeUnit
+from intrr_rec.config.logs.features import Side
+from intrr_rec.config.logs.time_units import TimeUnit
 from intrr_rec.data.event_store import LENGTH, TARGETS, EventStore
 from intrr_rec.data.features.columns import Column
 from intrr_rec.data.features.store import FEATURES, TABLES, DatasetFeatures, FeatureRecord
@@ -32,10 +30,13 @@ from intrr_rec.data.seen import SEEN, Seen
 from intrr_rec.errors import ArtefactError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import MANIFEST, Manifest, Opened
-from intrr_rec.io.mapped import roomy
-from intrr_rec.io.parquet import batches
-from intrr_rec.io.records import as_record
-from intrr_rec.io.storage import Location, location
+from intrr_rec.io.formats.mapped import roomy
+from intrr_rec.io.formats.parquet import batches
+from intrr_rec.io.formats.records import as_record
+from intrr_rec.io.stores.storage import Location, location
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 KIND = "dataset"
 SEQUENCES = "sequences"
@@ -283,6 +284,8 @@ class Dataset:
         """
         if self._counted or ranks == 1:
             return
+        import torch  # pages that only look at files do without it
+
         groups = len(self.events.groups)
         counts_I = self._count(range(groups * rank // ranks, groups * (rank + 1) // ranks))
         for first in range(0, self.n_items, CHUNK):

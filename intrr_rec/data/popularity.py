@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from intrr_rec.io.mapped import roomy
+from intrr_rec.io.formats.mapped import roomy
 
 CHUNK = 1 << 18
 

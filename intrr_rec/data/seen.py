@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from intrr_rec.data.loading.windows import IntArray
 from intrr_rec.errors import ArtefactError
-from intrr_rec.io.places import not_the_input
-from intrr_rec.io.storage import Folder
+from intrr_rec.io.disk.places import not_the_input
+from intrr_rec.io.stores.storage import Folder
 
 SEEN = "seen.parquet"  # user, item, before
 

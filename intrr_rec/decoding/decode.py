@@ -21,7 +21,7 @@ from intrr_rec.decoding.shard import Shard
 from intrr_rec.models.base import CodeRecommender, ItemRecommender, Recommender
 from intrr_rec.models.embeddings.item_embeddings import Rows
 from intrr_rec.models.intrr import IntRR
-from intrr_rec.models.neighbours import NeighbourTable
+from intrr_rec.models.neighbours.terms import NeighbourTable
 from intrr_rec.models.ran_decoder import RanSteps
 from intrr_rec.models.sasrec import SASRec
 from intrr_rec.semantic_ids.trie import PrefixTrie

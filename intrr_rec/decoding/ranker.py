@@ -20,7 +20,7 @@ from intrr_rec.decoding.repeats import FITS, RETURNS, SeenItems
 from intrr_rec.decoding.shard import Shard
 from intrr_rec.models.dense_head import DenseHead
 from intrr_rec.models.embeddings.item_embeddings import Rows
-from intrr_rec.models.neighbours import TERMS, NeighbourTable
+from intrr_rec.models.neighbours.terms import TERMS, NeighbourTable
 from intrr_rec.models.ran_decoder import Steps
 from intrr_rec.semantic_ids.trie import PrefixTrie
 
@@ -77,7 +77,7 @@ class Ranker:
     ) -> tuple[Tensor, Tensor]:
         """What `rank` orders: distinct items `[B, W]` (-1 where a place is left empty) and their features `[B, W, F]`.
 
-        The features are the dense score and log P; then, with neighbours, their terms (`models/neighbours.py`: `TERMS`), and of items
+        The features are the dense score and log P; then, with neighbours, their terms (`models/neighbours/terms.py`: `TERMS`), and of items
         of the history the log-odds of a return (`decoding/repeats.py`) and 1.
         """
         beam = beam_search(self.ran, self.trie, state_BD, settings.beam, settings.normalize, allowed)

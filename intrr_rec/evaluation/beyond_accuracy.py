@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from intrr_rec.io.mapped import roomy
+from intrr_rec.io.formats.mapped import roomy
 from intrr_rec.semantic_ids.quality.metrics import gini
 
 CUTOFF = 10

@@ -21,9 +21,9 @@ from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.evaluation.bootstrap import RESAMPLES, paired_bootstrap
 from intrr_rec.evaluation.metrics import NAMES, metrics_by_user
 from intrr_rec.evaluation.target_ranks import read_ranks
-from intrr_rec.io.atomic import write_json
 from intrr_rec.io.console import console
-from intrr_rec.io.records import shell_word
+from intrr_rec.io.disk.atomic import write_json
+from intrr_rec.io.formats.records import shell_word
 from intrr_rec.runs.records import RunResults, read_run, require_same_dataset, summarize
 
 COMPARED = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")

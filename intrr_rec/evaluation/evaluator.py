@@ -34,7 +34,7 @@ from intrr_rec.evaluation.metrics import RECALL_AT, as_means, metrics_by_user, t
 from intrr_rec.models.base import Recommender
 from intrr_rec.models.embeddings.item_embeddings import Rows
 from intrr_rec.models.intrr import IntRR
-from intrr_rec.models.neighbours import NeighbourTable
+from intrr_rec.models.neighbours.terms import NeighbourTable
 from intrr_rec.runs.inputs import Inputs
 from intrr_rec.runs.neighbours import build_neighbours
 from intrr_rec.semantic_ids.trie import PrefixTrie

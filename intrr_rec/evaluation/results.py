@@ -22,7 +22,7 @@ from intrr_rec.evaluation.evaluator import Evaluator, Ranked, TargetRanks, most_
 from intrr_rec.evaluation.slices import HISTORY_FROM, POPULARITY_FROM, SLICED_BY, as_slices, band_name, slice_sums
 from intrr_rec.evaluation.target_ranks import write_ranks
 from intrr_rec.io.console import console
-from intrr_rec.io.places import writing_to
+from intrr_rec.io.disk.places import writing_to
 from intrr_rec.models.intrr import IntRR
 from intrr_rec.runs.folder import claimed
 from intrr_rec.runs.inputs import Inputs

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from intrr_rec.distributed.world import World
 from intrr_rec.errors import ArtefactError
 from intrr_rec.evaluation.evaluator import Split, TargetRanks
-from intrr_rec.io.places import not_the_input
+from intrr_rec.io.disk.places import not_the_input
 from intrr_rec.runs.parts import recorded_files, require_whole, write_part
 from intrr_rec.runs.run_files import RANKS, RESULTS
 

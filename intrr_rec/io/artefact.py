@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from intrr_rec.errors import ArtefactError
-from intrr_rec.io.atomic import follow_umask, remove_tree, swap_into_place, sync, write_json
-from intrr_rec.io.lock import Lock, Taken
+from intrr_rec.io.disk.atomic import follow_umask, remove_tree, swap_into_place, sync, write_json
+from intrr_rec.io.disk.lock import Lock, Taken
+from intrr_rec.io.disk.opened import Opened, open_artefact, peek, read
+from intrr_rec.io.disk.places import writing_to, written_through
+from intrr_rec.io.formats.records import parse_json
 from intrr_rec.io.manifest import COMPLETE, MANIFEST, SCHEMA_VERSION, Manifest, require_parent
-from intrr_rec.io.opened import Opened, open_artefact, peek, read
-from intrr_rec.io.places import writing_to, written_through
-from intrr_rec.io.records import parse_json
 from intrr_rec.io.versions import keep_version
 
 __all__ = [

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from intrr_rec.errors import ArtefactError
-from intrr_rec.io.records import as_record, parse_json, sealed, unsealed
-from intrr_rec.io.storage import Location
+from intrr_rec.io.formats.records import as_record, parse_json, sealed, unsealed
+from intrr_rec.io.stores.storage import Location
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"

@@ -17,10 +17,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from intrr_rec.errors import ArtefactError
-from intrr_rec.io.atomic import write_json
+from intrr_rec.io.disk.atomic import write_json
+from intrr_rec.io.formats.records import as_record, parse_json, sealed, unsealed
 from intrr_rec.io.manifest import Hash, Manifest
-from intrr_rec.io.records import as_record, parse_json, sealed, unsealed
-from intrr_rec.io.storage import Folder, Location, below, location
+from intrr_rec.io.stores.storage import Folder, Location, below, location
 
 REGISTRY, BUNDLES, DECISIONS = "registry.json", "bundles", "decisions"
 FIX = "put the file back"

@@ -25,14 +25,14 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.io.artefact import file_hash
-from intrr_rec.io.atomic import replacing, write_json
 from intrr_rec.io.console import console, shows_bars
+from intrr_rec.io.disk.atomic import replacing, write_json
+from intrr_rec.io.disk.lock import Lock, Taken, is_held
+from intrr_rec.io.disk.places import writing_to, written_through
 from intrr_rec.io.launcher import SPEAK_EVERY, patience, stray
-from intrr_rec.io.lock import Lock, Taken, is_held
-from intrr_rec.io.places import writing_to, written_through
-from intrr_rec.io.storage import Folder
 from intrr_rec.io.stores import scratch
 from intrr_rec.io.stores.staging import at_end
+from intrr_rec.io.stores.storage import Folder
 
 log = logging.getLogger(__name__)
 JOB = "job.json"

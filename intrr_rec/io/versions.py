@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from intrr_rec.errors import ArtefactError
-from intrr_rec.io.atomic import remove_tree, sync
+from intrr_rec.io.disk.atomic import remove_tree, sync
 from intrr_rec.io.manifest import MANIFEST
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from intrr_rec.data.loading.windows import Windows, training_windows
 from intrr_rec.models.backbones.kv_cache import Cache, Prompts
 from intrr_rec.models.codes import batch_codes
 from intrr_rec.models.embeddings.tables import CODEBOOK_TABLE, Codebooks
-from intrr_rec.models.neighbours import Permitted
+from intrr_rec.models.neighbours.terms import Permitted
 
 
 @dataclass(frozen=True)

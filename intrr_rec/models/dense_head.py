@@ -22,7 +22,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from intrr_rec.config import DenseConfig
 from intrr_rec.data.loading.batch import Batch
-from intrr_rec.io.mapped import roomy
+from intrr_rec.io.formats.mapped import roomy
 from intrr_rec.models.embeddings.item_embeddings import Rows
 
 WHOLE = 1 << 30  # bytes of scores and masks up to which a step's loss is computed in one piece

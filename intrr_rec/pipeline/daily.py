@@ -16,10 +16,10 @@ from intrr_rec.config import PrepareConfig, Recipe
 from intrr_rec.config.promotion import load_rule
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.io import artefact
-from intrr_rec.io.records import as_record
+from intrr_rec.io.formats.records import as_record
 from intrr_rec.io.registry import decisions, read_decision, read_registry
-from intrr_rec.io.storage import Location, below
 from intrr_rec.io.stores.staging import staged
+from intrr_rec.io.stores.storage import Location, below
 from intrr_rec.pipeline import faults
 from intrr_rec.pipeline.day_runs import LETTERS, Runs
 from intrr_rec.pipeline.description import Pipeline

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from intrr_rec.errors import ArtefactError
 from intrr_rec.io import artefact
-from intrr_rec.io.atomic import remove_tree
-from intrr_rec.io.places import url_of
+from intrr_rec.io.disk.atomic import remove_tree
+from intrr_rec.io.disk.places import url_of
 from intrr_rec.io.registry import bundle_place, read_registry
-from intrr_rec.io.storage import Folder, Location, below
 from intrr_rec.io.stores.staging import staged
+from intrr_rec.io.stores.storage import Folder, Location, below
 from intrr_rec.pipeline.faults import content_hash, weights
 from intrr_rec.runs.run_files import RESULTS
 from intrr_rec.runs.run_record import input_place, read_run_record

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from intrr_rec.config import Section
 from intrr_rec.errors import ConfigError, instead
-from intrr_rec.io.places import url_of
-from intrr_rec.io.storage import Location
-from intrr_rec.io.yaml_text import parse_yaml, read_text
+from intrr_rec.io.disk.places import url_of
+from intrr_rec.io.formats.yaml_text import parse_yaml, read_text
+from intrr_rec.io.stores.storage import Location
 
 Described = TypeVar("Described", bound=Section)
 

@@ -10,9 +10,9 @@ from pydantic import Field, field_validator, model_validator
 
 from intrr_rec.config import Section
 from intrr_rec.errors import ConfigError
-from intrr_rec.io.places import url_of
-from intrr_rec.io.storage import Location, below, location
+from intrr_rec.io.disk.places import url_of
 from intrr_rec.io.stores.staging import require_store
+from intrr_rec.io.stores.storage import Location, below, location
 from intrr_rec.pipeline.described import read_described, seen_from
 
 StageName = Literal["prepare", "embed", "index", "train", "evaluate", "export", "promote"]

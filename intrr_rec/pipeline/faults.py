@@ -10,9 +10,9 @@ from intrr_rec.data.raw.paths import table_files
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import file_hash
-from intrr_rec.io.records import read_sealed
-from intrr_rec.io.storage import Folder, Location
+from intrr_rec.io.formats.records import read_sealed
 from intrr_rec.io.stores.staging import staged
+from intrr_rec.io.stores.storage import Folder, Location
 from intrr_rec.pipeline.description import Embed, Pipeline
 from intrr_rec.runs.parts import recorded_files, require_whole
 from intrr_rec.runs.records import FIX

@@ -13,11 +13,11 @@ from intrr_rec.data.raw.paths import table_files
 from intrr_rec.errors import DataError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import file_hash
-from intrr_rec.io.atomic import write_json
-from intrr_rec.io.places import url_of
-from intrr_rec.io.records import read_texts, sealed
-from intrr_rec.io.storage import Location, below
+from intrr_rec.io.disk.atomic import write_json
+from intrr_rec.io.disk.places import url_of
+from intrr_rec.io.formats.records import read_texts, sealed
 from intrr_rec.io.stores.staging import staged
+from intrr_rec.io.stores.storage import Location, below
 
 RECORD = "logs.json"
 

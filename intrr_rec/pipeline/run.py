@@ -18,10 +18,10 @@ from torchx.runner import Runner, get_runner
 from torchx.specs import AppState, AppStatus
 
 from intrr_rec.errors import ArtefactError, Stopped
-from intrr_rec.io.atomic import write_json
 from intrr_rec.io.console import console
-from intrr_rec.io.lock import Lock, Taken
-from intrr_rec.io.records import read_texts, sealed
+from intrr_rec.io.disk.atomic import write_json
+from intrr_rec.io.disk.lock import Lock, Taken
+from intrr_rec.io.formats.records import read_texts, sealed
 from intrr_rec.pipeline.daily import stages_of
 from intrr_rec.pipeline.description import Pipeline, load_pipeline
 from intrr_rec.pipeline.faults import MISSING

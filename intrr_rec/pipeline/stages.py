@@ -15,8 +15,8 @@ from typing import Any
 from torchx.specs import AppDef
 
 from intrr_rec.config import Recipe, load_recipe
-from intrr_rec.io.storage import Folder, Location, below, location
 from intrr_rec.io.stores.staging import staged
+from intrr_rec.io.stores.storage import Folder, Location, below, location
 from intrr_rec.pipeline import faults
 from intrr_rec.pipeline.description import Embed, Pipeline, StageName
 from intrr_rec.pipeline.faults import content_hash

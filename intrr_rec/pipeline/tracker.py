@@ -14,9 +14,9 @@ from torchx.specs import AppStatus
 from torchx.tracker.backend.fsspec import FsspecTracker
 
 from intrr_rec.errors import ArtefactError
-from intrr_rec.io.atomic import write_text
-from intrr_rec.io.places import not_the_input
-from intrr_rec.io.storage import Location
+from intrr_rec.io.disk.atomic import write_text
+from intrr_rec.io.disk.places import not_the_input
+from intrr_rec.io.stores.storage import Location
 
 FOLDER, CONFIG = "tracker", "tracker.conf"
 

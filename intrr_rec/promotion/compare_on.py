@@ -24,10 +24,10 @@ from intrr_rec.errors import ConfigError
 from intrr_rec.evaluation.beyond_accuracy import CUTOFF, exposure
 from intrr_rec.evaluation.bootstrap import RESAMPLES, Interval, paired_bootstrap
 from intrr_rec.evaluation.metrics import NAMES, metrics_by_user, target_rank
-from intrr_rec.io.atomic import write_json
 from intrr_rec.io.console import console
-from intrr_rec.io.storage import Location
+from intrr_rec.io.disk.atomic import write_json
 from intrr_rec.io.stores.mirror import origin
+from intrr_rec.io.stores.storage import Location
 from intrr_rec.io.versions import version_of
 from intrr_rec.promotion.contenders import Contender, open_contender, ranked_chunks
 

@@ -24,9 +24,9 @@ from intrr_rec.distributed.world import World
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.evaluation.evaluator import Evaluator
 from intrr_rec.io.artefact import MANIFEST
-from intrr_rec.io.mapped import roomy
+from intrr_rec.io.formats.mapped import roomy
 from intrr_rec.io.registry import read_registry
-from intrr_rec.io.storage import Location
+from intrr_rec.io.stores.storage import Location
 from intrr_rec.runs.inputs import Inputs
 from intrr_rec.runs.open_run import open_run
 from intrr_rec.semantic_ids.versions import old_places

@@ -12,9 +12,9 @@ import numpy as np
 
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.data.mapped_users import map_users
+from intrr_rec.io.formats.records import LARGEST
 from intrr_rec.io.manifest import MANIFEST, Manifest
-from intrr_rec.io.records import LARGEST
-from intrr_rec.io.storage import Folder, Location
+from intrr_rec.io.stores.storage import Folder, Location
 from intrr_rec.promotion.contenders import BundleContender
 from intrr_rec.promotion.judge import Costs
 

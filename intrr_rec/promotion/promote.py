@@ -20,10 +20,10 @@ from intrr_rec.data.dataset import Dataset
 from intrr_rec.distributed.world import join_world
 from intrr_rec.errors import ArtefactError
 from intrr_rec.io import artefact
-from intrr_rec.io.atomic import remove_tree, swap_into_place
 from intrr_rec.io.console import console
-from intrr_rec.io.lock import Lock, Taken
-from intrr_rec.io.places import writing_to
+from intrr_rec.io.disk.atomic import remove_tree, swap_into_place
+from intrr_rec.io.disk.lock import Lock, Taken
+from intrr_rec.io.disk.places import writing_to
 from intrr_rec.io.registry import (
     BUNDLES,
     REGISTRY,
@@ -37,17 +37,17 @@ from intrr_rec.io.registry import (
     write_decision,
     write_record,
 )
-from intrr_rec.io.storage import Folder, Location, below
 from intrr_rec.io.stores.copies import publish
 from intrr_rec.io.stores.lease import Lease
 from intrr_rec.io.stores.mirror import origin
 from intrr_rec.io.stores.staging import copied
+from intrr_rec.io.stores.storage import Folder, Location, below
 from intrr_rec.io.versions import link_tree
 from intrr_rec.promotion.compare_on import compare_models, show
 from intrr_rec.promotion.costs import measure_costs
 from intrr_rec.promotion.judge import Check, judge
-from intrr_rec.serving.bundle import delta
 from intrr_rec.serving.bundle.bundle import KIND
+from intrr_rec.serving.bundle.deltas import delta
 
 
 def promote(

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from intrr_rec.data.dataset import Dataset
-from intrr_rec.io.atomic import write_text
-from intrr_rec.io.records import as_record
-from intrr_rec.io.room import require_writable
+from intrr_rec.io.disk.atomic import write_text
+from intrr_rec.io.disk.room import require_writable
+from intrr_rec.io.formats.records import as_record
 from intrr_rec.reporting.page import render, usage_figures
 from intrr_rec.semantic_ids.artefact import QUALITY, SemanticIds
 from intrr_rec.semantic_ids.inspect import open_pair

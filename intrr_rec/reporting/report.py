@@ -20,9 +20,9 @@ from pydantic import BaseModel, Field
 
 from intrr_rec.errors import ArtefactError
 from intrr_rec.evaluation.slices import SLICED_BY, band_name
-from intrr_rec.io.atomic import write_text
-from intrr_rec.io.records import read_record, read_sealed_text, shell_word
-from intrr_rec.io.room import require_writable
+from intrr_rec.io.disk.atomic import write_text
+from intrr_rec.io.disk.room import require_writable
+from intrr_rec.io.formats.records import read_record, read_sealed_text, shell_word
 from intrr_rec.reporting import plots
 from intrr_rec.reporting.page import Figure, render, usage_figures
 from intrr_rec.runs.metrics_file import metric_lines

@@ -14,9 +14,9 @@ from intrr_rec.config import PrepareConfig
 from intrr_rec.data.validate.findings import Examination, Extent, Severity
 from intrr_rec.data.validate.validate import examine
 from intrr_rec.errors import DataError
-from intrr_rec.io.atomic import write_text
 from intrr_rec.io.console import console
-from intrr_rec.io.room import require_writable
+from intrr_rec.io.disk.atomic import write_text
+from intrr_rec.io.disk.room import require_writable
 from intrr_rec.reporting import plots
 from intrr_rec.reporting.page import Figure, render
 

@@ -28,8 +28,8 @@ from intrr_rec.distributed.finite import is_finite
 from intrr_rec.distributed.parallelize import Parallel
 from intrr_rec.distributed.world import World
 from intrr_rec.errors import ArtefactError
-from intrr_rec.io.storage import Folder, Location, below
 from intrr_rec.io.stores.mirror import mirror_of
+from intrr_rec.io.stores.storage import Folder, Location, below
 from intrr_rec.runs.run_files import BEST, checkpoint_names, checkpoints_of
 
 log = logging.getLogger(__name__)

@@ -13,10 +13,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from intrr_rec.distributed.world import World
 from intrr_rec.errors import ArtefactError
-from intrr_rec.io.atomic import write_json, write_text
-from intrr_rec.io.lock import Lock, Taken
-from intrr_rec.io.places import writing_to
-from intrr_rec.io.records import sealed, sealed_text
+from intrr_rec.io.disk.atomic import write_json, write_text
+from intrr_rec.io.disk.lock import Lock, Taken
+from intrr_rec.io.disk.places import writing_to
+from intrr_rec.io.formats.records import sealed, sealed_text
 from intrr_rec.runs.metrics_file import metric_line, metric_lines
 from intrr_rec.runs.run_files import METRICS, PLAN, PLAN_FIGURES
 

@@ -29,8 +29,8 @@ from intrr_rec.data.repeats import share_of_repeats
 from intrr_rec.errors import ArtefactError, ConfigError, DataError, UserError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import MANIFEST, require_parent
-from intrr_rec.io.storage import Location, location
 from intrr_rec.io.stores.staging import staged
+from intrr_rec.io.stores.storage import Location, location
 from intrr_rec.models.base import Recommender
 from intrr_rec.models.embeddings.tables import Codebooks
 from intrr_rec.models.embeddings.zch import item_keys

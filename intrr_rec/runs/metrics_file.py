@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from intrr_rec.errors import ArtefactError
+from intrr_rec.io.formats.records import parse_json, read_text
 from intrr_rec.io.misfit import note_read
-from intrr_rec.io.records import parse_json, read_text
 
 CHECK = "crc32"
 LARGEST = 1 << 30  # bytes

@@ -20,9 +20,9 @@ from intrr_rec.data.popularity import falling_order
 from intrr_rec.data.transitions import count_transitions, transition_matrix
 from intrr_rec.distributed.world import World
 from intrr_rec.models.base import Recommender
-from intrr_rec.models.item_knn import ItemKnn
-from intrr_rec.models.nearest import Transitions, nearest, unit_vectors
-from intrr_rec.models.neighbours import NeighbourTable
+from intrr_rec.models.neighbours.item_knn import ItemKnn
+from intrr_rec.models.neighbours.nearest import Transitions, nearest, unit_vectors
+from intrr_rec.models.neighbours.terms import NeighbourTable
 from intrr_rec.runs.inputs import Inputs
 
 log = logging.getLogger(__name__)

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 
 from intrr_rec.errors import ArtefactError
 from intrr_rec.io.artefact import file_hash
-from intrr_rec.io.atomic import remove_tree, sync, write_json
-from intrr_rec.io.places import writing_to
-from intrr_rec.io.records import read_sealed, sealed
+from intrr_rec.io.disk.atomic import remove_tree, sync, write_json
+from intrr_rec.io.disk.places import writing_to
+from intrr_rec.io.formats.records import read_sealed, sealed
 from intrr_rec.runs.run_files import RESULTS
 
 if TYPE_CHECKING:  # the readers here do without torch

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from intrr_rec.errors import ArtefactError, ConfigError
-from intrr_rec.io.records import read_record, shell_word
+from intrr_rec.io.formats.records import read_record, shell_word
 from intrr_rec.runs.parts import require_whole
 from intrr_rec.runs.run_files import RESULTS
 from intrr_rec.runs.run_record import read_run_record

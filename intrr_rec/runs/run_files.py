@@ -12,8 +12,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from intrr_rec.io.manifest import COMPLETE
-from intrr_rec.io.storage import Folder, Location, below
 from intrr_rec.io.stores.mirror import origin
+from intrr_rec.io.stores.storage import Folder, Location, below
 
 CONFIG, INPUTS, METRICS = "config.yaml", "run.json", "metrics.jsonl"
 PLAN, PLAN_FIGURES = "plan.txt", "plan.json"

@@ -13,12 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from intrr_rec.config import Recipe, is_sealed, load_recipe
 from intrr_rec.errors import ArtefactError
-from intrr_rec.io.atomic import write_json
+from intrr_rec.io.disk.atomic import write_json
+from intrr_rec.io.disk.opened import peek
+from intrr_rec.io.formats.records import read_record, sealed
 from intrr_rec.io.manifest import MANIFEST, Hash, Manifest
-from intrr_rec.io.opened import peek
-from intrr_rec.io.records import read_record, sealed
-from intrr_rec.io.storage import VERSIONS, Folder, Location
 from intrr_rec.io.stores.mirror import origin
+from intrr_rec.io.stores.storage import VERSIONS, Folder, Location
 from intrr_rec.io.versions import find_version, version_of
 from intrr_rec.runs.run_files import CONFIG, INPUTS
 

@@ -32,9 +32,9 @@ from torch import Tensor
 from intrr_rec.errors import ArtefactError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import MANIFEST, Draft, Manifest, Opened
-from intrr_rec.io.atomic import write_json
-from intrr_rec.io.parquet import batches
-from intrr_rec.io.records import as_record
+from intrr_rec.io.disk.atomic import write_json
+from intrr_rec.io.formats.parquet import batches
+from intrr_rec.io.formats.records import as_record
 from intrr_rec.semantic_ids.trie import PrefixTrie, narrowest
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from intrr_rec.errors import ConfigError
-from intrr_rec.io.mapped import roomy
+from intrr_rec.io.formats.mapped import roomy
 from intrr_rec.semantic_ids.quantizers.quantizer import Quantizer, VectorSource
 from intrr_rec.semantic_ids.sinkhorn import sinkhorn_prices, squared_distances
 from intrr_rec.semantic_ids.trie import sorted_order

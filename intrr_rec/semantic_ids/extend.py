@@ -20,8 +20,8 @@ from intrr_rec.data.dataset import Dataset
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import MANIFEST, Draft, Manifest
-from intrr_rec.io.places import not_the_input
-from intrr_rec.io.records import as_record
+from intrr_rec.io.disk.places import not_the_input
+from intrr_rec.io.formats.records import as_record
 from intrr_rec.semantic_ids.artefact import KIND, QUANTIZER, Growth, Published, SemanticIds, fill
 from intrr_rec.semantic_ids.build import assign_all
 from intrr_rec.semantic_ids.collisions import code_groups

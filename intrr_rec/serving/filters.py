@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from intrr_rec.config.time_units import said
+from intrr_rec.config.logs.time_units import said
 from intrr_rec.errors import ConfigError
 from intrr_rec.serving.bundle.items import ItemTable
 from intrr_rec.serving.conditions import Bounds, Conditions

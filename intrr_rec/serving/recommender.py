@@ -20,7 +20,7 @@ from intrr_rec.decoding.beam import beam_search
 from intrr_rec.decoding.filters import Allowed
 from intrr_rec.errors import ConfigError, DataError
 from intrr_rec.models.codes import item_codes
-from intrr_rec.models.neighbours import rank_neighbours
+from intrr_rec.models.neighbours.terms import rank_neighbours
 from intrr_rec.serving.bundle.bundle import Bundle
 from intrr_rec.serving.filters import NOTHING, Filters
 from intrr_rec.serving.words import Features, numbers_of

@@ -7,7 +7,7 @@ from pathlib import Path
 from intrr_rec.config import Recipe, ShardingConfig, same_run
 from intrr_rec.distributed.planner.plan import optimizer_of
 from intrr_rec.errors import ArtefactError, ConfigError
-from intrr_rec.io.records import read_sealed
+from intrr_rec.io.formats.records import read_sealed
 from intrr_rec.runs.inputs import Inputs
 from intrr_rec.runs.run_files import CONFIG, INPUTS, PLAN_FIGURES, checkpoint_names
 from intrr_rec.runs.run_record import read_recipe, read_run_record

@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict
 
 from intrr_rec.config import Recipe, component
 from intrr_rec.distributed.world import World
-from intrr_rec.io.atomic import write_json
-from intrr_rec.io.records import read_record, sealed
+from intrr_rec.io.disk.atomic import write_json
+from intrr_rec.io.formats.records import read_record, sealed
 from intrr_rec.io.stores.mirror import origin
 from intrr_rec.runs.run_files import TRACKER
 from intrr_rec.training.trackers.tracker import NoTracker, Scalar, TrackedRun, Tracker

@@ -29,8 +29,8 @@ from intrr_rec.distributed.zch import managed_figures
 from intrr_rec.errors import ConfigError, DataError, PlaceError, Stopped
 from intrr_rec.evaluation.evaluator import Evaluator
 from intrr_rec.evaluation.results import FIX, write_results
-from intrr_rec.io.places import writing_to
-from intrr_rec.io.storage import Location
+from intrr_rec.io.disk.places import writing_to
+from intrr_rec.io.stores.storage import Location
 from intrr_rec.runs.checkpoints import Checkpoints
 from intrr_rec.runs.folder import MetricsLog, claimed, write_plan
 from intrr_rec.runs.inputs import Inputs, open_inputs

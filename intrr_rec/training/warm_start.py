@@ -26,7 +26,7 @@ from intrr_rec.distributed.parallelize import Parallel
 from intrr_rec.distributed.world import World
 from intrr_rec.distributed.zch import managed_rows
 from intrr_rec.errors import ArtefactError, ConfigError
-from intrr_rec.io.storage import Location
+from intrr_rec.io.stores.storage import Location
 from intrr_rec.models.intrr import IntRR
 from intrr_rec.models.losses import sid_nll
 from intrr_rec.runs.checkpoints import Checkpoints

@@ -30,8 +30,8 @@ from intrr_rec.data.dataset import Dataset
 from intrr_rec.errors import DataError, nearest
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import Manifest, file_hash
-from intrr_rec.io.mapped import mapped_file
-from intrr_rec.io.places import not_the_input, url_of
+from intrr_rec.io.disk.places import not_the_input, url_of
+from intrr_rec.io.formats.mapped import mapped_file
 from intrr_rec.io.stores.staging import require_store, staged
 from intrr_rec.vectors.embed import Storage, vectors_table
 from intrr_rec.vectors.table import KIND, VectorTable, vectors_hash

@@ -22,7 +22,7 @@ from pydantic import Field
 from intrr_rec.config import Section, component, read_section
 from intrr_rec.errors import ConfigError
 from intrr_rec.io.artefact import file_hash
-from intrr_rec.io.places import not_the_input
+from intrr_rec.io.disk.places import not_the_input
 from intrr_rec.vectors.embed import DEFAULT_MODEL
 from intrr_rec.vectors.precision import Precision, resolve
 

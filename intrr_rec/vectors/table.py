@@ -22,9 +22,9 @@ from intrr_rec.data.dataset import Dataset
 from intrr_rec.data.raw.paths import PARQUET, files_hash, table_files
 from intrr_rec.errors import DataError
 from intrr_rec.io import artefact
-from intrr_rec.io.mapped import roomy
-from intrr_rec.io.parquet import batches
-from intrr_rec.io.places import not_the_input
+from intrr_rec.io.disk.places import not_the_input
+from intrr_rec.io.formats.mapped import roomy
+from intrr_rec.io.formats.parquet import batches
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from torchx.specs import AppState
 from typer.testing import CliRunner
 
 from intrr_rec.cli import app
-from intrr_rec.io.records import read_texts
+from intrr_rec.io.formats.records import read_texts
 from intrr_rec.pipeline.listing import find_runs, read_listed
 from intrr_rec.pipeline.run import run_pipeline
 from intrr_rec.pipeline.tracker import linked

@@ -5,7 +5,7 @@ import pytest
 
 from intrr_rec.data import popularity
 from intrr_rec.data.popularity import falling_order
-from intrr_rec.io import mapped
+from intrr_rec.io.formats import mapped
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1 << 18])

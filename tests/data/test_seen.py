@@ -14,9 +14,10 @@ from intrr_rec.data.repeats import share_of_repeats
 from intrr_rec.data.seen import SEEN, Seen
 from intrr_rec.errors import ArtefactError
 from intrr_rec.evaluation.results import evaluate_run
-from intrr_rec.io.storage import Folder
+from intrr_rec.io.stores.storage import Folder
 from intrr_rec.promotion.compare_on import compare_on
-from intrr_rec.serving.batch.histories import DatasetSource, events_for
+from intrr_rec.serving.batch.event_source import events_for
+from intrr_rec.serving.batch.histories import DatasetSource
 from intrr_rec.serving.batch.recommend import PARTS, Options, recommend_all
 from intrr_rec.serving.bundle.bundle import Bundle
 from intrr_rec.serving.bundle.export import write_bundle

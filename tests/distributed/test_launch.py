@@ -13,7 +13,7 @@ from intrr_rec.errors import ConfigError
 from intrr_rec.io.launcher import Ranks, patience
 
 JOIN = (
-    "import logging, sys; logging.basicConfig(); from intrr_rec.cli.errors import complain\n"
+    "import logging, sys; logging.basicConfig(); from intrr_rec.cli.process.errors import complain\n"
     "from intrr_rec.distributed.world import join_world\nfrom intrr_rec.errors import UserError\n"
     "try:\n    with join_world() as world: print(world.rank, world.size)\n"
     "except UserError as error: sys.exit(complain(str(error), 2))"

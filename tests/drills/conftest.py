@@ -19,7 +19,7 @@ from intrr_rec.io.registry import (
 from intrr_rec.serving.batch.histories import DatasetSource
 from intrr_rec.serving.batch.recommend import Options, recommend_all
 from intrr_rec.serving.bundle.bundle import Bundle
-from intrr_rec.serving.bundle.delta import write_delta
+from intrr_rec.serving.bundle.deltas.delta import write_delta
 from intrr_rec.serving.bundle.export import write_bundle
 from intrr_rec.training.trainer import train
 from intrr_rec.vectors.concat import concat_vectors, parse_parts

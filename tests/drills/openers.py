@@ -12,7 +12,7 @@ from intrr_rec.distributed.checkpoint.storage import read_state, verify
 from intrr_rec.evaluation.evaluator import Split
 from intrr_rec.evaluation.target_ranks import read_ranks
 from intrr_rec.io import artefact
-from intrr_rec.io.records import read_sealed, read_sealed_text, read_texts
+from intrr_rec.io.formats.records import read_sealed, read_sealed_text, read_texts
 from intrr_rec.io.registry import (
     read_decision,
     read_registry,
@@ -23,7 +23,7 @@ from intrr_rec.runs.records import read_results
 from intrr_rec.runs.run_record import read_recipe, read_run_record
 from intrr_rec.semantic_ids.artefact import SemanticIds
 from intrr_rec.serving.bundle.bundle import Bundle
-from intrr_rec.serving.bundle.delta import KIND as DELTA
+from intrr_rec.serving.bundle.deltas.delta import KIND as DELTA
 from intrr_rec.vectors.table import VectorTable
 
 SPLITS: tuple[Split, ...] = ("valid", "test")

@@ -18,7 +18,7 @@ import pytest
 from intrr_rec.errors import ArtefactError, UserError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import COMPLETE, MANIFEST
-from intrr_rec.io.atomic import swap_into_place
+from intrr_rec.io.disk.atomic import swap_into_place
 from intrr_rec.io.registry import (
     REGISTRY,
     Registry,

@@ -19,9 +19,9 @@ from intrr_rec.errors import ArtefactError
 from intrr_rec.io import artefact
 from intrr_rec.io import misfit as reading
 from intrr_rec.io.artefact import MANIFEST, file_hash
-from intrr_rec.io.atomic import write_json
+from intrr_rec.io.disk.atomic import write_json
+from intrr_rec.io.formats.records import sealed
 from intrr_rec.io.misfit import misfit, note_read
-from intrr_rec.io.records import sealed
 from intrr_rec.serving.bundle.bundle import Bundle
 from tests.drills.openers import OPENERS
 

@@ -13,9 +13,9 @@ import pytest
 
 from intrr_rec.errors import UserError
 from intrr_rec.io.artefact import MANIFEST, file_hash
-from intrr_rec.io.atomic import write_json
-from intrr_rec.io.records import sealed
-from intrr_rec.serving.bundle.delta import PACKED, RECORD, apply_delta
+from intrr_rec.io.disk.atomic import write_json
+from intrr_rec.io.formats.records import sealed
+from intrr_rec.serving.bundle.deltas.delta import PACKED, RECORD, apply_delta
 
 Forge = Callable[[Path, dict[str, Any]], None]
 

@@ -29,7 +29,7 @@ from intrr_rec.distributed.checkpoint.storage import verify
 from intrr_rec.evaluation.target_ranks import read_ranks
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import COMPLETE, file_hash
-from intrr_rec.io.records import parse_json
+from intrr_rec.io.formats.records import parse_json
 from intrr_rec.runs.records import read_run
 from intrr_rec.runs.run_files import CHECKPOINTS, INSPECTION, RANKS, RECOMMENDATIONS, RESULTS
 from tests.drills.verbs import ROWS, WRITERS, Stock

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from intrr_rec.cli.memory import NEEDS
+from intrr_rec.cli.process.memory import NEEDS
 from tests.drills.verbs import ROWS
 
 WORDS = {

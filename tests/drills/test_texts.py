@@ -25,8 +25,8 @@ from intrr_rec.data.raw.descriptors import Descriptor, Download, load_descriptor
 from intrr_rec.data.raw.download import fetch
 from intrr_rec.errors import ArtefactError, ConfigError, DataError
 from intrr_rec.io.console import PlainConsole, PlainFormatter
-from intrr_rec.io.places import url_of
-from intrr_rec.io.storage import Folder
+from intrr_rec.io.disk.places import url_of
+from intrr_rec.io.stores.storage import Folder
 from intrr_rec.pipeline.description import load_pipeline
 from intrr_rec.pipeline.tuning.description import load_study
 

@@ -16,7 +16,7 @@ import pytest
 
 from intrr_rec.errors import ArtefactError
 from intrr_rec.io import artefact
-from intrr_rec.io.storage import Folder
+from intrr_rec.io.stores.storage import Folder
 from tests.conftest import s3_environment
 from tests.test_lake import INDEX, PREPARE, SMALL
 

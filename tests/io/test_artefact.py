@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from intrr_rec.errors import ArtefactError, PlaceError
-from intrr_rec.io import artefact, atomic, lock
-from intrr_rec.io.atomic import write_text
-from intrr_rec.io.storage import Folder
+from intrr_rec.io import artefact
+from intrr_rec.io.disk import atomic, lock
+from intrr_rec.io.disk.atomic import write_text
+from intrr_rec.io.stores.storage import Folder
 
 
 def build(target: Path, text: str = "first", kind: str = "dataset", parents: dict[str, str] | None = None) -> None:
@@ -109,9 +110,11 @@ def test_a_failure_while_publishing_leaves_the_old_one(
 WRITER = """
 import sys, time
 from pathlib import Path
-from intrr_rec.io import artefact, atomic, lock
-from intrr_rec.io.atomic import write_json, write_text
-from intrr_rec.io.storage import Folder
+from intrr_rec.io import artefact
+from intrr_rec.io.disk import atomic
+from intrr_rec.io.disk import lock
+from intrr_rec.io.disk.atomic import write_json, write_text
+from intrr_rec.io.stores.storage import Folder
 target, generation = Path(sys.argv[1]), 0
 while True:
     generation += 1

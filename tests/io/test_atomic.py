@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from intrr_rec.errors import PlaceError
-from intrr_rec.io.atomic import write_json
+from intrr_rec.io.disk.atomic import write_json
 
 
 def test_a_text_file_survives_a_failed_rewrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

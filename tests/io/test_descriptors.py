@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from intrr_rec.io.storage import Descriptors
+from intrr_rec.io.stores.storage import Descriptors
 
 
 def test_what_is_held_is_closed_with_its_holder(tmp_path: Path) -> None:

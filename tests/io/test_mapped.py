@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from intrr_rec.errors import PlaceError
-from intrr_rec.io import mapped
-from intrr_rec.io.mapped import mapped_file, mapped_spool
+from intrr_rec.io.formats import mapped
+from intrr_rec.io.formats.mapped import mapped_file, mapped_spool
 from tests.drills.mounts import disk
 
 

@@ -14,7 +14,7 @@ from intrr_rec.data.loading.streaming import StreamedWindows
 from intrr_rec.data.loading.windows import training_windows
 from intrr_rec.errors import ArtefactError
 from intrr_rec.io import artefact
-from intrr_rec.io.storage import Folder, location
+from intrr_rec.io.stores.storage import Folder, location
 from intrr_rec.runs.inputs import reopen_inputs
 from intrr_rec.training.trainer import train
 from tests.data.loading.regroup import regroup

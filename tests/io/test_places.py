@@ -10,14 +10,14 @@ import pyarrow as pa
 import pytest
 
 from intrr_rec.errors import ConfigError, OutOfMemoryError, PlaceError
-from intrr_rec.io.places import (
+from intrr_rec.io.disk.places import (
     is_out_of_memory,
     not_the_input,
     require_local,
     trouble,
     writing_to,
 )
-from intrr_rec.io.room import require_room, require_writable
+from intrr_rec.io.disk.room import require_room, require_writable
 
 FULL = [
     OSError(errno.ENOSPC, "No space left on device"),

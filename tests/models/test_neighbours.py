@@ -10,9 +10,9 @@ from intrr_rec.config import NeighboursConfig
 from intrr_rec.data.loading.collator import Collator
 from intrr_rec.data.loading.windows import evaluation_windows
 from intrr_rec.data.transitions import count_transitions, transition_matrix
-from intrr_rec.models import nearest as nearest_module
-from intrr_rec.models.nearest import Transitions, nearest, unit_vectors
-from intrr_rec.models.neighbours import NeighbourTable, rank_neighbours
+from intrr_rec.models.neighbours import nearest as nearest_module
+from intrr_rec.models.neighbours.nearest import Transitions, nearest, unit_vectors
+from intrr_rec.models.neighbours.terms import NeighbourTable, rank_neighbours
 
 N_ITEMS, WIDTH = 40, 6
 RNG = np.random.default_rng(3)
@@ -121,7 +121,7 @@ def test_popular_items_fill_what_neighbours_leave_empty_and_nothing_denied_comes
 def test_rows_do_not_depend_on_the_block_they_are_compared_in(monkeypatch):
     config = NeighboursConfig(kept=7)
     transitions, table = make(config)
-    monkeypatch.setattr("intrr_rec.models.nearest.BLOCK", 3 * N_ITEMS)
+    monkeypatch.setattr("intrr_rec.models.neighbours.nearest.BLOCK", 3 * N_ITEMS)
     items, terms = nearest(transitions, UNIT_IV, config, 5, 23)
     assert torch.equal(items, table.item_IM[5:23])
     torch.testing.assert_close(terms, table.term_IMF[5:23], rtol=0, atol=1e-3)  # products round by the shape of a block

@@ -15,7 +15,7 @@ from torchx.runner import get_runner
 from intrr_rec.errors import ArtefactError, ConfigError, DataError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import file_hash
-from intrr_rec.io.records import read_texts, sealed
+from intrr_rec.io.formats.records import read_texts, sealed
 from intrr_rec.io.registry import read_decision, read_registry
 from intrr_rec.pipeline import new_logs
 from intrr_rec.pipeline.daily import Day, stages_of

@@ -13,8 +13,8 @@ import torch
 
 from intrr_rec.config import Recipe, save_recipe
 from intrr_rec.evaluation.slices import HISTORY_FROM, POPULARITY_FROM, as_slices, slice_sums
-from intrr_rec.io.atomic import write_text
-from intrr_rec.io.records import sealed_text
+from intrr_rec.io.disk.atomic import write_text
+from intrr_rec.io.formats.records import sealed_text
 from intrr_rec.reporting import plots
 from intrr_rec.reporting.report import write_report
 from intrr_rec.semantic_ids.quality.metrics import measure_quality

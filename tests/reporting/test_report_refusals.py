@@ -8,7 +8,7 @@ import pytest
 
 from intrr_rec.config import Recipe, save_recipe
 from intrr_rec.errors import ArtefactError
-from intrr_rec.io.records import sealed, sealed_text
+from intrr_rec.io.formats.records import sealed, sealed_text
 from intrr_rec.reporting.report import write_report
 from intrr_rec.runs.metrics_file import metric_line
 

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from intrr_rec.errors import ArtefactError, DataError
 from intrr_rec.io import artefact
-from intrr_rec.io.atomic import write_json
+from intrr_rec.io.disk.atomic import write_json
 from intrr_rec.semantic_ids.artefact import CODEBOOKS, CODES, KIND, SIDS, TRIE, SemanticIds
 from intrr_rec.semantic_ids.trie import PrefixTrie
 

@@ -18,8 +18,9 @@ from intrr_rec.data.prepare.prepare import prepare_dataset
 from intrr_rec.errors import ArtefactError, ConfigError, DataError
 from intrr_rec.evaluation.results import evaluate_run
 from intrr_rec.io import artefact
+from intrr_rec.serving.batch.event_source import EventSource, event_settings, events_for
 from intrr_rec.serving.batch.filter_options import read_filters
-from intrr_rec.serving.batch.histories import DatasetSource, EventSource, event_settings, events_for
+from intrr_rec.serving.batch.histories import DatasetSource
 from intrr_rec.serving.batch.recommend import KIND, PARTS, Options, recommend_all
 from intrr_rec.serving.filters import Filters
 from intrr_rec.serving.recommender import Recommender

@@ -22,7 +22,7 @@ from intrr_rec.errors import ArtefactError, ConfigError, DataError
 from intrr_rec.evaluation.evaluator import Evaluator
 from intrr_rec.evaluation.results import evaluate_run
 from intrr_rec.io import artefact
-from intrr_rec.io.atomic import write_json
+from intrr_rec.io.disk.atomic import write_json
 from intrr_rec.models.embeddings.item_embeddings import Rows
 from intrr_rec.runs.open_run import open_run
 from intrr_rec.serving.batch.filter_options import read_filters

@@ -22,10 +22,10 @@ from intrr_rec.io import artefact
 from intrr_rec.semantic_ids.build import build_semantic_ids
 from intrr_rec.semantic_ids.extend import extend_semantic_ids
 from intrr_rec.serving.bundle.bundle import Bundle
-from intrr_rec.serving.bundle.delta import RECORD, _common, apply_delta, write_delta
+from intrr_rec.serving.bundle.deltas.delta import RECORD, _common, apply_delta, write_delta
+from intrr_rec.serving.bundle.deltas.export_delta import export_over
+from intrr_rec.serving.bundle.deltas.row_patch import Layout, apply_changes, find_changes
 from intrr_rec.serving.bundle.export import Grown, write_bundle
-from intrr_rec.serving.bundle.export_delta import export_over
-from intrr_rec.serving.bundle.row_patch import Layout, apply_changes, find_changes
 from intrr_rec.serving.recommender import Recommender
 from intrr_rec.training.trainer import train
 from tests import tiny

@@ -8,7 +8,8 @@ from intrr_rec.config import load_recipe
 from intrr_rec.data.features.columns import MISSING, UNKNOWN
 from intrr_rec.errors import DataError
 from intrr_rec.evaluation.results import evaluate_run
-from intrr_rec.serving.batch.histories import DatasetSource, events_for
+from intrr_rec.serving.batch.event_source import events_for
+from intrr_rec.serving.batch.histories import DatasetSource
 from intrr_rec.serving.batch.recommend import PARTS, Options, recommend_all
 from intrr_rec.serving.bundle.bundle import Bundle
 from intrr_rec.serving.bundle.export import write_bundle

@@ -144,7 +144,7 @@ def test_filters_that_exclude_one_another_are_an_error(rich, tmp_path):
 
 
 def test_an_id_that_prepare_takes_is_one_that_a_request_takes():
-    from intrr_rec.config.preparation import MAX_ID_CHARACTERS
+    from intrr_rec.config.logs.preparation import MAX_ID_CHARACTERS
 
     RecommendRequest(history=["x" * MAX_ID_CHARACTERS], filters=Filters(deny=["x" * MAX_ID_CHARACTERS]))
     with pytest.raises(ValueError, match="at most 1024"):

@@ -11,7 +11,7 @@ from intrr_rec.errors import ArtefactError
 from intrr_rec.io import artefact
 from intrr_rec.io.registry import REGISTRY, bundle_place, read_registry, write_record
 from intrr_rec.promotion.promote import promote, roll_back
-from intrr_rec.serving.bundle.delta import write_delta
+from intrr_rec.serving.bundle.deltas.delta import write_delta
 from tests.promotion.days import make_days
 from tests.promotion.test_promote import LENIENT
 from tests.serving.process import serving

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from intrr_rec.config.features import PARTS, FeatureConfig, FeaturesConfig, Kind, Part, Side
+from intrr_rec.config.logs.features import PARTS, FeatureConfig, FeaturesConfig, Kind, Part, Side
 from intrr_rec.errors import DataError, nearest
 
 MISSING, UNKNOWN, FIRST = 0, 1, 2

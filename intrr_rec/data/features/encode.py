@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import duckdb
 import pyarrow as pa
 
-from intrr_rec.config.features import FeatureConfig, FeaturesConfig, Side
+from intrr_rec.config.logs.features import FeatureConfig, FeaturesConfig, Side
 from intrr_rec.data.features.columns import FALSE, FIRST, MISSING, TRUE, UNKNOWN, Column, columns_of
 from intrr_rec.data.raw.files import RawFile, literal, quoted, readable, require_column
 from intrr_rec.data.raw.times import time_sql

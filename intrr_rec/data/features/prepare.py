@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from intrr_rec.config import PrepareConfig
-from intrr_rec.config.features import Side
+from intrr_rec.config.logs.features import Side
 from intrr_rec.data.dataset import ITEMS, USERS
 from intrr_rec.data.features.columns import Column
 from intrr_rec.data.features.encode import encode, encode_events, fit, raws_of
@@ -23,7 +23,7 @@ from intrr_rec.data.raw.files import IdKind, RawFile, open_table, parquet_sql, q
 from intrr_rec.data.raw.logs import bad_value
 from intrr_rec.data.raw.text import Layout
 from intrr_rec.errors import ConfigError, DataError
-from intrr_rec.io.atomic import write_text
+from intrr_rec.io.disk.atomic import write_text
 
 log = logging.getLogger(__name__)
 ROW_GROUP = 1 << 16

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from intrr_rec.config.features import Side
+from intrr_rec.config.logs.features import Side
 from intrr_rec.data.features.columns import Column
 
 

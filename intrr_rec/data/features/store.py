@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from intrr_rec.config.features import Side
+from intrr_rec.config.logs.features import Side
 from intrr_rec.data.features.columns import Column
 from intrr_rec.errors import ArtefactError
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import duckdb
 
-from intrr_rec.config.targets import Condition, Range
+from intrr_rec.config.logs.targets import Condition, Range
 from intrr_rec.data.features.encode import Raw
 from intrr_rec.data.raw.files import literal
 from intrr_rec.errors import DataError, instead

@@ -18,16 +18,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from intrr_rec.config import PrepareConfig
-from intrr_rec.config.time_units import TimeUnit
+from intrr_rec.config.logs.time_units import TimeUnit
 from intrr_rec.data.dataset import ITEMS, KIND, STATISTICS, USERS
 from intrr_rec.data.prepare.engines import EngineChoice
 from intrr_rec.data.prepare.filters import Known
 from intrr_rec.data.raw.files import IdKind, RawFile, id_kind, literal, parquet_sql, quoted
-from intrr_rec.data.raw.item_schema import ItemSchema
+from intrr_rec.data.raw.items.item_schema import ItemSchema
 from intrr_rec.errors import ArtefactError, ConfigError, DataError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import MANIFEST, Manifest, file_hash
-from intrr_rec.io.records import as_record
+from intrr_rec.io.formats.records import as_record
 from intrr_rec.io.versions import link_tree
 
 ROWS = "rows"

@@ -20,7 +20,7 @@ import narwhals as nw
 import pyarrow as pa
 
 from intrr_rec.config import PrepareConfig
-from intrr_rec.config.time_units import TimeUnit
+from intrr_rec.config.logs.time_units import TimeUnit
 from intrr_rec.data.dataset import ITEMS, KIND, STATISTICS, USERS
 from intrr_rec.data.features.prepare import FeatureTables
 from intrr_rec.data.prepare.append import Previous, write_rows_as_read
@@ -31,14 +31,14 @@ from intrr_rec.data.prepare.spark_logs import SparkLogs, require_readable
 from intrr_rec.data.prepare.split import TimeSplit, split_in_time
 from intrr_rec.data.prepare.writer import ROW_GROUP_ROWS, Sequences, write_rows
 from intrr_rec.data.raw.files import IdKind, RawFile, literal, parquet_sql, quoted
-from intrr_rec.data.raw.item_table import load_items, open_items, report_items
+from intrr_rec.data.raw.items.item_table import load_items, open_items, report_items
 from intrr_rec.data.raw.logs import common_kinds, connect, create_events, load_events, open_logs
 from intrr_rec.data.raw.paths import table_files
 from intrr_rec.data.seen import SEEN
 from intrr_rec.errors import DataError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import Draft, Manifest, file_hash
-from intrr_rec.io.atomic import write_json
+from intrr_rec.io.disk.atomic import write_json
 
 log = logging.getLogger(__name__)
 SCRATCH = ".scratch"

@@ -24,7 +24,7 @@ from intrr_rec.data.prepare.engines import PLACE, Engine, EngineChoice, Frame, n
 from intrr_rec.data.prepare.writer import Sequences
 from intrr_rec.errors import ConfigError, DataError
 from intrr_rec.io.artefact import file_hash
-from intrr_rec.io.places import not_the_input
+from intrr_rec.io.disk.places import not_the_input
 
 SPARK_EXTRA = "install requirements/spark.txt (`make spark-setup`) and Java 17"
 LOCAL = "local"

@@ -17,8 +17,8 @@ from typing import Any, Literal
 import duckdb
 
 from intrr_rec.config import PrepareConfig
-from intrr_rec.config.preparation import MAX_ID_CHARACTERS
-from intrr_rec.config.time_units import EARLIEST, FIRST_OF, LATEST, PER_SECOND, UNIT_NAMES, YEAR_10000, TimeUnit
+from intrr_rec.config.logs.preparation import MAX_ID_CHARACTERS
+from intrr_rec.config.logs.time_units import EARLIEST, FIRST_OF, LATEST, PER_SECOND, UNIT_NAMES, YEAR_10000, TimeUnit
 from intrr_rec.data.raw.files import CANONICAL_INTEGER, INTEGERS, MISSING, IdKind, RawFile, literal
 from intrr_rec.data.raw.logs import create_events, load_events
 from intrr_rec.data.raw.times import DATE, DATES, FLOAT32_WHOLE, FRACTION, NANOS, NUMBER, time_sql

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import narwhals as nw
 
 from intrr_rec.config import PrepareConfig
-from intrr_rec.config.time_units import said
+from intrr_rec.config.logs.time_units import said
 from intrr_rec.data.prepare.engines import Engine
 from intrr_rec.errors import DataError
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import duckdb
 import yaml
 
-from intrr_rec.config.features import Side
+from intrr_rec.config.logs.features import Side
 from intrr_rec.data.features.columns import FALSE, TRUE
 from intrr_rec.data.features.encode import text_sql
 from intrr_rec.data.raw.files import RawFile, literal, open_table, readable

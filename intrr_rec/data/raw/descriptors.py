@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from intrr_rec.config import PrepareConfig, Section, read_yaml, require_known
 from intrr_rec.errors import ConfigError, DataError, instead
-from intrr_rec.io.places import url_fault
+from intrr_rec.io.disk.places import url_fault
 
 WILD = "*?["
 

@@ -17,9 +17,9 @@ import requests
 from intrr_rec.data.raw.descriptors import WILD, Descriptor, Download
 from intrr_rec.data.raw.reader import make_reader
 from intrr_rec.errors import DataError
-from intrr_rec.io.atomic import take_name
-from intrr_rec.io.other_stores import other_store, require_no_wrapper
-from intrr_rec.io.places import not_the_input
+from intrr_rec.io.disk.atomic import take_name
+from intrr_rec.io.disk.places import not_the_input
+from intrr_rec.io.stores.other_stores import other_store, require_no_wrapper
 
 log = logging.getLogger(__name__)
 BLOCK = 1 << 16  # what a broken connection may lose

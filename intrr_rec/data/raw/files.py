@@ -21,7 +21,7 @@ import pyarrow.orc as orc
 import pyarrow.parquet as pq
 import yaml
 
-from intrr_rec.config.preparation import MAX_ID_CHARACTERS
+from intrr_rec.config.logs.preparation import MAX_ID_CHARACTERS
 from intrr_rec.data.raw.json_text import keys_of, malformed, type_of
 from intrr_rec.data.raw.paths import format_of, no_pattern, partitions, table_files
 from intrr_rec.data.raw.text import (
@@ -39,7 +39,7 @@ from intrr_rec.data.raw.text import (
     unreadable,
 )
 from intrr_rec.errors import DataError, nearest
-from intrr_rec.io.places import not_the_input
+from intrr_rec.io.disk.places import not_the_input
 
 IdKind = Literal["integer", "string"]
 

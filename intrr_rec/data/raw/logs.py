@@ -17,8 +17,8 @@ from pathlib import Path
 import duckdb
 
 from intrr_rec.config import PrepareConfig
-from intrr_rec.config.preparation import MAX_ID_CHARACTERS
-from intrr_rec.config.time_units import TimeUnit
+from intrr_rec.config.logs.preparation import MAX_ID_CHARACTERS
+from intrr_rec.config.logs.time_units import TimeUnit
 from intrr_rec.data.features.encode import raws_of
 from intrr_rec.data.raw.files import (
     MISSING,

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from intrr_rec.config import Section, component
 from intrr_rec.errors import DataError
-from intrr_rec.io.places import not_the_input
+from intrr_rec.io.disk.places import not_the_input
 
 BLOCK = 1 << 16  # rows
 Rows = Iterator[dict[str, Any]]

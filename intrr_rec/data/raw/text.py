@@ -18,7 +18,7 @@ from typing import TextIO, cast
 
 import pyarrow as pa
 
-from intrr_rec.config.preparation import Encoding
+from intrr_rec.config.logs.preparation import Encoding
 from intrr_rec.data.raw.paths import no_pattern
 from intrr_rec.errors import DataError
 

@@ -12,7 +12,16 @@ from typing import Literal
 
 import duckdb
 
-from intrr_rec.config.time_units import EARLIEST, FIRST_OF, LATEST, PER_SECOND, UNIT_NAMES, YEAR_10000, TimeUnit, said
+from intrr_rec.config.logs.time_units import (
+    EARLIEST,
+    FIRST_OF,
+    LATEST,
+    PER_SECOND,
+    UNIT_NAMES,
+    YEAR_10000,
+    TimeUnit,
+    said,
+)
 from intrr_rec.data.raw.files import INTEGERS, RawFile, quoted
 from intrr_rec.errors import DataError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import duckdb
 
 from intrr_rec.config import PrepareConfig
-from intrr_rec.config.features import FeaturesConfig
+from intrr_rec.config.logs.features import FeaturesConfig
 from intrr_rec.data.features.columns import FIRST, MISSING, UNKNOWN, Column
 from intrr_rec.data.features.encode import Raw, raws_of
 from intrr_rec.data.features.prepare import FeatureTables

@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 import duckdb
 
 from intrr_rec.config import PrepareConfig
-from intrr_rec.config.time_units import EARLIEST, UNIT_NAMES, TimeUnit
+from intrr_rec.config.logs.time_units import EARLIEST, UNIT_NAMES, TimeUnit
 from intrr_rec.data.validate.findings import Extent, Finding
 
 DAY = 86_400

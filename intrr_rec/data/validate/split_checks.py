@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import duckdb
 
-from intrr_rec.config.time_units import said
+from intrr_rec.config.logs.time_units import said
 from intrr_rec.data.prepare.split import TimeSplit
 from intrr_rec.data.validate.findings import Finding
 from intrr_rec.data.validate.log_checks import FULL_TIME, MANY, row_of, scalar_of

@@ -15,11 +15,11 @@ from typing import TypeVar
 import duckdb
 
 from intrr_rec.config import PrepareConfig
-from intrr_rec.config.time_units import TimeUnit
+from intrr_rec.config.logs.time_units import TimeUnit
 from intrr_rec.data.features.columns import Column
 from intrr_rec.data.prepare.prepare import counted_events, filter_events, split_events
 from intrr_rec.data.raw.files import IdKind, RawFile, quoted
-from intrr_rec.data.raw.item_table import load_items, open_items
+from intrr_rec.data.raw.items.item_table import load_items, open_items
 from intrr_rec.data.raw.logs import bad_value, common_kinds, connect, create_events, open_logs, read_events
 from intrr_rec.data.raw.times import settle_unit
 from intrr_rec.data.validate import feature_checks, split_checks

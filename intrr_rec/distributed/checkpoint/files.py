@@ -13,7 +13,7 @@ from typing import Any
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.filesystem import FileSystemBase
 
-from intrr_rec.io.storage import Folder
+from intrr_rec.io.stores.storage import Folder
 
 
 class HashedFiles(FileSystemBase):

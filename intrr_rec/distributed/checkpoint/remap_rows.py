@@ -22,8 +22,8 @@ from intrr_rec.distributed.checkpoint.storage import WeightsOnlyReader, checkpoi
 from intrr_rec.distributed.parallelize import Parallel
 from intrr_rec.distributed.world import World
 from intrr_rec.errors import ArtefactError
-from intrr_rec.io.places import not_the_input
-from intrr_rec.io.storage import Location
+from intrr_rec.io.disk.places import not_the_input
+from intrr_rec.io.stores.storage import Location
 from intrr_rec.models.embeddings.tables import UID_TABLE
 
 WEIGHT = f"embeddings.{UID_TABLE}.weight"

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from intrr_rec.io.records import as_record
+from intrr_rec.io.formats.records import as_record
 
 _Count = Annotated[int, Field(ge=0, le=1 << 53)]
 _FIX = "put back a whole checkpoint, or train again"

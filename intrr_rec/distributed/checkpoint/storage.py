@@ -32,12 +32,12 @@ from intrr_rec.distributed.parallelize import Parallel
 from intrr_rec.distributed.world import World, is_lost_rank
 from intrr_rec.errors import ArtefactError, OutOfMemoryError, PlaceError, UserError
 from intrr_rec.io.artefact import COMPLETE
-from intrr_rec.io.atomic import swap_into_place, sync, write_bytes, write_json
+from intrr_rec.io.disk.atomic import swap_into_place, sync, write_bytes, write_json
+from intrr_rec.io.disk.places import is_out_of_memory, not_the_input, trouble
+from intrr_rec.io.formats.records import LARGEST, as_record, parse_json, sealed, unsealed
 from intrr_rec.io.manifest import FileName, Hash
-from intrr_rec.io.places import is_out_of_memory, not_the_input, trouble
-from intrr_rec.io.records import LARGEST, as_record, parse_json, sealed, unsealed
 from intrr_rec.io.shards import link
-from intrr_rec.io.storage import Folder, Location, below, location
+from intrr_rec.io.stores.storage import Folder, Location, below, location
 
 STATE, METADATA = "state.json", ".metadata"
 SCHEMA = 2

@@ -15,8 +15,8 @@ from intrr_rec.distributed.planner.host import plan_host
 from intrr_rec.distributed.planner.plan import Plan, make_plan
 from intrr_rec.distributed.planner.step_time import estimate_step
 from intrr_rec.distributed.planner.traffic import estimate_traffic
-from intrr_rec.io.atomic import write_json
 from intrr_rec.io.console import console
+from intrr_rec.io.disk.atomic import write_json
 from intrr_rec.models.base import Recommender
 from intrr_rec.models.registry import make_model
 

@@ -9,12 +9,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from intrr_rec.errors import ArtefactError
+from intrr_rec.io.disk.places import trouble
+from intrr_rec.io.formats.records import LARGEST
 from intrr_rec.io.manifest import MANIFEST, Manifest
-from intrr_rec.io.places import trouble
-from intrr_rec.io.records import LARGEST
-from intrr_rec.io.storage import VERSIONS, Folder, version_name
 from intrr_rec.io.stores.lease import PREFIX, Lease
 from intrr_rec.io.stores.scratch import SCRATCH
+from intrr_rec.io.stores.storage import VERSIONS, Folder, version_name
 
 log = logging.getLogger(__name__)
 TRIES = 20

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from intrr_rec.errors import ArtefactError, UserError
-from intrr_rec.io.storage import Folder
+from intrr_rec.io.stores.storage import Folder
 
 PREFIX = ".lease-"
 RENEW = 5.0  # seconds

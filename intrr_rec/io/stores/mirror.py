@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from intrr_rec.io.storage import Folder, Location, location
 from intrr_rec.io.stores import scratch
 from intrr_rec.io.stores.copies import fetch_all
 from intrr_rec.io.stores.lease import Lease
+from intrr_rec.io.stores.storage import Folder, Location, location
 
 CHECKPOINTS, LAST = "checkpoints", "results.json"
 _mirrors: dict[Path, RunMirror] = {}

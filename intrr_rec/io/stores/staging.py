@@ -14,16 +14,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from intrr_rec.errors import ArtefactError, ConfigError, PlaceError, Stopped, UserError
-from intrr_rec.io.atomic import remove_tree
+from intrr_rec.io.disk.atomic import remove_tree
+from intrr_rec.io.disk.lock import Lock
+from intrr_rec.io.disk.places import url_fault, url_of
 from intrr_rec.io.launcher import Ranks
-from intrr_rec.io.lock import Lock
 from intrr_rec.io.manifest import MANIFEST
-from intrr_rec.io.places import url_fault, url_of
 from intrr_rec.io.registry import REGISTRY, current_of
-from intrr_rec.io.storage import OF_ARROW, Folder
 from intrr_rec.io.stores import copies, scratch
 from intrr_rec.io.stores.lease import Lease
 from intrr_rec.io.stores.mirror import RunMirror, mirror_of
+from intrr_rec.io.stores.storage import OF_ARROW, Folder
 
 _DONE, _LOCK = ".done", ".lock"
 _alive: list[Staging] = []  # of all threads; the scratch folder goes with the last

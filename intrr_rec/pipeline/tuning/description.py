@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from intrr_rec.config import Recipe, Section, load_recipe
 from intrr_rec.errors import ConfigError
-from intrr_rec.io.places import url_of
+from intrr_rec.io.disk.places import url_of
 from intrr_rec.pipeline.described import read_described, seen_from
 from intrr_rec.pipeline.description import Ask, Option
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from intrr_rec.errors import ArtefactError, ConfigError
-from intrr_rec.io.places import writing_to
+from intrr_rec.io.disk.places import writing_to
 from intrr_rec.pipeline.tuning.description import Range, Study, Value
 
 JOURNAL, NAME = "study.journal", "intrr"

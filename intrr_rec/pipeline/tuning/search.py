@@ -19,10 +19,10 @@ from intrr_rec.config import save_recipe
 from intrr_rec.errors import ArtefactError, ConfigError, Stopped
 from intrr_rec.io import artefact
 from intrr_rec.io.console import console
-from intrr_rec.io.lock import Lock, Taken
-from intrr_rec.io.opened import require_finished
-from intrr_rec.io.places import writing_to
-from intrr_rec.io.storage import Folder
+from intrr_rec.io.disk.lock import Lock, Taken
+from intrr_rec.io.disk.opened import require_finished
+from intrr_rec.io.disk.places import writing_to
+from intrr_rec.io.stores.storage import Folder
 from intrr_rec.pipeline.run import find_own_programs
 from intrr_rec.pipeline.tuning.description import Study, Value, load_study
 from intrr_rec.pipeline.tuning.journal import JOB, JOURNAL, WORDS, open_journal, propose, pruner_of

@@ -14,8 +14,8 @@ from typing import Any
 from torchx.runner import Runner
 from torchx.specs import AppDef, AppState
 
-from intrr_rec.io.atomic import remove_tree
-from intrr_rec.io.lock import Lock, Taken
+from intrr_rec.io.disk.atomic import remove_tree
+from intrr_rec.io.disk.lock import Lock, Taken
 from intrr_rec.pipeline.tuning.description import Study, Value
 from intrr_rec.pipeline.tuning.journal import JOB
 from intrr_rec.runs.metrics_file import metric_lines

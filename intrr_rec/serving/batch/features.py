@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from intrr_rec.config import PrepareConfig
-from intrr_rec.config.features import FeaturesConfig
+from intrr_rec.config.logs.features import FeaturesConfig
 from intrr_rec.data.features.columns import FIRST, MISSING, Column, find, parts_of
 from intrr_rec.data.features.encode import encode_events, raws_of
 from intrr_rec.data.features.prepare import FeatureTables
@@ -27,7 +27,7 @@ from intrr_rec.data.loading.features import HistoryFeatures
 from intrr_rec.data.raw.files import IdKind
 from intrr_rec.errors import ConfigError, DataError
 from intrr_rec.io.artefact import Opened
-from intrr_rec.io.records import as_record
+from intrr_rec.io.formats.records import as_record
 from intrr_rec.serving.bundle.bundle import Bundle
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from intrr_rec.config.time_units import seconds_of
+from intrr_rec.config.logs.time_units import seconds_of
 from intrr_rec.errors import ConfigError, DataError
 from intrr_rec.serving.bundle.items import ItemTable
 from intrr_rec.serving.conditions import Bounds, Conditions

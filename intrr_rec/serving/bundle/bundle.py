@@ -35,7 +35,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from intrr_rec.config import EvaluateConfig, ModelConfig, PrepareConfig
-from intrr_rec.config.time_units import TimeUnit
+from intrr_rec.config.logs.time_units import TimeUnit
 from intrr_rec.data.features.space import Space
 from intrr_rec.data.raw.files import IdKind
 from intrr_rec.decoding.filters import Leaves
@@ -43,13 +43,13 @@ from intrr_rec.decoding.ranker import FITTED
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import Manifest, Opened
-from intrr_rec.io.mapped import roomy
-from intrr_rec.io.records import as_record
+from intrr_rec.io.formats.mapped import roomy
+from intrr_rec.io.formats.records import as_record
 from intrr_rec.io.registry import bundle_place, read_registry, require_listed
-from intrr_rec.io.storage import location
 from intrr_rec.io.stores.staging import copied
+from intrr_rec.io.stores.storage import location
 from intrr_rec.models.embeddings.item_embeddings import Width
-from intrr_rec.models.neighbours import TERMS, NeighbourTable
+from intrr_rec.models.neighbours.terms import TERMS, NeighbourTable
 from intrr_rec.semantic_ids.artefact import CODES, NAME, TRIE, codes_fit
 from intrr_rec.semantic_ids.trie import PrefixTrie
 from intrr_rec.serving.bundle.features import NONE, read_space

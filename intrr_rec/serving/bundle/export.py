@@ -30,13 +30,13 @@ from intrr_rec.distributed.world import World, join_world
 from intrr_rec.errors import ConfigError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import MANIFEST, Draft
-from intrr_rec.io.atomic import write_json, write_text
-from intrr_rec.io.records import as_record
+from intrr_rec.io.disk.atomic import write_json, write_text
+from intrr_rec.io.formats.records import as_record
 from intrr_rec.models.embeddings.features import FEATURE_TABLE
 from intrr_rec.models.embeddings.item_embeddings import DTYPES, Rows, Width
 from intrr_rec.models.embeddings.tables import look_up
 from intrr_rec.models.intrr import IntRR
-from intrr_rec.models.neighbours import NeighbourTable
+from intrr_rec.models.neighbours.terms import NeighbourTable
 from intrr_rec.runs.inputs import Inputs
 from intrr_rec.runs.neighbours import build_neighbours
 from intrr_rec.runs.open_run import open_run

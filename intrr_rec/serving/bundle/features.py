@@ -18,7 +18,7 @@ from intrr_rec.data.features.store import FEATURES, FeatureRecord
 from intrr_rec.data.loading.features import BatchFeatures
 from intrr_rec.errors import ArtefactError
 from intrr_rec.io.artefact import Opened
-from intrr_rec.io.records import as_record
+from intrr_rec.io.formats.records import as_record
 
 FEATURE_ROWS, ROWS = "features.safetensors", "rows"
 CHUNK = 1 << 16  # rows that are written together

@@ -26,8 +26,8 @@ from torch import Tensor
 from intrr_rec.data.dataset import ITEMS, Dataset
 from intrr_rec.data.popularity import falling_order
 from intrr_rec.errors import ArtefactError, ConfigError, instead
-from intrr_rec.io.parquet import batches
-from intrr_rec.io.places import not_the_input
+from intrr_rec.io.disk.places import not_the_input
+from intrr_rec.io.formats.parquet import batches
 from intrr_rec.serving.bundle.item_columns import having, is_filterable, within
 from intrr_rec.serving.bundle.item_index import BYTES, OFFSETS, ItemIndex, texts
 from intrr_rec.serving.bundle.tensor_file import TensorFile

@@ -12,8 +12,8 @@ from intrr_rec.data.loading.features import FeatureReader
 from intrr_rec.distributed.world import join_world
 from intrr_rec.evaluation.evaluator import Evaluator
 from intrr_rec.evaluation.metrics import RECALL_AT, as_means, metrics_by_user, target_rank
-from intrr_rec.io.atomic import write_json
 from intrr_rec.io.console import console
+from intrr_rec.io.disk.atomic import write_json
 from intrr_rec.runs.open_run import open_run
 from intrr_rec.serving.bundle.bundle import Bundle, this_device
 from intrr_rec.serving.recommender import Recommender

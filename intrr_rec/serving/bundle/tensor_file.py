@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 from torch import Tensor
 
 from intrr_rec.errors import ArtefactError
-from intrr_rec.io.records import as_record, parse_json
+from intrr_rec.io.formats.records import as_record, parse_json
 
 LARGEST_HEADER = 1 << 20
 _NAMES = {

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
-from intrr_rec.io.mapped import roomy
+from intrr_rec.io.formats.mapped import roomy
 from intrr_rec.serving.bundle.tensor_file import TensorFile
 
 SEARCH, NAME = "search.safetensors", "grams"

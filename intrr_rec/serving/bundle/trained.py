@@ -22,7 +22,7 @@ from intrr_rec.io.artefact import Opened
 from intrr_rec.models.backbones.backbone import make_backbone
 from intrr_rec.models.dense_head import DenseHead
 from intrr_rec.models.embeddings.item_embeddings import DTYPES, Rows
-from intrr_rec.models.neighbours import NeighbourTable
+from intrr_rec.models.neighbours.terms import NeighbourTable
 from intrr_rec.models.ran import Ran
 from intrr_rec.models.ran_decoder import RanSteps
 from intrr_rec.semantic_ids.trie import PrefixTrie

@@ -34,7 +34,7 @@ from intrr_rec.serving.http.schemas import (
     Reloaded,
     SearchResponse,
 )
-from intrr_rec.serving.http.team import Team
+from intrr_rec.serving.http.workers.team import Team
 
 PAGE = Path(__file__).parent / "page"
 PAGE_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from intrr_rec.data.loading.features import HistoryFeatures
 from intrr_rec.errors import ArtefactError, ConfigError, UserError
-from intrr_rec.io.places import not_the_input
+from intrr_rec.io.disk.places import not_the_input
 from intrr_rec.serving.bundle.bundle import Bundle
 from intrr_rec.serving.conditions import Conditions
 from intrr_rec.serving.filters import Filters

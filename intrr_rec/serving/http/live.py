@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
 from intrr_rec.errors import ArtefactError, UserError
-from intrr_rec.io.lock import Lock
+from intrr_rec.io.disk.lock import Lock
 from intrr_rec.serving.http.backend import Backend
 from intrr_rec.serving.http.courtesy import GiveWay
 from intrr_rec.serving.http.metrics import Metrics
 from intrr_rec.serving.http.schemas import RecommendRequest, RecommendResponse
-from intrr_rec.serving.http.team import Team
+from intrr_rec.serving.http.workers.team import Team
 
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.1

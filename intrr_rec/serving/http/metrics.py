@@ -8,10 +8,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from intrr_rec.io.mapped import OTHER_TMPDIR, reserve
-from intrr_rec.io.places import writing_to
-from intrr_rec.serving.http.processes import Processes
-from intrr_rec.serving.http.team import Team
+from intrr_rec.io.disk.places import writing_to
+from intrr_rec.io.formats.mapped import OTHER_TMPDIR, reserve
+from intrr_rec.serving.http.workers.processes import Processes
+from intrr_rec.serving.http.workers.team import Team
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from intrr_rec.config.preparation import MAX_ID_CHARACTERS
+from intrr_rec.config.logs.preparation import MAX_ID_CHARACTERS
 from intrr_rec.serving.http.schemas import Filters, Group, HistoryEvent, Range, RecommendRequest
 
 # The parts of a request that take keys, by the place that FastAPI names.

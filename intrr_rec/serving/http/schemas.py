@@ -19,9 +19,9 @@ from pydantic import (
     model_validator,
 )
 
-from intrr_rec.config.preparation import MAX_ID_CHARACTERS
+from intrr_rec.config.logs.preparation import MAX_ID_CHARACTERS
+from intrr_rec.config.logs.time_units import seconds_fault
 from intrr_rec.config.serving import ServeConfig
-from intrr_rec.config.time_units import seconds_fault
 from intrr_rec.serving.words import Features
 
 # An item's own id is what the catalogue calls it; a whole number means the same as its digits.

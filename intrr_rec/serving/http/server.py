@@ -21,14 +21,14 @@ from intrr_rec.config.serving import ServeConfig
 from intrr_rec.distributed.malloc import keep_freed_memory
 from intrr_rec.errors import ConfigError, UserError
 from intrr_rec.io.registry import read_registry
-from intrr_rec.io.storage import Location, location
+from intrr_rec.io.stores.storage import Location, location
 from intrr_rec.serving.bundle.bundle import this_device
 from intrr_rec.serving.http.app import Service
 from intrr_rec.serving.http.backend import Backend
 from intrr_rec.serving.http.connections import ACCEPTED_AT_ONCE, SECURITY_HEADERS, Connections, fit_to_open_files
 from intrr_rec.serving.http.guard import LOOPBACK, require_usable_token
-from intrr_rec.serving.http.supervisor import LOOK_SECONDS, bound
-from intrr_rec.serving.http.team import FOLDER, Team
+from intrr_rec.serving.http.workers.supervisor import LOOK_SECONDS, bound
+from intrr_rec.serving.http.workers.team import FOLDER, Team
 
 TOKEN_VARIABLE = "INTRR_TOKEN"
 # A client that does not read its answer does not keep the process alive for ever.

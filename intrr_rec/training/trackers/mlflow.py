@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from intrr_rec.config import Section
 from intrr_rec.config.tracking import MlflowConfig
 from intrr_rec.errors import ConfigError
-from intrr_rec.io.places import not_the_input
+from intrr_rec.io.disk.places import not_the_input
 from intrr_rec.io.stores.mirror import origin
 from intrr_rec.training.trackers.tracker import TrackedRun, Tracker, require_package
 

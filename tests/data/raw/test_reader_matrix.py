@@ -26,7 +26,7 @@ from intrr_rec.data.dataset import Dataset
 from intrr_rec.data.prepare.prepare import prepare_dataset
 from intrr_rec.data.validate.validate import examine
 from intrr_rec.errors import DataError
-from intrr_rec.serving.batch.histories import EventSource
+from intrr_rec.serving.batch.event_source import EventSource
 from intrr_rec.serving.bundle.bundle import Bundle
 from intrr_rec.serving.bundle.item_index import ItemIndex
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from intrr_rec.config import PrepareConfig
-from intrr_rec.config.time_units import FIRST_OF, LATEST, PER_SECOND, seconds_fault, unit_of
+from intrr_rec.config.logs.time_units import FIRST_OF, LATEST, PER_SECOND, seconds_fault, unit_of
 from intrr_rec.data.dataset import STATISTICS, Dataset
 from intrr_rec.data.prepare.prepare import prepare_dataset
 from intrr_rec.data.validate.validate import examine

@@ -17,11 +17,11 @@ import pytest
 
 from intrr_rec.errors import ArtefactError, ConfigError, PlaceError, UserError
 from intrr_rec.io import artefact
-from intrr_rec.io.storage import Folder
 from intrr_rec.io.stores import lease as leases
 from intrr_rec.io.stores import scratch
 from intrr_rec.io.stores.lease import Lease
 from intrr_rec.io.stores.staging import copied, staged
+from intrr_rec.io.stores.storage import Folder
 
 pytestmark = pytest.mark.slow
 URL = "s3://bucket/places"

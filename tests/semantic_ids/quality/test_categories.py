@@ -8,7 +8,7 @@ import pytest
 
 from intrr_rec.data.dataset import ITEMS, Dataset
 from intrr_rec.errors import ConfigError
-from intrr_rec.io import storage
+from intrr_rec.io.stores import storage
 from intrr_rec.semantic_ids.quality.categories import read_categories
 
 

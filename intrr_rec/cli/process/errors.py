@@ -21,14 +21,14 @@ import typer
 from typer.core import TyperCommand
 
 from intrr_rec import interrupts
-from intrr_rec.cli.memory import require_address_space
 from intrr_rec.cli.options import NEW_FILE, NEW_FOLDER
-from intrr_rec.cli.urls import require_openable, stage
+from intrr_rec.cli.process.memory import require_address_space
+from intrr_rec.cli.process.urls import require_openable, stage
 from intrr_rec.errors import INTERRUPTED, OutOfMemoryError, Stopped, UserError
 from intrr_rec.io.console import plain
+from intrr_rec.io.disk.places import number_of, trouble, url_of
+from intrr_rec.io.disk.room import require_room, require_writable
 from intrr_rec.io.misfit import forget_read, misfit
-from intrr_rec.io.places import number_of, trouble, url_of
-from intrr_rec.io.room import require_room, require_writable
 from intrr_rec.io.stores.scratch import in_words
 
 log = logging.getLogger("intrr_rec")

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from intrr_rec.errors import ArtefactError, UserError
+from intrr_rec.io.disk.places import not_the_input
+from intrr_rec.io.formats.records import LARGEST, Record, as_record, parse_json
 from intrr_rec.io.launcher import is_first_of_host
 from intrr_rec.io.manifest import MANIFEST, Manifest
 from intrr_rec.io.misfit import note_read
-from intrr_rec.io.places import not_the_input
-from intrr_rec.io.records import LARGEST, Record, as_record, parse_json
-from intrr_rec.io.storage import Folder, Location, location
+from intrr_rec.io.stores.storage import Folder, Location, location
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq

@@ -1,4 +1,4 @@
-"""Item-based nearest neighbours: the baseline that needs no training (`models/neighbours.py`).
+"""Item-based nearest neighbours: the baseline that needs no training (`models/neighbours/terms.py`).
 
 Shape suffixes: B users, W places, I items.
 """
@@ -10,7 +10,7 @@ from torch import Tensor
 from intrr_rec.config import EvaluateConfig, ItemKnnConfig, ModelConfig
 from intrr_rec.data.loading.batch import Batch
 from intrr_rec.models.base import Catalogue, Recommender
-from intrr_rec.models.neighbours import NeighbourTable, Permitted, rank_neighbours
+from intrr_rec.models.neighbours.terms import NeighbourTable, Permitted, rank_neighbours
 
 
 class ItemKnn(Recommender):

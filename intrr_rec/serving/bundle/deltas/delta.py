@@ -25,14 +25,14 @@ from safetensors.torch import load_file, save, save_file
 from intrr_rec.errors import ArtefactError, PlaceError
 from intrr_rec.io import artefact
 from intrr_rec.io.artefact import Draft, Manifest, Opened, file_hash
-from intrr_rec.io.atomic import write_json
+from intrr_rec.io.disk.atomic import write_json
 from intrr_rec.io.manifest import Hash
 from intrr_rec.io.versions import link_or_copy
 from intrr_rec.semantic_ids.artefact import CODES, NAME, TRIE
 from intrr_rec.semantic_ids.trie import PrefixTrie
 from intrr_rec.serving.bundle.bundle import KIND as BUNDLE
 from intrr_rec.serving.bundle.bundle import SETTINGS, BundleSettings
-from intrr_rec.serving.bundle.row_patch import Layout, apply_changes, bytes_of, find_changes
+from intrr_rec.serving.bundle.deltas.row_patch import Layout, apply_changes, bytes_of, find_changes
 from intrr_rec.serving.bundle.tensor_file import LARGEST_HEADER
 
 log = logging.getLogger(__name__)

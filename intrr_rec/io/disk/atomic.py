@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from intrr_rec.io.places import writing_to, written_through
+from intrr_rec.io.disk.places import writing_to, written_through
 
 
 @contextmanager

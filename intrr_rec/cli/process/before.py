@@ -20,9 +20,9 @@ def require_artefact(place: Path | str, kind: str) -> None:
     Raises:
         ArtefactError: nothing is there, or no manifest.
     """
-    from intrr_rec.io.opened import require_finished
+    from intrr_rec.io.disk.opened import require_finished
     from intrr_rec.io.registry import current_of
-    from intrr_rec.io.storage import Folder
+    from intrr_rec.io.stores.storage import Folder
 
     found = current_of(place)
     require_finished(Folder.at(found), found, kind)

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from intrr_rec.io.places import writing_to
+from intrr_rec.io.disk.places import writing_to
 
 BLOCK = 1 << 20  # bytes of zeros written at a time
 IN_MEMORY = 1 << 20  # bytes of an array of `roomy` that are held in memory

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from intrr_rec.errors import ArtefactError, PlaceError
-from intrr_rec.io.other_stores import other_store
-from intrr_rec.io.places import url_of
+from intrr_rec.io.disk.places import url_of
+from intrr_rec.io.stores.other_stores import other_store
 
 Location: TypeAlias = "Path | str"
 BLOCK = 1 << 20

@@ -7,8 +7,8 @@ import secrets
 from pathlib import Path
 
 from intrr_rec.errors import PlaceError
-from intrr_rec.io.atomic import remove_stale
-from intrr_rec.io.places import writing_to, written_through
+from intrr_rec.io.disk.atomic import remove_stale
+from intrr_rec.io.disk.places import writing_to, written_through
 
 BLOCK = 4096  # bytes; an empty file can be made on a full disk
 

@@ -11,7 +11,7 @@ import duckdb
 
 from intrr_rec.config import PrepareConfig
 from intrr_rec.data.raw.files import IdKind, RawFile, id_kind, open_table, quoted, readable, require_column
-from intrr_rec.data.raw.item_schema import ItemSchema
+from intrr_rec.data.raw.items.item_schema import ItemSchema
 from intrr_rec.data.raw.logs import bad_value
 from intrr_rec.data.raw.text import Layout
 from intrr_rec.errors import DataError

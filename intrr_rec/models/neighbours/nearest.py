@@ -1,7 +1,7 @@
-"""How a table of neighbours is cut from the similarities of items (`models/neighbours.py`).
+"""How a table of neighbours is cut from the similarities of items (`models/neighbours/terms.py`).
 
 Up to `EXACT` items each item is compared with all others. Beyond, it is compared with what P and Q say of it and with the items
-of some lists of vectors near its own (`models/vector_lists.py`): a table of I items costs I · √I products.
+of some lists of vectors near its own (`models/neighbours/vector_lists.py`): a table of I items costs I · √I products.
 
 Shape suffixes: I items, M neighbours kept, F = 3 terms, R rows of a block, V width of vectors, N entries of a sparse matrix,
 J items a block is compared with, W candidates of a row.
@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from intrr_rec.config import NeighboursConfig
-from intrr_rec.models.neighbours import TERMS
-from intrr_rec.models.vector_lists import VectorLists
+from intrr_rec.models.neighbours.terms import TERMS
+from intrr_rec.models.neighbours.vector_lists import VectorLists
 
 AXES = 128  # of whitened vectors, at most
 SMALLEST = 1e-6  # share of the largest variance below which an axis is noise

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from pydantic import Field, ValidationError, model_validator
 
-from intrr_rec.config.features import FeaturesConfig
+from intrr_rec.config.logs.features import FeaturesConfig
 from intrr_rec.config.section import Section
 from intrr_rec.errors import instead
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from prometheus_client.multiprocess import mark_process_dead
 
 from intrr_rec.errors import ConfigError
-from intrr_rec.serving.http.team import FOLDER, Team
+from intrr_rec.serving.http.workers.team import FOLDER, Team
 
 LOOK_SECONDS = 0.1
 # A worker that died is replaced after the first of these; where workers die again and again, later and later.

@@ -7,12 +7,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from intrr_rec.io import artefact
-from intrr_rec.io.atomic import remove_tree
+from intrr_rec.io.disk.atomic import remove_tree
 from intrr_rec.io.launcher import Ranks
 from intrr_rec.io.registry import current_of
 from intrr_rec.io.stores.staging import copied
 from intrr_rec.models.embeddings.item_embeddings import Width
-from intrr_rec.serving.bundle.delta import KIND, fill_delta
+from intrr_rec.serving.bundle.deltas.delta import KIND, fill_delta
 from intrr_rec.serving.bundle.export import Grown, write_bundle
 
 log = logging.getLogger(__name__)

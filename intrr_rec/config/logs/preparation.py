@@ -13,10 +13,10 @@ from pydantic import (
     model_validator,
 )
 
-from intrr_rec.config.features import FeaturesConfig
+from intrr_rec.config.logs.features import FeaturesConfig
+from intrr_rec.config.logs.targets import Condition, read_conditions, require_targets
+from intrr_rec.config.logs.time_units import seconds_of
 from intrr_rec.config.section import Section, as_name
-from intrr_rec.config.targets import Condition, read_conditions, require_targets
-from intrr_rec.config.time_units import seconds_of
 
 Weight = Annotated[int, Field(ge=0)]
 # No catalogue names a thing so; a longer "id" is a text in the wrong column, or a quote that was never closed. Every door of the

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from intrr_rec.errors import ArtefactError
-from intrr_rec.io.records import parse_json
+from intrr_rec.io.formats.records import parse_json
 from intrr_rec.serving.bundle.tensor_file import LARGEST_HEADER
 
 CHUNK = 1 << 23  # bytes of a tensor that are compared or copied together

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from intrr_rec.errors import ArtefactError
-from intrr_rec.io.atomic import write_text
+from intrr_rec.io.disk.atomic import write_text
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # tells a worker the folder; Prometheus' client reads it, too
 ASKED, LOADING, SUPERVISOR = "asked", "loading", "supervisor"

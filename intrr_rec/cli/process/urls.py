@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from intrr_rec.cli.options import NEW_FILE, NEW_FOLDER
 from intrr_rec.errors import ConfigError
-from intrr_rec.io.places import require_local, url_of
+from intrr_rec.io.disk.places import require_local, url_of
 
 if TYPE_CHECKING:
     from intrr_rec.io.stores.staging import Staging
