@@ -1,8 +1,8 @@
-"""Sharded tables whose update waits: for the norm of the whole gradient, or for the other parts of an accumulated step.
+"""Sharded tables whose update waits: for the norm of the whole gradient, or for the other micro-batches of an accumulated step.
 
 A fused kernel steps in the backward pass of its lookup, before anything else of the gradient is known. Here the looked-up
 rows leave their shard as leaves: the backward pass ends at them, with each owner holding the gradients of its own rows as
-the all-to-all brought them, averaged over ranks. `backward` then sends them on into the kernel, all parts of the step at
+the all-to-all brought them, averaged over ranks. `backward` then sends them on into the kernel, all micro-batches of the step at
 once, so that a row asked for twice is stepped once.
 
 Shape suffixes: U rows looked up in a shard, D their columns.
@@ -36,7 +36,7 @@ class HeldTables:
         ]
 
     def squared_norm(self, device: torch.device) -> Tensor:
-        """Of the gradients of this rank's shards, after all parts' backward passes."""
+        """Of the gradients of this rank's shards, after the backward passes of all micro-batches."""
         return torch.stack([torch.zeros((), device=device), *(each.squared_norm() for each in self._lookups)]).sum()
 
     def backward(self, scale: Tensor | float = 1.0) -> None:

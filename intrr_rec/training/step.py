@@ -1,4 +1,4 @@
-"""One update of the weights: the parts of a step forward and backward, the whole gradient clipped, optimizer, average."""
+"""One update of the weights: micro-batches forward and backward, the whole gradient clipped, optimizer, EMA."""
 
 from __future__ import annotations
 
@@ -35,27 +35,27 @@ class TrainingStep:
         if config.precision == "auto" and world.is_main:
             log.info("train.precision=auto: %s on this processor", resolve("auto", world.device))
 
-    def __call__(self, parts: Sequence[Batch], step: int) -> dict[str, Tensor]:
-        """Step by this rank's share of a step, in one part or several that are accumulated.
+    def __call__(self, micro_batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
+        """Step by this rank's share of a step, in one micro-batch or several that are accumulated.
 
         Args:
-            parts: each as if it were another replica's: the mean of their losses is the share's.
+            micro_batches: of this rank. The rank's loss is the mean of their losses.
             step: of the run, from 0.
 
         Returns:
-            Losses, means over parts; with `gradient_clip`, the norm of the gradient before it as `gradient_norm`.
+            Losses, means over micro-batches; with `gradient_clip`, the norm of the gradient before it as `gradient_norm`.
         """
         parallel = self.parallel
         total: dict[str, Tensor] = {}
-        for number, batch in enumerate(parts):
+        for number, batch in enumerate(micro_batches):
             with autocast(self.config.precision, self.world.device):
                 losses = parallel.module(batch.to(self.world.device))
             if number == 0:
                 parallel.optimizer.zero_grad(set_to_none=True)
             for name, value in losses.items():
-                share = value.detach().float() / len(parts)
+                share = value.detach().float() / len(micro_batches)
                 total[name] = total[name] + share if number else share
-            (losses["loss"] / len(parts)).backward()
+            (losses["loss"] / len(micro_batches)).backward()
         scale: Tensor | float = 1.0
         if self.config.gradient_clip is not None:
             norm, scale = self._clip(self.config.gradient_clip)

@@ -67,7 +67,7 @@ def train(
     Args:
         command: kept with the run, to be shown; None is the command line of this process.
         on_figures: called by the main rank with (split, epoch, figures) whenever figures are recorded.
-        init_from: a run whose weights it starts from (`growth`), unless it has checkpoints of its own already.
+        init_from: a run whose weights it starts from (`warm_start`), unless it has checkpoints of its own already.
 
     Raises:
         ConfigError: `out` holds a run of another recipe.
@@ -160,7 +160,7 @@ class Trainer:
             seed=config.seed,
             rank=world.rank,
             ranks=world.size,
-            parts=config.accumulate,
+            micro_batches=config.accumulate,
             workers=config.loader.workers,
             exchange=CountExchange(world) if world.size > 1 else alone,
         )
@@ -221,10 +221,10 @@ class Trainer:
             f"epoch {epoch} of {self.config.epochs}", self.loader.steps, self.world, done, state["partial"]
         ) as progress:
             self._progress = progress
-            for parts in self.loader.epoch(epoch, done):
+            for micro_batches in self.loader.epoch(epoch, done):
                 torch.manual_seed(_mix(self.config.seed, state["step"], self.world.rank))
                 self.schedule.apply(state["step"])
-                losses = self.step(*parts)
+                losses = self.step(*micro_batches)
                 progress.advance(losses)
                 state["step"] += 1
                 state["epoch_step"] += 1
@@ -244,9 +244,9 @@ class Trainer:
             speed = figures["users_per_second"]
             log.info("epoch %d of %d: loss %.4f, %.1f users/s", epoch, self.config.epochs, figures["loss"], speed)
 
-    def step(self, *parts: Batch) -> dict[str, Tensor]:
-        """One update by this rank's share of a step, in its parts."""
-        return self.make_step(parts, self.state["step"])
+    def step(self, *micro_batches: Batch) -> dict[str, Tensor]:
+        """One update by this rank's share of a step, in its micro-batches."""
+        return self.make_step(micro_batches, self.state["step"])
 
     def _averaged(self, losses: dict[str, Tensor]) -> dict[str, float]:
         names = {

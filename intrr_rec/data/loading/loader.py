@@ -69,7 +69,7 @@ class Loader:
         batch_windows: windows a step over all ranks.
         batch_tokens: events a step over all ranks, in place of that many windows.
         seed: of the shuffling; None keeps the order (evaluation).
-        parts: micro-batches of this rank a step.
+        micro_batches: of this rank, per step.
         workers: threads that build batches.
         exchange: adds the counts of a step up over ranks. Left out, batches are weighed as if the rank's share were the whole step.
     """
@@ -84,7 +84,7 @@ class Loader:
         seed: int | None,
         rank: int,
         ranks: int,
-        parts: int = 1,
+        micro_batches: int = 1,
         workers: int = 1,
         exchange: Exchange = alone,
     ) -> None:
@@ -95,7 +95,7 @@ class Loader:
         self.seed = seed
         self.rank = rank
         self.ranks = ranks
-        self.parts = parts
+        self.micro_batches = micro_batches
         self.workers = workers
         self.exchange = exchange
 
@@ -126,9 +126,9 @@ class Loader:
 
         def build(fetch: Fetch, step: int) -> tuple[Collator, list[Share]]:
             windows, collate = fetch()
-            part_M, number = deal(windows.length_M, self.parts), epoch * self.steps + step
-            parts = (windows.take(np.flatnonzero(part_M == part)) for part in range(self.parts))
-            return collate, [collate.share(part, number) for part in parts]
+            taker_M, number = deal(windows.length_M, self.micro_batches), epoch * self.steps + step
+            dealt = (windows.take(np.flatnonzero(taker_M == taker)) for taker in range(self.micro_batches))
+            return collate, [collate.share(own, number) for own in dealt]
 
         def weigh(building: Future[tuple[Collator, list[Share]]]) -> tuple[Batch, ...]:
             nonlocal broken
@@ -137,7 +137,7 @@ class Loader:
             broken = True
             collate, shares = building.result()
             own = collate.counts(shares)
-            batches = collate.weigh(shares, self.exchange(own), own, self.parts * self.ranks)
+            batches = collate.weigh(shares, self.exchange(own), own, self.micro_batches * self.ranks)
             broken = False
             return tuple(batches)
 

@@ -37,7 +37,7 @@ def load(collate, batch=5, **options):
 
 
 def steps(rank=0, ranks=1, epoch=1, seed=0, first_step=0, batch=5, parts=1):
-    loader = load(Teller(), batch, seed=seed, rank=rank, ranks=ranks, parts=parts)
+    loader = load(Teller(), batch, seed=seed, rank=rank, ranks=ranks, micro_batches=parts)
     return [list(chain.from_iterable(batches)) for batches in loader.epoch(epoch, first_step)]
 
 
@@ -60,7 +60,7 @@ def test_ranks_make_the_same_steps_between_them(ranks):
 
 def test_parts_of_a_rank_make_its_share_between_them():
     for rank in range(2):
-        parts = list(load(Teller(), rank=rank, ranks=2, parts=3).epoch(1))
+        parts = list(load(Teller(), rank=rank, ranks=2, micro_batches=3).epoch(1))
         assert [sorted(chain.from_iterable(step)) for step in parts] == [sorted(own) for own in steps(rank, 2)]
         assert all(max(map(len, step)) - min(map(len, step)) <= 1 for step in parts)
 
@@ -72,7 +72,7 @@ def test_ranks_and_their_parts_get_equal_tokens():
     long = windows.length_M == 8
     assert long.sum() >= 5
     for rank in range(2):
-        loader = Loader(windows, Teller(), len(windows), seed=0, rank=rank, ranks=2, parts=2)
+        loader = Loader(windows, Teller(), len(windows), seed=0, rank=rank, ranks=2, micro_batches=2)
         ((one, two),) = loader.epoch(1)
         counts = [int(long[np.isin(windows.user_M, part)].sum()) for part in (one, two)]
         assert max(counts) - min(counts) <= 1
