@@ -1,7 +1,7 @@
 """Raw values of features → their numbers, in DuckDB: vocabularies and buckets are fitted, then every row is looked up.
 
-Both engines of `intrr prepare` get whole numbers, so they cannot differ. A vocabulary is the most frequent values first, equal ones
-by their bytes. What is fitted is fitted on the rows as they were read, before any filter.
+Spark's executors run the same SQL over their rows (`prepare/spark_features.py`), so engines cannot differ. A vocabulary is the most
+frequent values first, equal ones by their bytes. What is fitted is fitted on the rows as they were read, before any filter.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -21,6 +22,7 @@ from intrr_rec.errors import DataError
 
 EVENT_COLUMNS = ("file", "row", "user_id", "item_id", "time", "nanos", "event")
 FLOATS = ("FLOAT", "DOUBLE")
+KINDS_OF_VALUES = {"numeric": "number", "boolean": "truth value", "timestamp_parts": "time"}
 
 
 @dataclass(frozen=True)
@@ -75,28 +77,40 @@ class Raw:
             return f"CASE WHEN NOT isnan(TRY_CAST({text} AS DOUBLE)) THEN TRY_CAST({text} AS DOUBLE) END"
         return _truth_sql(text) if kind == "boolean" else text
 
-    def require(self, con: duckdb.DuckDBPyConnection, raw: RawFile) -> None:
-        """Refuse a file without a column of this feature, or with a value that its kind has not.
+    def require_columns(self, raw: RawFile) -> None:
+        """Refuse a file without a column of this feature.
 
         Raises:
             DataError: which.
         """
         for column in self.columns:
             require_column(raw, column, f"prepare.features.{self.side}.{self.name}.column")
-        if self.feature.kind not in ("numeric", "boolean", "timestamp_parts") or self.reads_clock:
+
+    def bad_sql(self, raw: RawFile) -> str:
+        """SQL of the text of a value that the feature's kind has not; NULL elsewhere."""
+        if self.feature.kind not in KINDS_OF_VALUES or self.reads_clock:
+            return "NULL"
+        text = text_sql(raw, self.columns[0])
+        return f"CASE WHEN lower({text}) <> 'nan' AND ({self.sql(raw)}) IS NULL THEN {text} END"
+
+    def require(self, con: duckdb.DuckDBPyConnection, raw: RawFile) -> None:
+        """Refuse a file without a column of this feature, or with a value that its kind has not.
+
+        Raises:
+            DataError: which.
+        """
+        self.require_columns(raw)
+        if (text := self.bad_sql(raw)) == "NULL":
             return
         (column,) = self.columns
-        text = text_sql(raw, column)
         with readable(raw.path, raw.format, raw.packing):
             bad = con.execute(
-                f"SELECT \"row\", {text} FROM {raw.scan(column)} WHERE {text} IS NOT NULL AND lower({text}) <> 'nan' "
-                f'AND ({self.sql(raw)}) IS NULL ORDER BY "row" LIMIT 1'
+                f'SELECT "row", {text} FROM {raw.scan(column)} WHERE ({text}) IS NOT NULL ORDER BY "row" LIMIT 1'
             ).fetchall()
         if bad:
-            what = {"numeric": "number", "boolean": "truth value", "timestamp_parts": "time"}[self.feature.kind]
             raise DataError(
-                f"{raw.path}: column '{column}', row {bad[0][0]}: {str(bad[0][1])[:80]!r} is no {what}; correct it, or declare "
-                f"prepare.features.{self.side}.{self.name} as categorical"
+                f"{raw.path}: column '{column}', row {bad[0][0]}: {str(bad[0][1])[:80]!r} is no {KINDS_OF_VALUES[self.feature.kind]}; "
+                f"correct it, or declare prepare.features.{self.side}.{self.name} as categorical"
             )
 
 
@@ -115,7 +129,32 @@ def text_sql(raw: RawFile, column: str) -> str:
     return f"nullif({text}, '')"
 
 
-def fit(con: duckdb.DuckDBPyConnection, table: str, raws: Sequence[Raw], known: Sequence[Column] = ()) -> list[Column]:
+class RawValues:
+    """Answers what is asked of a table of raw values before they are numbered, and numbers them.
+
+    Args:
+        con: has the table.
+        table: its name.
+    """
+
+    def __init__(self, con: duckdb.DuckDBPyConnection, table: str) -> None:
+        self.con, self.table = con, table
+
+    def rows(self, sql: str, *words: str) -> list[tuple[Any, ...]]:
+        """The answer to SQL that all engines understand; `words` take the places of its question marks."""
+        return self.con.execute(sql, list(words)).fetchall()
+
+    def quantiles(self, raw: Raw, buckets: int) -> Sequence[float]:
+        """Values between as many parts of equal size."""
+        shares = ", ".join(f"{n}.0 / {buckets}" for n in range(1, buckets))
+        return self.rows(f"SELECT quantile_disc({raw.kept}, [{shares}]) FROM {self.table}")[0][0] or ()
+
+    def number(self, raws: Sequence[Raw], columns: Sequence[Column], also: Sequence[str]) -> None:
+        """Replace the raw values of events by their numbers; `also` as `encode` takes it."""
+        encode_events(self.con, raws, columns, also)
+
+
+def fit(values_of: RawValues, raws: Sequence[Raw], known: Sequence[Column] = ()) -> list[Column]:
     """The columns of these features, with vocabularies and buckets fitted on the raw values in a table.
 
     Args:
@@ -127,9 +166,9 @@ def fit(con: duckdb.DuckDBPyConnection, table: str, raws: Sequence[Raw], known: 
         for name, feature, part in columns_of(FeaturesConfig(**{raw.side: {raw.name: raw.feature}}), raw.side):
             values, edges, old = None, None, before.get(name)
             if feature.kind == "numeric":
-                edges = old.edges if old else _edges(con, table, raw)
+                edges = old.edges if old else _edges(values_of, raw)
             elif feature.kind in ("categorical", "multi_categorical") and feature.hash_buckets is None:
-                values = _values(con, table, raw, old.values or () if old else ())
+                values = _values(values_of, raw, old.values or () if old else ())
             found.append(
                 Column(
                     name=name,
@@ -230,26 +269,24 @@ def _list_of(value: str, column: Column) -> str:
     return f"CASE WHEN len({value}) > 0 THEN list_sort(list_distinct([{one} for x in {value}])) ELSE [{MISSING}] END"
 
 
-def _values(con: duckdb.DuckDBPyConnection, table: str, raw: Raw, known: tuple[str, ...]) -> tuple[str, ...]:
+def _values(values_of: RawValues, raw: Raw, known: tuple[str, ...]) -> tuple[str, ...]:
     value = f"unnest({raw.kept})" if raw.feature.kind == "multi_categorical" else raw.kept
-    rows = con.execute(
-        f"SELECT value FROM (SELECT {value} AS value FROM {table}) WHERE value IS NOT NULL GROUP BY value "
-        f"HAVING count(*) >= {raw.feature.min_count} ORDER BY count(*) DESC, value LIMIT {raw.feature.size}"
-    ).fetchall()
+    rows = values_of.rows(
+        f"SELECT value, count(*) AS n FROM (SELECT {value} AS value FROM {values_of.table}) WHERE value IS NOT NULL GROUP BY value "
+        f"HAVING count(*) >= {raw.feature.min_count} ORDER BY n DESC, value LIMIT {raw.feature.size}"
+    )
     ordered = dict.fromkeys([*known, *(row[0] for row in rows)])
     return tuple(ordered)[: max(raw.feature.size, len(known))]
 
 
-def _edges(con: duckdb.DuckDBPyConnection, table: str, raw: Raw) -> tuple[float, ...]:
+def _edges(values_of: RawValues, raw: Raw) -> tuple[float, ...]:
     """Edges between buckets: of as many rows each, or equally far apart in sign(x)·log(1 + |x|)."""
     buckets = raw.feature.buckets
     if raw.feature.scale == "quantile":
-        shares = ", ".join(f"{n}.0 / {buckets}" for n in range(1, buckets))
-        found = con.execute(f"SELECT quantile_disc({raw.kept}, [{shares}]) FROM {table}").fetchall()[0][0]
-        return tuple(sorted({float(edge) for edge in found or () if edge is not None}))
-    low, high = con.execute(
-        f"SELECT min({raw.kept}), max({raw.kept}) FROM {table} WHERE isfinite({raw.kept})"
-    ).fetchall()[0]
+        return tuple(sorted({float(edge) for edge in values_of.quantiles(raw, buckets)}))
+    ((low, high),) = values_of.rows(
+        f"SELECT min({raw.kept}), max({raw.kept}) FROM {values_of.table} WHERE abs({raw.kept}) < CAST('inf' AS DOUBLE)"
+    )
     if low is None or low == high:
         return ()
     first, last = (math.copysign(math.log1p(abs(end)), end) for end in (low, high))

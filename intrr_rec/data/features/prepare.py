@@ -15,7 +15,7 @@ from intrr_rec.config import PrepareConfig
 from intrr_rec.config.logs.features import Side
 from intrr_rec.data.dataset import ITEMS, USERS
 from intrr_rec.data.features.columns import Column
-from intrr_rec.data.features.encode import encode, encode_events, fit, raws_of
+from intrr_rec.data.features.encode import RawValues, encode, fit, raws_of
 from intrr_rec.data.features.store import FEATURES, TABLES, FeatureRecord, table_schema
 from intrr_rec.data.features.targets import target_sql
 from intrr_rec.data.prepare.filters import TARGET
@@ -50,8 +50,12 @@ class FeatureTables:
         if previous is not None and config.features:
             self._known = FeatureRecord.model_validate_json((previous / FEATURES).read_text()).columns
 
-    def encode_events(self) -> None:
-        """Replace the raw values in `events` by their numbers."""
+    def encode_events(self, values_of: RawValues | None = None) -> None:
+        """Replace the raw values of events by their numbers.
+
+        Args:
+            values_of: of another engine; None: the table `events`.
+        """
         raws = raws_of(self.config.features, "event")
         if not raws:
             return
@@ -60,9 +64,10 @@ class FeatureTables:
                 f"prepare.features.event.{clock.name}: parts of the events' time, but prepare.time_column is null; name a column"
             )
         targets = self.config.targets
-        marks = [f"{target_sql(self.con, raws, targets)} AS {TARGET}"] if targets else []
-        self.of_events = fit(self.con, "events", raws, self._known)
-        encode_events(self.con, raws, self.of_events, marks)
+        values_of = values_of or RawValues(self.con, "events")
+        marks = [f"{target_sql(values_of, raws, targets)} AS {TARGET}"] if targets else []
+        self.of_events = fit(values_of, raws, self._known)
+        values_of.number(raws, self.of_events, marks)
 
     def read_items(self, opened: Sequence[RawFile], kind: IdKind) -> None:
         """Read and fit the features of items from the files of the item table.
@@ -145,7 +150,8 @@ class FeatureTables:
             selects.append(f'SELECT {n} AS file, "row", {own} AS id, {values} FROM {raw.scan(*read)}')
         self.con.execute(f"CREATE TABLE raw_{side}s AS {' UNION ALL BY NAME '.join(selects)}")
         self._require_ids(side, opened, id_column, kind)
-        self.of_tables[side] = fit(self.con, f"raw_{side}s", raws, self._known) if columns is None else list(columns)
+        values_of = RawValues(self.con, f"raw_{side}s")
+        self.of_tables[side] = fit(values_of, raws, self._known) if columns is None else list(columns)
 
     def _require_ids(self, side: Side, opened: Sequence[RawFile], column: str, kind: IdKind) -> None:
         table = f"raw_{side}s"

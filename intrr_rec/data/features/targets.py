@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import duckdb
-
 from intrr_rec.config.logs.targets import Condition, Range
-from intrr_rec.data.features.encode import Raw
+from intrr_rec.data.features.encode import Raw, RawValues
 from intrr_rec.data.raw.files import literal
 from intrr_rec.errors import DataError, instead
 
 
-def target_sql(con: duckdb.DuckDBPyConnection, raws: Sequence[Raw], targets: dict[str, Condition]) -> str:
+def target_sql(values_of: RawValues, raws: Sequence[Raw], targets: dict[str, Condition]) -> str:
     """SQL of the mark of a row of `events t`: 1 of a target, else 0; a missing value is no target.
 
     Raises:
@@ -33,16 +31,18 @@ def target_sql(con: duckdb.DuckDBPyConnection, raws: Sequence[Raw], targets: dic
             continue
         text = f"CAST({value} AS VARCHAR)"
         for word in condition:
-            _require_value(con, raw, text, word)
+            _require_value(values_of, raw, word)
         conditions.append(f"{text} IN ({', '.join(map(literal, condition))})")
     return f"CAST(coalesce({' AND '.join(conditions)}, false) AS INTEGER)"
 
 
-def _require_value(con: duckdb.DuckDBPyConnection, raw: Raw, text: str, word: str) -> None:
-    if con.execute(f"SELECT 1 FROM events t WHERE {text} = {literal(word)} LIMIT 1").fetchall():
+def _require_value(values_of: RawValues, raw: Raw, word: str) -> None:
+    text = f"CAST({raw.kept} AS STRING)"
+    if values_of.rows(f"SELECT 1 FROM {values_of.table} WHERE {text} = ? LIMIT 1", word):
         return
-    rows = con.execute(
-        f"SELECT {text} AS value FROM events t WHERE {text} IS NOT NULL GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 20"
+    rows = values_of.rows(
+        f"SELECT value, count(*) AS n FROM (SELECT {text} AS value FROM {values_of.table}) WHERE value IS NOT NULL GROUP BY value "
+        "ORDER BY n DESC, value LIMIT 20"
     )
-    known = instead(word, [value for (value,) in rows.fetchall()])
+    known = instead(word, [value for value, _ in rows])
     raise DataError(f"prepare.targets.{raw.name}: no event has '{word}'{known}")

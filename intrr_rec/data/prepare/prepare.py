@@ -27,6 +27,7 @@ from intrr_rec.data.prepare.append import Previous, write_rows_as_read
 from intrr_rec.data.prepare.engines import DuckDBEngine, Engine, EngineChoice
 from intrr_rec.data.prepare.filters import before_deduplication, filtered, relate
 from intrr_rec.data.prepare.spark import HANDED_OVER, SparkEngine, spark_engine
+from intrr_rec.data.prepare.spark_features import SparkValues
 from intrr_rec.data.prepare.spark_logs import SparkLogs, require_readable
 from intrr_rec.data.prepare.split import TimeSplit, split_in_time
 from intrr_rec.data.prepare.writer import ROW_GROUP_ROWS, Sequences, write_rows
@@ -83,8 +84,8 @@ def prepare_dataset(
                 require_readable(logs, config)
                 with spark_engine(engine, scratch, files) as running:
                     hashes = running.hashes(files)
-                    kinds, unit = _load_into_spark(running, con, logs, opened, config)
-                    features, free = _read_tables(con, opened, users, kinds, config, None)
+                    kinds, unit = _load_into_spark(running, con, logs, opened, config, draft.path)
+                    features, free = _read_tables(con, opened, users, kinds, config, None, running)
                     con.execute(f"SET memory_limit = '{round(engine.memory_gb * HANDED_OVER * 1000)}MB'")
                     _relate(running, con, draft, kinds, config, unit, features, None)
             else:
@@ -141,18 +142,42 @@ def _load_into_spark(
     logs: Sequence[RawFile],
     items: Sequence[RawFile],
     config: PrepareConfig,
+    folder: Path,
 ) -> tuple[dict[str, IdKind], TimeUnit | None]:
     """As `_load`; where there is an item table, `events` then holds the ids of the logs' items."""
     source = SparkLogs(engine.session, logs, config)
     kinds = common_kinds(con, logs, config, items, source.kind_of_text)
     events, unit = source.load(con, kinds)
-    engine.set_events(events)
+    engine.set_events(events, by_user=not config.features.event)  # else they are once they are numbered
+    if config.keep_rows:
+        _keep_rows(engine, con, kinds, config, folder)
     if items:
         ids = engine.events().select("item_id").unique()
         _hand_over(
             con, engine, ids, "events", pa.schema([("item_id", _arrow_type(kinds[config.item_column]))]), engine.scratch
         )
     return kinds, unit
+
+
+def _keep_rows(
+    engine: SparkEngine, con: duckdb.DuckDBPyConnection, kinds: dict[str, IdKind], config: PrepareConfig, folder: Path
+) -> None:
+    """Write the rows as read: they pass through this process, in order of files and rows, which are counted here."""
+    create_events(con, kinds, config)
+    schema = con.sql("FROM events").to_arrow_table().schema
+    rows = engine.events().sort("file", "row")
+    if config.event_column is None:
+        rows = rows.with_columns(event=nw.lit(None, nw.String))
+    file = engine.scratch / "rows.parquet"
+    write_rows(engine.batches(rows.select(*schema.names), ROW_GROUP_ROWS), schema, file)
+    source = f"read_parquet({literal(str(file))}, file_row_number = true)"
+    con.execute(
+        f'INSERT INTO events SELECT r.* EXCLUDE (file_row_number) REPLACE (file_row_number - first + 1 AS "row") FROM {source} r '
+        f"JOIN (SELECT file, min(file_row_number) AS first FROM {source} GROUP BY file) USING (file)"
+    )
+    write_rows_as_read(con, folder, 0)
+    con.execute("DROP TABLE events")
+    file.unlink()
 
 
 def _read_tables(
@@ -162,10 +187,11 @@ def _read_tables(
     kinds: dict[str, IdKind],
     config: PrepareConfig,
     previous: Previous | None,
+    engine: SparkEngine | None = None,
 ) -> tuple[FeatureTables, list[str] | None]:
     """Read the tables of items and users; the features, and the free columns of items."""
     features = FeatureTables(con, config, previous.path if previous else None)
-    features.encode_events()
+    features.encode_events(SparkValues(engine) if engine else None)
     schema = previous.item_schema(con) if previous else None
     free = load_items(con, items, kinds[config.item_column], config, schema) if items else None
     features.read_items(items, kinds[config.item_column])

@@ -66,9 +66,13 @@ class SparkEngine(Engine):
             .collect()
         )
 
-    def set_events(self, events: Any) -> None:
-        """Lay the events out by user and keep them."""
-        self._events = self._kept_on_disk(events.repartition(self.partitions, "user_id"))
+    def set_events(self, events: Any, *, by_user: bool = True) -> None:
+        """Keep the events in place of those before, laid out by user unless told otherwise."""
+        before = self._events
+        self._events = self._kept_on_disk(events.repartition(self.partitions, "user_id") if by_user else events)
+        if before is not None:
+            self._events.count()  # what it is made of may go
+            before.unpersist()
 
     def events(self) -> Frame:
         """As they were set."""
@@ -114,7 +118,7 @@ class SparkEngine(Engine):
         key = _looked_up([keys[place] for place in range(n)], f"user div {layout.part_users}")
         laid = events.to_native().repartition(n, expr(key)).sortWithinPartitions("user", *PLACE)
         rows = laid.select("user", "item", "time", *numbers_of(events))
-        return {row["name"]: row["hash"] for row in _mapped(rows, write, "name STRING, hash STRING").collect()}
+        return {row["name"]: row["hash"] for row in mapped(rows, write, "name STRING, hash STRING").collect()}
 
     def close(self) -> None:
         """Give the executors back."""
@@ -155,7 +159,7 @@ def spark_engine(choice: EngineChoice, scratch: Path, logs: Sequence[Path]) -> I
             raise DataError(f"--engine spark: {lines[-1][:300] if lines else type(error).__name__}") from None
 
 
-def _mapped(frame: Any, function: Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]], schema: str) -> Any:
+def mapped(frame: Any, function: Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]], schema: str) -> Any:
     """`frame.mapInArrow(function, schema)`, which asks for pandas and uses none."""
     from pyspark.sql.classic.dataframe import DataFrame
     from pyspark.sql.udf import UserDefinedFunction

@@ -19,6 +19,8 @@ import duckdb
 from intrr_rec.config import PrepareConfig
 from intrr_rec.config.logs.preparation import MAX_ID_CHARACTERS
 from intrr_rec.config.logs.time_units import EARLIEST, FIRST_OF, LATEST, PER_SECOND, UNIT_NAMES, YEAR_10000, TimeUnit
+from intrr_rec.data.features.encode import raws_of
+from intrr_rec.data.prepare.spark_features import BAD, with_raw_values
 from intrr_rec.data.raw.files import CANONICAL_INTEGER, INTEGERS, MISSING, IdKind, RawFile, literal
 from intrr_rec.data.raw.logs import create_events, load_events
 from intrr_rec.data.raw.times import DATE, DATES, FLOAT32_WHOLE, FRACTION, NANOS, NUMBER, time_sql
@@ -37,10 +39,6 @@ def require_readable(logs: Sequence[RawFile], config: PrepareConfig) -> None:
     Raises:
         ConfigError: a setting, or the format of a file.
     """
-    if config.features.event:
-        raise ConfigError("--engine spark: reads no features of events; leave --engine out")
-    if config.keep_rows:
-        raise ConfigError("--engine spark: keeps no rows (prepare.keep_rows); leave --engine out")
     for raw in logs:
         if set(str(raw.path.absolute())) & set("*?[]{}\\"):
             raise ConfigError(f"{raw.path}: Spark takes the name for a pattern; rename it, or leave --engine out")
@@ -65,7 +63,13 @@ class SparkLogs:
     def __init__(self, session: Any, logs: Sequence[RawFile], config: PrepareConfig) -> None:
         self.session, self.logs, self.config = session, list(logs), config
         named = (config.user_column, config.item_column, config.time_column, config.event_column)
-        self.columns = list(dict.fromkeys(column for column in named if column is not None))
+        self.named = list(dict.fromkeys(column for column in named if column is not None))
+        self.features = [each for each in raws_of(config.features, "event") if not each.reads_clock]
+        for raw in logs:
+            for each in self.features:
+                each.require_columns(raw)
+        self.of_features = list(dict.fromkeys(column for each in self.features for column in each.columns))
+        self.columns = list(dict.fromkeys([*self.named, *self.of_features]))
 
     def kind_of_text(self, column: str) -> IdKind:
         """What the ids of text tables are: integers, if each of them is the plain decimal form of one."""
@@ -104,17 +108,23 @@ class SparkLogs:
                 unit,
             )
         events = self._events(kinds, unit or asked)
-        return events.select(*EVENT, *(["event"] if self.config.event_column else [])), unit
+        chosen = [
+            *EVENT,
+            *(["event"] if self.config.event_column else []),
+            *(f"raw_{each.name}" for each in self.features),
+        ]
+        return events.select(*map(_name, chosen)), unit
 
     def _checked(self, events: Any) -> Any:
         """What the values of each file come to: as few numbers as tell that all is well."""
         from pyspark.sql.functions import expr
 
         time = self.config.time_column
-        dates = f"count_if({_name(f'raw_{time}')} RLIKE '{DATE}')" if time else "0"
+        dates = f"count_if({_name(f'text_{time}')} RLIKE '{DATE}')" if time else "0"
         asked = {
             "missing": "count(*) - least(count(user_id), count(item_id)" + (", count(time))" if time else ")"),
             "malformed": f"min({MALFORMED})",
+            "bad": f"min({BAD})" if self.features else "NULL",
             "first": "min(time)",
             "last": "max(time)",
             "dates": dates if time and any(raw.columns[time] in ("VARCHAR", "JSON") for raw in self.logs) else "0",
@@ -132,7 +142,7 @@ class SparkLogs:
         typed = "" if time is None else raw.columns[time]
         dated = typed == "DATE" or typed.startswith("TIMESTAMP")
         looks = {_look(each, asked) for each in (first, last)} if typed and first is not None else {None}
-        well = not found["missing"] and found["malformed"] is None
+        well = not found["missing"] and found["malformed"] is None and found["bad"] is None
         if typed and well:
             well = first >= 0 and (last < YEAR_10000 or not (dated or asked != "auto"))
             well &= not (typed == "FLOAT" and last > FLOAT32_WHOLE)
@@ -144,7 +154,7 @@ class SparkLogs:
         if well:
             return None if dated or not typed else asked if asked != "auto" else looks.pop()
         if raw.format == "orc":
-            raise DataError(f"{raw.path}: {self._example(raw, kinds)}; correct the value")
+            raise DataError(f"{raw.path}: {found['bad'] or self._example(raw, kinds)}; correct the value")
         create_events(con, kinds, self.config)
         unit = load_events(con, [raw], kinds, self.config, 0)
         con.execute("DROP TABLE events")
@@ -160,11 +170,11 @@ class SparkLogs:
             if column is not None:
                 bad = rows.filter(f"{ours} IS NULL OR {ours} < 0" if ours == "time" else f"{ours} IS NULL").head()
                 if bad is not None:
-                    return f"column '{column}': {bad[f'raw_{column}']!r} is no {'time' if ours == 'time' else 'id'}"
+                    return f"column '{column}': {bad[f'text_{column}']!r} is no {'time' if ours == 'time' else 'id'}"
         return f"column '{time}': holds times of several units, or none that are plausible"
 
     def _events(self, kinds: dict[str, IdKind], unit: TimeUnit) -> Any:
-        """The columns `EVENT`, the raw ones with `raw_` before their names, and what was malformed."""
+        """The columns `EVENT`, their texts with `text_` before their names, the raw values of features, and what was malformed."""
         return _united(self._of_shape(raws, kinds, unit) for raws in self._shapes().values())
 
     def _of_shape(self, raws: list[RawFile], kinds: dict[str, IdKind], unit: TimeUnit) -> Any:
@@ -178,8 +188,15 @@ class SparkLogs:
         ids = (_id(raw, column, kinds[column], as_text) for column in (config.user_column, config.item_column))
         event = {} if config.event_column is None else {"event": _text(raw, config.event_column)}
         chosen = event | dict(zip(EVENT, ("file", "row", *ids, seconds, nanos), strict=True))
-        kept = [f"{_text(raw, column)} AS {_name('raw_' + column)}" for column in self.columns]
-        return rows.selectExpr(*(f"{sql} AS {name}" for name, sql in chosen.items()), *kept, MALFORMED)
+        kept = [f"{_text(raw, column)} AS {_name('text_' + column)}" for column in self.named]
+        inputs = {column: f"_input_{n}" for n, column in enumerate(self.of_features)}
+        kept += [f"{self._as_read(raw, column)} AS {name}" for column, name in inputs.items()]
+        events = rows.selectExpr(*(f"{sql} AS {name}" for name, sql in chosen.items()), *kept, MALFORMED)
+        return with_raw_values(events, raw, self.features, inputs) if inputs else events
+
+    @staticmethod
+    def _as_read(raw: RawFile, column: str) -> str:
+        return f"to_json({_name(column)})" if raw.format == "json" and raw.is_typed(column) else _name(column)
 
     def _shapes(self) -> dict[Any, list[RawFile]]:
         """Files that one scan reads."""

@@ -54,7 +54,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_spark_writes_the_bytes_of_duckdb(tmp_path: Path, session: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every filter, the moments of a split in time, string ids beyond ASCII, equal times and times within a second, several files, an item table of types that Spark lacks; many files of sequences."""
+    """Every filter, the moments of a split in time, string ids beyond ASCII, equal times and times within a second, several files, an item table of types that Spark lacks; features of events, targets and the rows as read; many files of sequences."""
     rng = np.random.default_rng(0)
     names = ["é", "Z", "a", "10", "9", "ü x", "𝄞", "~"]
     events = [
@@ -62,10 +62,15 @@ def test_spark_writes_the_bytes_of_duckdb(tmp_path: Path, session: None, monkeyp
         for u, i, t, k in zip(*(rng.integers(0, top, 900) for top in (40, 24, 200, 3)), strict=True)
     ]
     logs = [write(tmp_path / "b.parquet", events[:500]), write(tmp_path / "a.parquet", events[500:])]
+    for path in logs:
+        pq.write_table(with_features(pq.read_table(path)), path, row_group_size=90)
     items = tmp_path / "items.parquet"
     small = pa.array([1, 2], pa.uint8())
     pq.write_table(pa.table({"item_id": ["a2", "Z1"], "n": small, "t": pa.array([1, 2], pa.time64("us"))}), items)
-    config = configured(min_weight=2, deduplicate="event", max_sequence=40, k_core=3, split="global_time")
+    config = configured(
+        min_weight=2, deduplicate="event", max_sequence=40, k_core=3, split="global_time", keep_rows=True,
+        features=FEATURES, targets={"place": ["it's", "Z"], "price": {"at_least": 0.5}, "flag": True},
+    )  # fmt: skip
     monkeypatch.setattr(writer, "PART_EVENTS", 60)
     one = prepare_dataset(logs, items, tmp_path / "one", config)
     two = prepare_dataset(logs, items, tmp_path / "two", config, SPARK)
@@ -74,14 +79,43 @@ def test_spark_writes_the_bytes_of_duckdb(tmp_path: Path, session: None, monkeyp
     assert 0 < one.counts["interactions"] < 900
     assert sum(name.startswith("sequences/") for name in one.files) > 3
     assert (two.files, two.content_hash) == (one.files, one.content_hash)
-    for config, what in (
-        (PrepareConfig(keep_rows=True), "keeps no rows"),
-        (PrepareConfig.model_validate({"features": {"event": {"kind": "categorical"}}}), "no features of events"),
-    ):
-        with pytest.raises(ConfigError, match=what):
-            prepare_dataset(logs, None, tmp_path / "three", config, SPARK)
+    numbers = Dataset.open(tmp_path / "two").features
+    assert all(column.clock or len(np.unique(numbers.of_events(column))) > 1 for column in numbers.columns)
+    assert json.loads((tmp_path / "two/statistics.json").read_text())["targets"] < one.counts["interactions"]
     with pytest.raises(ConfigError, match="takes the name for a pattern"):
         prepare_dataset([logs[0].rename(tmp_path / "b*.parquet")], None, tmp_path / "three", PrepareConfig(), SPARK)
+
+
+FEATURES = {
+    "event": {
+        "kind": {"kind": "categorical", "asked": True},
+        "price": "numeric",
+        "even": {"kind": "numeric", "column": "price", "scale": "log", "buckets": 7},
+        "as_text": {"kind": "categorical", "column": "price", "size": 50, "min_count": 2},
+        "flag": "boolean",
+        "place": {"kind": "categorical", "hash_buckets": 9},
+        "small": {"kind": "categorical", "column": "count", "hash_buckets": 40},
+        "sent": {"kind": "timestamp_parts", "column": "sent", "parts": ["day", "month"]},
+        "clock": {"kind": "timestamp_parts"},
+    }
+}
+
+
+def with_features(table: pa.Table) -> pa.Table:
+    """Columns of types that the engines write as text each their way, with missing values."""
+    rng = np.random.default_rng(2)
+    n = table.num_rows
+    price = np.round(rng.normal(size=n) * 10.0 ** rng.integers(-6, 20, n), 3)
+    columns = {
+        "price": pa.array([None if x < -1e17 else float("nan") if x == 0 else float(x) for x in price]),
+        "flag": pa.array(rng.choice(["yes", "F", "", "1"], n)),
+        "place": pa.array(rng.choice([" it's ", "é", "\\n", "Z", None], n)),
+        "count": pa.array(rng.integers(0, 9, n).astype(np.float32) / 3),
+        "sent": pa.array(rng.integers(10**17, 10**18, n), pa.timestamp("ns")),
+    }
+    for name, values in columns.items():
+        table = table.append_column(name, values)
+    return table
 
 
 EVENTS = [
@@ -112,15 +146,28 @@ def parquet(*given: Any, **others: Any) -> bytes:
 
 
 TIMES = [time for *_, time in EVENTS]
+OF_IDS = {
+    "event": {
+        "w": {"kind": "categorical", "column": "item_id", "size": 6},
+        "n": {"kind": "numeric", "column": "item_id", "buckets": 5},
+        "at": {"kind": "timestamp_parts", "column": "timestamp"},
+    }
+}
 # What lies in a folder, and the settings that it needs.
 LOGS: dict[str, tuple[dict[str, bytes], dict[str, Any]]] = {
     "milliseconds; odd names": ({"a é+%#.csv": text(EVENTS[:300]), "b.csv": text(EVENTS[300:])}, {}),
-    "packed, ISO 8601": ({"a.csv.gz": gzip.compress(text(ISO))}, {}),
+    "packed, ISO 8601": (
+        {"a.csv.gz": gzip.compress(text(ISO))},
+        {"keep_rows": True, "features": OF_IDS, "targets": {"n": {"below": 8}}},
+    ),
     "fields over several lines": (
         {"a.csv": text([(f'"a, ""{u}"', i, t, '"x\ny"') for u, i, t in EVENTS], HEAD[:-1] + ",title\n")},
         {},
     ),
-    "JSON lines": ({"a.jsonl": lines([(f"{u}", i, t / 1000) for u, i, t in EVENTS])}, {}),
+    "JSON lines": (
+        {"a.jsonl": lines([(f"{u}", i, t / 1000) for u, i, t in EVENTS])},
+        {"keep_rows": True, "features": OF_IDS},
+    ),
     "folders of days, Latin-1": (
         {
             f"day={n}/a.csv": text([(f"é{u}", i, t) for u, i, t in EVENTS[n::2]]).decode().encode("latin-1")
@@ -143,6 +190,7 @@ LOGS: dict[str, tuple[dict[str, bytes], dict[str, Any]]] = {
     "a bad time": ({"a.csv": text(EVENTS), "b.csv": text([*EVENTS[:300], (1, 2, "soon"), *EVENTS])}, {}),
     "a missing id": ({"a.parquet": parquet(TIMES, item_id=[None if n == 411 else "x" for n in range(500)])}, {}),
     "a short row": ({"a.csv": text([*EVENTS, (7,)])}, {}),
+    "a bad number": ({"a.csv": text([*ISO, ("u", "x", ISO[0][2])])}, {"features": OF_IDS}),
     "two units": ({"a.csv": text([*EVENTS, *((u, i, t // 1000) for u, i, t in EVENTS[:9])])}, {}),
     "ids of two kinds": ({"a.jsonl": lines([*EVENTS, ("3", *EVENTS[0][1:])])}, {}),
 }
@@ -163,11 +211,9 @@ def test_spark_reads_and_refuses_what_duckdb_does(tmp_path: Path, session: None)
     (tmp_path / "orc").mkdir()
     orc.write_table(table, tmp_path / "orc" / "a.orc")
     pq.write_table(table, tmp_path / "same.parquet")
-    expected = prepare_dataset([tmp_path / "same.parquet"], None, tmp_path / "out", PrepareConfig(k_core=2))
-    assert (
-        prepare_dataset([tmp_path / "orc"], None, tmp_path / "two", PrepareConfig(k_core=2), SPARK).files
-        == expected.files
-    )
+    config = PrepareConfig.model_validate({"k_core": 2, "features": OF_IDS})
+    expected = prepare_dataset([tmp_path / "same.parquet"], None, tmp_path / "out", config)
+    assert prepare_dataset([tmp_path / "orc"], None, tmp_path / "two", config, SPARK).files == expected.files
     orc.write_table(table.set_column(2, "timestamp", pa.array([-1.0] * 500)), tmp_path / "orc" / "a.orc")
     assert re.search(r"a\.orc: column 'timestamp': '-1\.0'", outcome(tmp_path / "orc", tmp_path / "out", {}, SPARK))
     assert "reads no ORC" in outcome(tmp_path / "orc", tmp_path / "out", {}, EngineChoice())
