@@ -25,10 +25,15 @@ bench = typer.Typer(
     help="Measure this machine with the project's own benchmarks.", no_args_is_help=True, pretty_exceptions_enable=False
 )
 
+Out = Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")]
+Page = Annotated[
+    Path | None, typer.Option("--page", help="Markdown file whose section of this benchmark is written anew.")
+]
+
 
 @bench.command("indexing")
 def bench_indexing(
-    out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
+    out: Out,
     rows: Annotated[int, typer.Option(min=1_000, help="Vectors to generate, stream and index.")] = 1_000_000,
     dimension: Annotated[int, typer.Option(min=1)] = 64,
     levels: Annotated[int, typer.Option(min=1)] = 3,
@@ -45,14 +50,12 @@ def bench_indexing(
 def bench_training(
     dataset: DatasetDir,
     semantic_ids: SemanticIdsDir,
-    out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
+    out: Out,
     steps: Annotated[int, typer.Option(min=1, help="Steps a case after the warm-up; their median is reported.")] = 30,
     backbone: Annotated[
         list[str] | None, typer.Option("--backbone", help="t5 or hstu; repeatable; both if left out.")
     ] = None,
-    page: Annotated[
-        Path | None, typer.Option("--page", help="Markdown whose `training` section to write anew.")
-    ] = None,
+    page: Page = None,
     vectors: Vectors = None,
     config: Config = None,
     overrides: Overrides = None,
@@ -77,7 +80,7 @@ def bench_training(
 def bench_epoch(
     dataset: DatasetDir,
     semantic_ids: SemanticIdsDir,
-    out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
+    out: Out,
     evaluation: Annotated[bool, typer.Option(help="Time the evaluation of the test users, too.")] = True,
     vectors: Vectors = None,
     config: Config = None,
@@ -94,7 +97,7 @@ def bench_epoch(
 def bench_loader(
     dataset: DatasetPlace,
     semantic_ids: SemanticIdsDir,
-    out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
+    out: Out,
     steps: Annotated[int, typer.Option(min=1, help="Training steps; their median is reported.")] = 20,
     vectors: Vectors = None,
     config: Config = None,
@@ -109,7 +112,7 @@ def bench_loader(
 
 @bench.command("decoding")
 def bench_decoding(
-    out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
+    out: Out,
     dataset: Annotated[Path | None, typer.Option("--dataset", help="Times the recipe's model on this data.")] = None,
     semantic_ids: Annotated[Path | None, typer.Option("--semantic-ids", help="Its Semantic IDs.")] = None,
     beams: Annotated[str, typer.Option("--beams", help="Beam widths.")] = "10,15,20,25,30,50",
@@ -118,9 +121,7 @@ def bench_decoding(
     large_items: Annotated[
         int, typer.Option(min=0, help="And of a second one, for IntRR alone; 0: none.")
     ] = 10_000_000,
-    page: Annotated[
-        Path | None, typer.Option("--page", help="Without a dataset: Markdown whose `decoding` section to write anew.")
-    ] = None,
+    page: Page = None,
     against: Annotated[
         Path | None, typer.Option("--against", help="With a dataset: a second recipe, timed in turns with the first.")
     ] = None,
@@ -165,7 +166,7 @@ def bench_decoding(
 def bench_recall(
     bundle: Annotated[Path, typer.Option("--bundle", help="Bundle written by `intrr export`.")],
     dataset: DatasetDir,
-    out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
+    out: Out,
     beams: Annotated[str, typer.Option("--beams", help="Beam widths.")] = "10,20,50,100,200",
     users: Annotated[int, typer.Option(min=1, help="Test users drawn.")] = 100,
     seed: int = 0,
@@ -179,7 +180,7 @@ def bench_recall(
 
 @bench.command("scaling")
 def bench_scaling(
-    out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
+    out: Out,
     rows: Annotated[
         list[int] | None,
         typer.Option("--rows", min=10, help="Size of the catalogue; repeatable; 10⁴ to 10⁷ if left out."),
@@ -204,7 +205,7 @@ def bench_scaling(
 
 @bench.command("preparation")
 def bench_preparation(
-    out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
+    out: Out,
     rows: Annotated[int, typer.Option(min=1_000, help="Interactions to generate, about.")] = 10_000_000,
     engine: Annotated[
         list[str] | None, typer.Option("--engine", help="duckdb or spark; repeatable; duckdb if left out.")
@@ -246,7 +247,7 @@ def bench_guard(
 @bench.command("serving")
 def bench_serving(
     bundle: Annotated[Path, typer.Argument(help="Bundle written by `intrr export`.")],
-    out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
+    out: Out,
     rates: Annotated[str, typer.Option("--rates", help="Requests a second, such as 10,50,100.")] = "10,25,50,75,100",
     seconds: Annotated[float, typer.Option(min=1, max=120, help="Length of the measurement of a rate.")] = 20,
     k: Annotated[int, typer.Option("-k", min=1, help="Items asked for.")] = 10,
@@ -264,7 +265,7 @@ def bench_serving(
 
 @bench.command("attention")
 def bench_attention(
-    out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
+    out: Out,
     window: Annotated[
         list[int] | None, typer.Option("--window", min=8, help="Longest history; repeatable; 64 to 8,192 if left out.")
     ] = None,
@@ -278,7 +279,7 @@ def bench_attention(
 
 @bench.command("features")
 def bench_features(
-    out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
+    out: Out,
     users: Annotated[int, typer.Option(min=50)] = 6_000,
     items: Annotated[int, typer.Option(min=100)] = 5_000,
     steps: Annotated[int, typer.Option(min=2, help="Of each model; their median is reported.")] = 30,
@@ -293,7 +294,7 @@ def bench_features(
 
 @bench.command("ranks")
 def bench_ranks(
-    out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
+    out: Out,
     ranks: Annotated[int, typer.Option(min=2, help="R: ranks that are simulated.")] = 64,
     rank: Annotated[int, typer.Option(min=0, help="The rank that is timed.")] = 0,
     window: Annotated[list[int] | None, typer.Option("--window", min=2, help="N; repeatable; 30 if left out.")] = None,
@@ -302,9 +303,7 @@ def bench_ranks(
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps; their median is reported.")] = 5,
     groups: Annotated[int, typer.Option(min=1, help="Row groups of each rank in a pool.")] = 1,
-    page: Annotated[
-        Path | None, typer.Option("--page", help="Markdown file whose section `host work of a rank` is written.")
-    ] = None,
+    page: Page = None,
 ) -> None:
     """What the host of one rank of R does for a step, beside one rank alone: milliseconds by part, bytes read, balance of tokens."""
     from benchmarks.speed.host_work import bench_host_work as run
@@ -322,12 +321,10 @@ def bench_ranks(
 
 @bench.command("overhead")
 def bench_overhead(
-    out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
+    out: Out,
     rows: Annotated[int, typer.Option(min=10, help="Items of the catalogue.")] = 1_000,
     steps: Annotated[int, typer.Option(min=2, help="Steps; their median is reported.")] = 100,
-    page: Annotated[
-        Path | None, typer.Option("--page", help="Markdown file whose section `overhead of a step` is written.")
-    ] = None,
+    page: Page = None,
     config: Config = None,
     overrides: Overrides = None,
 ) -> None:
@@ -339,15 +336,13 @@ def bench_overhead(
 
 @bench.command("cluster")
 def bench_cluster(
-    out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
+    out: Out,
     items: Annotated[int, typer.Option(min=1, help="Of the catalogue.")] = 10**9,
     ranks: Annotated[int, typer.Option(min=2, help="GPUs, eight a host.")] = 64,
     users: Annotated[int, typer.Option(min=1, help="Windows a step of each rank.")] = 512,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the host's part; their median is reported.")] = 9,
     content_width: Annotated[int, typer.Option(min=1, help="Of the item vectors, for `model.content`.")] = 384,
-    page: Annotated[
-        Path | None, typer.Option("--page", help="Markdown file whose section `plan of a cluster` is written.")
-    ] = None,
+    page: Page = None,
     config: Config = None,
     overrides: Overrides = None,
 ) -> None:
@@ -366,9 +361,7 @@ def bench_catalogue(
         int, typer.Option(min=100, help="Each is a training window: their number makes the steps.")
     ] = 51_200,
     ranks: Annotated[int, typer.Option(min=1, help="Processes of a local torchrun, one thread each.")] = 2,
-    page: Annotated[
-        Path | None, typer.Option("--page", help="Markdown file whose section `catalogue` is written.")
-    ] = None,
+    page: Page = None,
     config: Annotated[Path, typer.Option("--config", help="Recipe.")] = Path("configs/catalogue.yaml"),
     overrides: Overrides = None,
 ) -> None:
@@ -381,7 +374,7 @@ def bench_catalogue(
 @bench.command("month")
 def bench_month(
     work: Annotated[Path, typer.Option("--work", help="Folder to make, for logs and artefacts.")],
-    out: Annotated[Path, typer.Option("--out", help="JSON file to write the figures to.")],
+    out: Out,
     days: Annotated[int, typer.Option(min=2, help="The first one is all that was before.")] = 30,
     epochs: Annotated[int, typer.Option(min=1, help="Of a full training.")] = 12,
     daily_epochs: Annotated[int, typer.Option(min=1, help="Of a day after the first.")] = 2,

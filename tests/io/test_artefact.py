@@ -1,7 +1,6 @@
 """Artefacts are whole or absent, whatever happens while one is written."""
 
 import errno
-import hashlib
 import json
 import os
 import signal
@@ -13,8 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from intrr_rec.errors import ArtefactError, PlaceError
@@ -392,11 +389,3 @@ def test_an_artefact_built_from_something_else_is_refused(tmp_path: Path) -> Non
         artefact.require_parent(tmp_path / "ids", ids, "dataset", tmp_path / "two", two)
     with pytest.raises(ArtefactError, match="was built from vectors nothing"):
         artefact.require_parent(tmp_path / "ids", ids, "vectors", tmp_path / "two", two)
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.binary(max_size=3_000_000))
-def test_the_file_hash_is_the_files(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
-    path = tmp_path_factory.mktemp("hash") / "file"
-    path.write_bytes(content)
-    assert artefact.file_hash(path) == hashlib.sha256(content).hexdigest()

@@ -16,6 +16,8 @@ import pytest
 from intrr_rec.config import ServeConfig
 from intrr_rec.errors import ConfigError
 from intrr_rec.serving.bundle.export import write_bundle
+from intrr_rec.serving.http.server import serve as start
+from intrr_rec.serving.http.workers.team import FOLDER
 from tests.serving.flood import Flood
 from tests.serving.process import Server, serving
 
@@ -136,3 +138,9 @@ def test_every_worker_has_its_share() -> None:
     assert (share.max_connections, share.max_in_flight, share.max_queue) == (33, 3, 1)
     with pytest.raises(ConfigError, match="max_connections of at least 1600"):
         ServeConfig().share(100)
+
+
+def test_the_socket_of_workers_is_refused_to_people(bundles, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(FOLDER, raising=False)
+    with pytest.raises(ConfigError, match="--socket: is what `intrr serve --workers N` hands its workers"):
+        start(bundles["path"].path, host="127.0.0.1", port=0, settings=ServeConfig(), handed=7)

@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ class SparkEngine(Engine):
         ranges = self._kept_on_disk(ranges.selectExpr("monotonically_increasing_id() AS _place", "*"))
         part = f"shiftright(_place, {_IN_PARTITION})"
         counts = {row[0]: row[1] for row in ranges.groupBy(expr(part)).count().collect()}
-        before = [sum(counts.get(n, 0) for n in range(end)) for end in range(max(counts, default=0) + 1)]
+        before = list(accumulate((counts.get(n, 0) for n in range(max(counts, default=0))), initial=0))
         number = f"_place % {1 << _IN_PARTITION} + {_looked_up(before, part)}"
         return nw.from_native(ranges.selectExpr(f"{number} AS {name}", *own.columns))
 

@@ -62,6 +62,7 @@ class SparkLogs:
 
     def __init__(self, session: Any, logs: Sequence[RawFile], config: PrepareConfig) -> None:
         self.session, self.logs, self.config = session, list(logs), config
+        self._long_fields: dict[tuple[str, ...], bool] = {}  # by files
         named = (config.user_column, config.item_column, config.time_column, config.event_column)
         self.named = list(dict.fromkeys(column for column in named if column is not None))
         self.features = [each for each in raws_of(config.features, "event") if not each.reads_clock]
@@ -253,8 +254,11 @@ class SparkLogs:
         """Whether a quoted field goes on in the next line; then a file is read by one task."""
         if raws[0].dialect is None or not raws[0].dialect.quote:
             return False
-        lines = self.session.read.text([str(raw.path.absolute()) for raw in raws])
-        return bool(lines.filter("(length(value) - length(replace(value, '\"'))) % 2 = 1").limit(1).count())
+        paths = tuple(str(raw.path.absolute()) for raw in raws)
+        if paths not in self._long_fields:  # the same files are read more than once
+            lines = self.session.read.text(list(paths)).filter("(length(value) - length(replace(value, '\"'))) % 2 = 1")
+            self._long_fields[paths] = bool(lines.limit(1).count())
+        return self._long_fields[paths]
 
 
 def _united(frames: Any) -> Any:

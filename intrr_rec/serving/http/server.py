@@ -68,6 +68,10 @@ def serve(
     keep_freed_memory()
     sys.setswitchinterval(SWITCH_SECONDS)
     load = partial(Backend.load, bundle, this_device())
+    if handed is not None and FOLDER not in os.environ:
+        raise ConfigError(
+            "--socket: is what `intrr serve --workers N` hands its workers; leave it out, and give --workers"
+        )
     team = None if handed is None else Team(Path(os.environ[FOLDER]), workers)
     with bound(host, port) if handed is None else socket.socket(fileno=handed) as listening:
         service = Service(load, settings, token, LOOPBACK if local else None, local, team)
