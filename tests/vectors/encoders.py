@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from intrr_rec.vectors.embed import EmbedSettings
+from intrr_rec.vectors.embed import EmbedSettings, embed_dataset
+from intrr_rec.vectors.encoder import Encoder
 
 SETTINGS = EmbedSettings(batch=4, shard_rows=8)
 
@@ -32,3 +34,12 @@ class HashEncoder:
         seeds = [zlib.crc32((self.identity["seed"] + text).encode()) for text in texts]
         rows = [np.random.default_rng(seed).normal(size=self.width) for seed in seeds]
         return (self._scale * np.stack(rows)).astype(np.float32)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def embedded(dataset: Path, out: Path, encoder: Encoder, settings: EmbedSettings = SETTINGS) -> dict[str, bytes]:
+    embed_dataset(dataset, out, encoder, settings)
+    return files(out)
