@@ -302,7 +302,7 @@ class WeightsOnlyReader(FileSystemReader):
     def __init__(self, path: Location) -> None:
         self._folder = files_of(path)[0]
         super().__init__(str(self._folder.place))
-        self.fs = HashedFiles(self._folder)  # type: ignore[assignment]  # narrower than what PyTorch calls
+        self.fs = self._files = HashedFiles(self._folder)  # type: ignore[assignment]  # narrower than what PyTorch calls
         self.path = str(self._folder.place)
 
     def _slice_file(self, file: Any, sinfo: Any) -> Any:
@@ -323,7 +323,7 @@ class WeightsOnlyReader(FileSystemReader):
 
     def _stream(self, item: ReadItem, stored: Any, planner: LoadPlanner) -> bool:
         """Copy a tensor from its file into its place; False where it does not lie there row after row."""
-        with self.fs.create_stream(self.fs.concat_path(self.path, stored.relative_path), "rb") as file:
+        with self._files.create_stream(stored.relative_path, "rb") as file:
             with FakeTensorMode():  # its shape, and where its bytes begin
                 shape = torch.load(self._slice_file(file, stored), map_location="cpu", weights_only=True)
             begin = getattr(shape.untyped_storage(), "_checkpoint_offset", None)
@@ -333,12 +333,13 @@ class WeightsOnlyReader(FileSystemReader):
             first, rows = item.storage_offsets[0], item.lengths[0]
             target, together = planner.resolve_tensor(item).detach(), max(1, STRETCH // row_bytes)
             file.seek(stored.offset + begin + first * row_bytes)
+            stretch = bytearray(together * row_bytes)  # the only one: each is read into the same place
             for done in range(0, rows, together):
                 count = min(together, rows - done)
-                data = bytearray(file.read(count * row_bytes))
-                if len(data) != count * row_bytes:
+                if file.readinto(memoryview(stretch)[: count * row_bytes]) != count * row_bytes:
                     raise ValueError(f"{stored.relative_path} ends too early")
-                read = torch.frombuffer(data, dtype=shape.dtype).view(count, *row_shape)
+                read = torch.frombuffer(stretch, dtype=shape.dtype, count=count * row_bytes // shape.element_size())
+                read = read.view(count, *row_shape)
                 for dim in range(1, read.dim()):
                     read = read.narrow(dim, item.storage_offsets[dim], item.lengths[dim])
                 target[done : done + count].copy_(read)
