@@ -118,6 +118,12 @@ class EvaluateConfig(Section):
         "than one training event in 200 goes back to an item that its user had before",
     )
     sid_weight: float = Field(0.5, ge=0, description="of log P beside the dense score")
+    users: int | None = Field(
+        None,
+        ge=1,
+        description="measure by so many users of a split, drawn without replacement, in validations too; null: by all",
+    )
+    users_seed: int = Field(0, ge=0, description="of the draw of `users`: equal seeds draw equal users, in every run")
     batch_users: int = Field(
         256, ge=1, le=16777216, description="users a decode step; a small batch stays in the processor's cache"
     )

@@ -1,4 +1,4 @@
-"""Paired bootstrap over users: how far a mean difference would move, had other users been drawn.
+"""Bootstrap over users: how far a mean, or the mean difference of two sides, would move, had other users been drawn.
 
 Shape suffixes: B users, M metrics, C distinct rows, R resamples.
 """
@@ -51,8 +51,25 @@ def resampled_means(difference_BM: Floats, seed: int, resamples: int) -> Floats:
     Users with equal rows are exchangeable, and most are equal (missed by both): how many of each of the C distinct rows a
     resample holds is multinomial, so C numbers are drawn a resample instead of B, with the same distribution.
     """
-    row_CM, count_C = _distinct_rows(difference_BM)
-    users = len(difference_BM)
+    return _resampled(*_distinct_rows(difference_BM), seed, resamples)
+
+
+def mean_intervals(row_CM: Floats, count_C: NDArray[np.int64], *, seed: int, resamples: int = RESAMPLES) -> Floats:
+    """The 95 % percentile interval of the mean of each column over users, `[M, 2]`.
+
+    Args:
+        row_CM: the distinct rows that users have.
+        count_C: how many users have each; one at least.
+        seed: of the resampling.
+    """
+    is_there_C = count_C > 0
+    means_RM = _resampled(row_CM[is_there_C], count_C[is_there_C], seed, resamples)
+    return np.quantile(means_RM, [0.025, 0.975], axis=0).T
+
+
+def _resampled(row_CM: Floats, count_C: NDArray[np.int64], seed: int, resamples: int) -> Floats:
+    """`resampled_means` of users of whom so many have each row."""
+    users = count_C.sum()
     rng = np.random.default_rng(seed)
     chunk = max(1, CHUNK_VALUES // len(row_CM))
     parts = [

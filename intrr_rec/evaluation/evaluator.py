@@ -1,6 +1,6 @@
 """Full-ranking evaluation by the one decode: states from the backbone, items from the trie-constrained beam search.
 
-Shape suffixes: B users, W beams, I items, D width, S scored slots.
+Shape suffixes: B users, W beams, I items, D width, S scored slots, C places, M metrics.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from intrr_rec.data.dataset import UserEvents
 from intrr_rec.data.loading.batch import Batch
 from intrr_rec.data.loading.own_users import Histories, OwnUsers
-from intrr_rec.data.loading.windows import IntArray, evaluation_windows
+from intrr_rec.data.loading.windows import IntArray, Windows, evaluation_windows
 from intrr_rec.data.popularity import falling_order
 from intrr_rec.decoding.decode import decode, ranking
 from intrr_rec.decoding.filters import Allowed, Leaves
@@ -28,9 +28,10 @@ from intrr_rec.decoding.ranker import FEATURES, FITTED
 from intrr_rec.decoding.shard import Shard
 from intrr_rec.distributed.planner.memory import GATHERED_ITEMS
 from intrr_rec.distributed.world import World
+from intrr_rec.evaluation.bootstrap import mean_intervals
 from intrr_rec.evaluation.fit_ranking import fit_weights
 from intrr_rec.evaluation.fit_returns import fit_returns
-from intrr_rec.evaluation.metrics import RECALL_AT, as_means, metrics_by_user, target_rank
+from intrr_rec.evaluation.metrics import NAMES, NDCG_AT, RECALL_AT, as_means, metrics_by_user, target_rank
 from intrr_rec.models.base import Recommender
 from intrr_rec.models.embeddings.item_embeddings import Rows
 from intrr_rec.models.intrr import IntRR
@@ -42,6 +43,9 @@ from intrr_rec.semantic_ids.trie import PrefixTrie
 log = logging.getLogger(__name__)
 Split = Literal["valid", "test"]
 CATALOGUE_CHUNK = 8192
+# Metrics of a user whose target is at each place, from 0 (missed) on; beyond the last all are missed. `[C, M]`
+METRIC_CM = metrics_by_user(torch.arange(max(RECALL_AT + NDCG_AT) + 1))
+BOOTSTRAP_SEED = 0
 
 
 @dataclass
@@ -92,7 +96,7 @@ class Evaluator:
         self.fitted_X: Tensor | None = None
 
     def of_users(self, users: UserEvents) -> Evaluator:
-        """The same ranking, by the weights and neighbours of the run's own dataset, of other users; every rank calls this.
+        """The same ranking, by the weights and neighbours of the run's own dataset, of other users, all of them; every rank calls this.
 
         Args:
             users: their events in the item numbers of the run.
@@ -181,6 +185,8 @@ class Evaluator:
         windows = evaluation_windows(users.offsets, model.window, users.held_out(split))
         if chosen_U is not None:
             windows = windows.take(np.flatnonzero(chosen_U[windows.user_M]))
+        elif users is inputs.dataset:
+            windows = self._sampled(windows)
         own = OwnUsers(
             users,
             windows,
@@ -193,15 +199,38 @@ class Evaluator:
         )
         yield from own.batches(self.between)
 
+    def _sampled(self, windows: Windows) -> Windows:
+        """Those of `evaluate.users` users, drawn without replacement: whom, hangs on the seed and the dataset alone.
+
+        Every user gets a random number, and those of the smallest numbers are taken, so a larger sample holds the smaller one.
+        """
+        settings = self.inputs.recipe.evaluate
+        if settings.users is None or len(windows) <= settings.users:
+            return windows
+        number_U = np.random.default_rng(settings.users_seed).random(self.inputs.dataset.n_users)
+        return windows.take(np.sort(np.argpartition(number_U[windows.user_M], settings.users)[: settings.users]))
+
     def evaluate(self, split: Split, beam: int | None = None) -> dict[str, float]:
-        """Recall@K and NDCG@K over all users of the split, the same on every rank; `beam` in place of the recipe's."""
+        """Recall@K and NDCG@K over the users of the split, the same on every rank; `beam` in place of the recipe's."""
         return self.means(TargetRanks.of(self.rank_users(split, beam)))
 
     def means(self, ranks: TargetRanks) -> dict[str, float]:
         """Recall@K and NDCG@K over the users of all ranks, the same on every rank."""
-        sums = metrics_by_user(ranks.rank_B).sum(0)
-        *totals, users = self.world.sum(torch.cat([sums, sums.new_tensor([len(ranks.users)])])).tolist()
-        return as_means(totals, int(users))
+        count_C = self._counts(ranks)
+        return as_means(count_C.double() @ METRIC_CM, int(count_C.sum()))
+
+    def intervals(self, ranks: TargetRanks) -> dict[str, list[float]]:
+        """The 95 % interval of each of `means`, by the bootstrap over users; the same on every rank, none of no users."""
+        count_C = self._counts(ranks).numpy()
+        if not count_C.any():
+            return {}
+        found_M2 = mean_intervals(METRIC_CM.numpy(), count_C, seed=BOOTSTRAP_SEED)
+        return dict(zip(NAMES, found_M2.tolist(), strict=True))
+
+    def _counts(self, ranks: TargetRanks) -> Tensor:
+        """How many users of all ranks have their target at each place, in the order of `METRIC_CM`; int64 `[C]`."""
+        place_B = torch.where(ranks.rank_B < len(METRIC_CM), ranks.rank_B, 0)
+        return self.world.sum(torch.bincount(place_B, minlength=len(METRIC_CM))).cpu()
 
     @torch.no_grad()
     def rank_users(self, split: Split, beam: int | None = None) -> Iterator[Ranked]:

@@ -98,6 +98,7 @@ def write_results(run: Path, evaluator: Evaluator, state: dict[str, Any], loaded
         "evaluate": inputs.recipe.evaluate.model_dump(mode="json"),
         "valid": evaluator.means(valid),
         "test": evaluator.means(test),
+        "intervals": {"valid": evaluator.intervals(valid), "test": evaluator.intervals(test)},
         "slices": _slices(inputs, test, world),
         "beyond_accuracy": _beyond_accuracy(inputs, ranked, world),
         "semantic_ids": inputs.semantic_ids.quality,
@@ -118,10 +119,15 @@ def write_results(run: Path, evaluator: Evaluator, state: dict[str, Any], loaded
 def _show(results: dict[str, Any]) -> None:
     """The metrics as a table: test, validation, and the most-popular baseline with how many times it is beaten."""
     baseline = results["baseline"]["metrics"]
-    table = Table("metric", "test", "valid", "most popular (test)", "test / popular", title=results["name"])
+    columns = ("metric", "test", "95 % interval", "valid", "most popular (test)", "test / popular")
+    table = Table(*columns, title=results["name"])
     for name, value in results["test"].items():
         ratio = f"{value / baseline[name]:.1f}x" if baseline[name] else "-"
-        table.add_row(name, f"{value:.4f}", f"{results['valid'][name]:.4f}", f"{baseline[name]:.4f}", ratio)
+        bounds = results["intervals"]["test"].get(name)
+        interval = f"[{bounds[0]:.4f}, {bounds[1]:.4f}]" if bounds else "-"
+        table.add_row(name, f"{value:.4f}", interval, f"{results['valid'][name]:.4f}", f"{baseline[name]:.4f}", ratio)
+    if (asked := results["evaluate"]["users"]) is not None:
+        table.caption = f"of {asked:,} users a split at most, drawn by seed {results['evaluate']['users_seed']}"
     screen = console(stderr=True, markup=False)
     screen.print(table)
     for kind, bands in results["slices"].items():

@@ -121,7 +121,7 @@ def write_report(run: Path) -> Path:
 
 
 def _headline(results: Results | None) -> list[dict[str, Any]]:
-    """Test figures beside the baseline's, with the ratio where it exists."""
+    """Test figures with their intervals, beside the baseline's, with the ratio where it exists."""
     if results is None:
         return []
     below = results.baseline.metrics if results.baseline else {}
@@ -129,6 +129,7 @@ def _headline(results: Results | None) -> list[dict[str, Any]]:
         {
             "metric": metric,
             "value": results.test[metric],
+            "interval": results.intervals.get("test", {}).get(metric),
             "baseline": below.get(metric),
             "ratio": _ratio(results, metric),
         }

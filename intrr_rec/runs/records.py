@@ -61,6 +61,7 @@ class Results(BaseModel):
     baseline: Baseline | None = None
     valid: Metrics = {}
     test: Metrics = {}
+    intervals: dict[str, dict[str, tuple[float, float]]] = {}  # split → metric → 95 % interval over users
     slices: dict[str, list[Band]] = {}
     beyond_accuracy: Metrics = {}
     semantic_ids: Quality | None = None

@@ -20,7 +20,7 @@ from tests.distributed.launch import ROOT, environment, free_port, train_all
 
 TOLERANCE = 1e-5
 VARIANTS = {
-    "data_parallel": ("train.sharding.uid=data_parallel",),
+    "data_parallel": ("train.sharding.uid=data_parallel", "evaluate.users=31"),
     "row_wise": ("train.sharding.uid=row_wise",),
     "table_wise": ("train.sharding.uid=table_wise", "train.sharding.codebooks=table_wise", "train.batch_tokens=90"),
     "neighbours": (
@@ -134,9 +134,12 @@ def test_two_ranks_measure_the_same_protocol(runs):
     assert len(list((two / "ranks").iterdir())) == 2
     for split in ("valid", "test"):
         (users, rank_B), (users_of_two, rank_of_two_B) = read_ranks(one, split), read_ranks(two, split)
-        assert users_of_two.equals(users)
+        assert users_of_two.equals(users) and len(users) == 31
         assert np.mean(rank_of_two_B == rank_B) > 0.9  # the rest are near ties
     first, second = (json.loads((run / "results.json").read_text()) for run in (one, two))
+    for split, found in first["intervals"].items():
+        for name, interval in found.items():
+            assert second["intervals"][split][name] == pytest.approx(interval, rel=TOLERANCE)
     assert second["beyond_accuracy"] == pytest.approx(first["beyond_accuracy"], rel=1e-2)
     for kind, bands in first["slices"].items():
         for band, other in zip(bands, second["slices"][kind], strict=True):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from intrr_rec.evaluation.bootstrap import paired_bootstrap, resampled_means
+from intrr_rec.evaluation.bootstrap import mean_intervals, paired_bootstrap, resampled_means
 
 
 def gains(users=2_000, shift=0.0, seed=0):
@@ -27,6 +27,20 @@ def test_spread_equals_the_standard_error_of_a_mean():
         assert interval.difference == pytest.approx(mean)
         assert interval.low == pytest.approx(mean - 1.96 * error, abs=0.08 * error)
         assert interval.high == pytest.approx(mean + 1.96 * error, abs=0.08 * error)
+
+
+def test_the_interval_of_a_mean_holds_the_mean_of_all_users_nineteen_times_in_twenty():
+    """Over samples of them, of hits at two cut-offs, counted by distinct row; one row that nobody has changes nothing."""
+    row_CM, share_C = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 1.0], [5.0, 5.0]]), np.array([0.7, 0.2, 0.1, 0.0])
+    rng = np.random.default_rng(0)
+    intervals = np.array(
+        [
+            mean_intervals(row_CM, rng.multinomial(500, share_C), seed=seed, resamples=1_000).T.flatten()
+            for seed in range(400)
+        ]
+    )
+    held = (intervals[:, :2] <= share_C @ row_CM) & (share_C @ row_CM <= intervals[:, 2:])
+    assert (held.mean(0) > 0.92).all() and (held.mean(0) < 0.98).all()
 
 
 def test_same_distribution_as_drawing_users_one_by_one():

@@ -84,6 +84,7 @@ def write_results(run: Path) -> None:
     results |= {"dataset": {"users": 22363, "items": 12101, "interactions": 198502}}
     results |= {"baseline": {"name": "most popular", "metrics": metrics(0.0152)}}
     results |= {"valid": metrics(0.0886), "test": metrics(0.0712)}
+    results |= {"intervals": {"test": {"recall@10": [0.0691, 0.0735]}}}
     results |= {"slices": {kind: bands(found, edges) for kind, found, edges in SLICED}}
     results |= {"beyond_accuracy": {"coverage@10": 0.3127, "novelty@10": 12.8431, "gini@10": 0.9012}}
     results |= {"semantic_ids": quality(np.random.default_rng(1))}
@@ -178,6 +179,7 @@ def test_header_gives_headline_baseline_ratio_and_run_facts(page):
         "1 h 23 min",
         "world size 2",
         "20, best 18",
+        "95 % interval: 0.0691 to 0.0735",
         "--semantic-ids s",
     ):
         assert fact in page.words

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import shutil
 from collections import Counter
 
 import pytest
@@ -122,6 +123,27 @@ def test_validations_may_keep_fewer_beams_than_the_results(line, finished, tmp_p
     assert all(n["recall@20"] == n["recall@10"] <= w["recall@20"] for n, w in zip(narrow, wide, strict=True))
     assert any(n["recall@20"] < w["recall@20"] for n, w in zip(narrow, wide, strict=True))
     assert results(tmp_path / "narrow")["valid"]["recall@20"] > narrow[-1]["recall@20"]
+
+
+def test_a_sample_of_users_is_drawn_by_its_seed_and_measured_alone(finished, tmp_path):
+    ranks = {}
+    for name, words in {
+        "all": [],
+        "more": ["evaluate.users=30"],
+        "few": ["evaluate.users=12"],
+        "other": ["evaluate.users=12", "evaluate.users_seed=1"],
+    }.items():
+        shutil.copytree(finished, tmp_path / name)
+        found = evaluate_run(tmp_path / name, words)
+        users, rank_B = read_ranks(tmp_path / name, "test")
+        ranks[name] = dict(zip(users.to_pylist(), rank_B.tolist(), strict=True))
+        assert found["test"] == pytest.approx(as_means(metrics_by_user(torch.from_numpy(rank_B)).sum(0), len(users)))
+        assert read_ranks(tmp_path / name, "valid")[0].equals(users)
+        low, high = found["intervals"]["test"]["recall@10"]
+        assert low <= found["test"]["recall@10"] <= high and low < high
+    assert [len(found) for found in ranks.values()] == [50, 30, 12, 12]
+    assert ranks["few"].items() <= ranks["more"].items() <= ranks["all"].items()
+    assert ranks["other"].keys() != ranks["few"].keys()
 
 
 def test_recommendations_are_one_row_a_user_and_their_hit_rate_is_the_recall(line, finished):
