@@ -4,7 +4,7 @@ Up to `EXACT` items each item is compared with all others. Beyond, it is compare
 of some lists of vectors near its own (`models/neighbours/vector_lists.py`): a table of I items costs I · √I products.
 
 Shape suffixes: I items, M neighbours kept, F = 3 terms, R rows of a block, V width of vectors, N entries of a sparse matrix,
-J items a block is compared with, W candidates of a row.
+J items a block is compared with, W candidates of a row, C items that P leads to.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ BLOCK = 1 << 24  # elements of a dense block of rows
 EXACT = 1 << 15  # items
 FROM_LOGS = 4  # candidates from P and Q, per neighbour kept
 ROWS = 1024  # of a block without vectors
+PAIRS = 1 << 16  # whose vectors are multiplied together
 
 
 @dataclass(frozen=True)
@@ -87,11 +88,10 @@ def nearest(
     device = transitions.value_N.device
     item_RM = torch.full((end - first, config.kept), -1, dtype=torch.int32, device=device)
     term_RMF = torch.zeros(end - first, config.kept, len(TERMS), dtype=torch.float16, device=device)
-    whole_II = transitions.rows(0, n_items)
     compare = _with_all if n_items <= EXACT else _with_some
     for own_R, other_J in _blocks(n_items, unit_IV, first, end, device):
         one_RI = transitions.take(own_R)
-        two_RI = _two_steps(one_RI, whole_II, own_R) if config.two_steps else one_RI * 0
+        two_RI = _two_steps(one_RI, transitions, own_R) if config.two_steps else one_RI * 0
         compared = compare(one_RI, two_RI, own_R, other_J, unit_IV, config)
         found_RM, found_RMF = _cut(*compared, n_items, config, unit_IV is not None)
         item_RM[own_R - first, : found_RM.shape[1]] = found_RM
@@ -111,17 +111,20 @@ def _blocks(
             yield own_R, None
 
 
-def _two_steps(one_RI: Tensor, whole_II: Tensor, own_R: Tensor) -> Tensor:
-    """Rows of Q, sparse."""
+def _two_steps(one_RI: Tensor, transitions: Transitions, own_R: Tensor) -> Tensor:
+    """Rows of Q, sparse: a product with the rows of P that these rows lead to, not with all of it."""
+    (row_N, item_N), n_items = one_RI.indices(), one_RI.shape[1]
+    via_C, place_N = item_N.unique(return_inverse=True)
+    one_RC = _sparse(row_N, place_N, one_RI.values(), (len(own_R), len(via_C)))
     with warnings.catch_warnings():  # of a beta state
         warnings.simplefilter("ignore", UserWarning)
-        product_RI = torch.sparse.mm(one_RI, whole_II).coalesce()
+        product_RI = torch.sparse.mm(one_RC, transitions.take(via_C)).coalesce()
     (row_N, item_N), value_N = product_RI.indices(), product_RI.values()
     is_other_N = item_N != own_R[row_N]
     row_N, item_N, value_N = row_N[is_other_N], item_N[is_other_N], value_N[is_other_N]
     highest_R = torch.zeros(len(own_R), device=value_N.device).scatter_reduce_(0, row_N, value_N, "amax")
     value_N = value_N / highest_R[row_N].clamp(min=torch.finfo(torch.float32).tiny)
-    return _sparse(row_N, item_N, value_N, tuple(one_RI.shape))
+    return _sparse(row_N, item_N, value_N, (len(own_R), n_items))
 
 
 def _with_all(
@@ -144,48 +147,78 @@ def _with_some(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `_with_all`, of the items with the highest P and Q and the closest of the lists; a place left empty scores -inf."""
     n_items, weight_F = one_RI.shape[1], _weights(config, own_R.device)
-    logs_2RI = torch.stack([one_RI, two_RI]).coalesce()
-    kind_N, row_N, item_N = logs_2RI.indices()
-    key_N, place_N = (row_N * n_items + item_N).unique(return_inverse=True)
-    term_N2 = torch.zeros(len(key_N), 2, device=own_R.device)
-    term_N2[place_N, kind_N] = logs_2RI.values()
-    chosen_N = _best_of_rows(key_N // n_items, term_N2 @ weight_F[1:], FROM_LOGS * config.kept)
-    key_N, term_N2 = key_N[chosen_N], term_N2[chosen_N]
-    if other_J is not None and unit_IV is not None:
-        near_RW = other_J[(unit_IV[own_R] @ unit_IV[other_J].T).topk(min(config.kept + 1, len(other_J)), dim=1).indices]
-        near_N = (torch.arange(len(own_R), device=own_R.device)[:, None] * n_items + near_RW).flatten()
-        # One whose P and Q are too low to be chosen above is compared by its content alone.
-        near_N = near_N[~torch.isin(near_N, key_N)]
-        key_N = torch.cat([key_N, near_N])
-        term_N2 = torch.cat([term_N2, term_N2.new_zeros(len(near_N), 2)])
-    row_N, item_N = key_N // n_items, key_N % n_items
-    content_N = torch.zeros(len(key_N), device=own_R.device)
+    row_N, item_N, term_N2 = _of_logs(one_RI, two_RI)
+    place_RW = _best_of_rows(row_N, term_N2 @ weight_F[1:], len(own_R), FROM_LOGS * config.kept)
+    item_RW = F.pad(item_N, (0, 1), value=n_items)[place_RW]
+    term_RWF = F.pad(term_N2, (1, 0, 0, 1))[place_RW]
+    is_there_RW = place_RW >= 0
     if unit_IV is not None:
-        pairs = zip(own_R[row_N].split(BLOCK >> 8), item_N.split(BLOCK >> 8), strict=True)
-        content_N = torch.cat([(unit_IV[own] * unit_IV[other]).sum(-1) for own, other in pairs])
-    term_NF = torch.cat([content_N[:, None], term_N2], dim=1)
-    score_N = term_NF @ weight_F
-    best_N, places = _best_of_rows(row_N, score_N, config.kept + 1), min(config.kept + 1, n_items)
-    row_N = row_N[best_N]
-    place_N = _place_in_row(row_N)
-    score_RW = torch.full((len(own_R), places), -torch.inf, device=own_R.device)
-    item_RW = torch.zeros(len(own_R), places, dtype=torch.long, device=own_R.device)
-    term_RWF = torch.zeros(len(own_R), places, len(TERMS), device=own_R.device)
-    score_RW[row_N, place_N], item_RW[row_N, place_N] = score_N[best_N], item_N[best_N]
-    term_RWF[row_N, place_N] = term_NF[best_N]
-    return score_RW, item_RW, term_RWF
+        for part_R in torch.arange(len(own_R), device=own_R.device).split(max(1, PAIRS // item_RW.shape[1])):
+            vectors_RWV = unit_IV[item_RW[part_R].clamp(max=n_items - 1)]
+            term_RWF[part_R, :, 0] = (vectors_RWV @ unit_IV[own_R[part_R]].unsqueeze(2)).squeeze(2)
+    if other_J is not None and unit_IV is not None:
+        near_RW, at_RW = (unit_IV[own_R] @ unit_IV[other_J].T).topk(min(config.kept + 1, len(other_J)), dim=1)
+        # One whose P and Q are too low to be chosen above is compared by its content alone.
+        is_new_RW = ~_is_among(other_J[at_RW], item_RW)
+        item_RW = torch.cat([item_RW, other_J[at_RW]], dim=1)
+        term_RWF = torch.cat([term_RWF, F.pad(near_RW[..., None], (0, len(TERMS) - 1))], dim=1)
+        is_there_RW = torch.cat([is_there_RW, is_new_RW], dim=1)
+    spare = min(config.kept + 1, n_items) - item_RW.shape[1]
+    if spare > 0:
+        item_RW, is_there_RW = F.pad(item_RW, (0, spare)), F.pad(is_there_RW, (0, spare))
+        term_RWF = F.pad(term_RWF, (0, 0, 0, spare))
+    score_RW = (term_RWF @ weight_F).masked_fill(~is_there_RW, -torch.inf)
+    score_RW, best_RW = score_RW.topk(min(config.kept + 1, n_items), dim=1)
+    item_RW = item_RW.gather(1, best_RW).masked_fill(score_RW == -torch.inf, 0)
+    return score_RW, item_RW, term_RWF.gather(1, best_RW[..., None].expand(-1, -1, len(TERMS)))
 
 
-def _best_of_rows(row_N: Tensor, score_N: Tensor, places: int) -> Tensor:
-    """Where the highest scores of each row lie, row by row, falling."""
-    order_N = score_N.sort(descending=True, stable=True).indices
-    order_N = order_N[row_N[order_N].sort(stable=True).indices]
-    return order_N[_place_in_row(row_N[order_N]) < places]
+def _of_logs(one_RI: Tensor, two_RI: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`row_N` in order, `item_N` and `term_N2` (P, Q) of the pairs for which P or Q says something."""
+    n_items = one_RI.shape[1]
+    one_N, two_N = (part.indices()[0] * n_items + part.indices()[1] for part in (one_RI, two_RI))
+    at_N = torch.searchsorted(two_N, one_N)
+    is_known_N = F.pad(two_N, (0, 1), value=-1)[at_N] == one_N
+    two_value_N = two_RI.values()
+    if not bool(is_known_N.all()):  # pairs of P alone take their places among those of Q
+        two_N, order_N = torch.cat([two_N, one_N[~is_known_N]]).sort()
+        two_value_N = torch.cat([two_value_N, two_value_N.new_zeros(int((~is_known_N).sum()))])[order_N]
+        at_N = torch.searchsorted(two_N, one_N)
+    term_N2 = torch.stack([torch.zeros_like(two_value_N), two_value_N], dim=1)
+    term_N2[at_N, 0] = one_RI.values()
+    return two_N // n_items, two_N % n_items, term_N2
 
 
-def _place_in_row(row_N: Tensor) -> Tensor:
-    """How many of the same row come before; the rows are in order."""
-    return torch.arange(len(row_N), device=row_N.device) - torch.searchsorted(row_N, row_N)
+def _is_among(item_RW: Tensor, known_RK: Tensor) -> Tensor:
+    """Whether each item of a row is in the same row of `known_RK`."""
+    known_RK = known_RK.sort(dim=1).values
+    at_RW = torch.searchsorted(known_RK, item_RW).clamp_(max=known_RK.shape[1] - 1)
+    return known_RK.gather(1, at_RW) == item_RW
+
+
+def _best_of_rows(row_N: Tensor, score_N: Tensor, rows: int, places: int) -> Tensor:
+    """Where the highest scores of each row lie, `place_RW`, falling; -1 where a row has fewer. The rows are in order.
+
+    Rows are laid out beside each other in widths of powers of two, so that they are at most twice as many elements, and what is
+    found in a row does not depend on the rows beside it.
+    """
+    start_R1 = torch.searchsorted(row_N, torch.arange(rows + 1, device=row_N.device))
+    length_R = start_R1.diff()
+    longest = int(length_R.max())
+    place_RW = row_N.new_full((rows, max(1, min(places, longest))), -1)
+    width = 1
+    while width // 2 < longest:
+        own_R = ((length_R > width // 2) & (length_R <= width)).nonzero().squeeze(1)
+        if len(own_R):
+            from_start_W = torch.arange(width, device=row_N.device)
+            at_RW = start_R1[own_R, None] + from_start_W
+            is_there_RW = from_start_W < length_R[own_R, None]
+            score_RW = score_N[at_RW.clamp(max=len(score_N) - 1)].masked_fill(~is_there_RW, -torch.inf)
+            best_RW = score_RW.topk(min(places, width, place_RW.shape[1]), dim=1).indices
+            found_RW = at_RW.gather(1, best_RW).masked_fill(~is_there_RW.gather(1, best_RW), -1)
+            place_RW[own_R, : found_RW.shape[1]] = found_RW
+        width *= 2
+    return place_RW
 
 
 def _cut(
