@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
+from intrr_rec.config.logs.time_units import said, seconds_of
 from intrr_rec.config.section import Section, as_name
 from intrr_rec.config.sharding import ShardingConfig
 
 Name = Annotated[str, BeforeValidator(as_name)]
+Moment = Annotated[int, BeforeValidator(seconds_of)]
 TargetWeight = Annotated[float, Field(ge=0)]
 
 
@@ -80,6 +82,16 @@ class TrainConfig(Section):
         description="learn to predict all events, not only the targets of prepare.targets, by which the model is measured all the same: "
         "for a feature that is asked for",
     )
+    since: Moment | None = Field(
+        None,
+        description="learn to predict events from this moment on, ISO 8601 (UTC where no zone is given) or seconds since 1970; those "
+        "before are read in histories; null: all",
+    )
+    until: Moment | None = Field(
+        None,
+        description="events from this moment on are not part of the training part: neither learnt nor read nor counted in training; "
+        "null: as `prepare.split` says",
+    )
     sharding: ShardingConfig = ShardingConfig()
     loader: LoaderConfig = LoaderConfig()
     validate_every: int = Field(1, ge=1, description="epochs between validations")
@@ -89,6 +101,12 @@ class TrainConfig(Section):
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints to keep, beside the best one")
     patience: int = Field(10, ge=1, description="validations without a better Recall@10 before stopping")
     seed: int = Field(0, description="of initial weights, the order of windows, dropout and negatives")
+
+    @model_validator(mode="after")
+    def _since_is_before_until(self) -> TrainConfig:
+        if self.since is not None and self.until is not None and self.since >= self.until:
+            raise ValueError(f"since: no moment lies from {said(self.since)} on and before until, {said(self.until)}")
+        return self
 
 
 class EvaluateConfig(Section):

@@ -134,6 +134,7 @@ class Dataset:
         moments: seconds since 1970 from which on events are for validation and for testing; None: leave-one-out.
         time_unit: what numbers in the time column of its logs counted; None: there were none.
         features: of events, items and users; None where none were declared.
+        until: seconds since 1970 from which on events are not of the training part, whatever the split.
     """
 
     path: Location
@@ -145,6 +146,7 @@ class Dataset:
     moments: tuple[int, int] | None = None
     time_unit: TimeUnit | None = None
     features: DatasetFeatures | None = None
+    until: int | None = None
 
     @classmethod
     def open(cls, path: Location) -> Dataset:
@@ -225,8 +227,19 @@ class Dataset:
 
         Training reads none of them. For "valid" and "test" the first of them is the target, all before it its history, and 0
         says that the user has no target. Where not all events are targets, the last two targets are held out in place of the last
-        two events, and after a moment the first target in place of the first event.
+        two events, and after a moment the first target in place of the first event. From `until` on training sees nothing.
         """
+        if part == "train" and self.until is not None:
+            return self._held_out_until
+        return self._held_out(part)
+
+    @cached_property
+    def _held_out_until(self) -> IntArray:
+        assert self.until is not None
+        return np.maximum(self._held_out("train"), self.events.count_from(self.until))
+
+    def _held_out(self, part: Part) -> IntArray:
+        """`held_out` by the split alone."""
         if self.events.marks_targets:
             return self._held_out_targets[part]
         if self.moments is None:

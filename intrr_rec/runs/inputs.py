@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from intrr_rec.config import Recipe
+from intrr_rec.config.logs.time_units import said
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.data.features.columns import find
 from intrr_rec.data.features.space import Space
@@ -128,6 +129,28 @@ class Inputs:
         return held_out_U + (self.calibration_U & (length_U > held_out_U + 1))
 
     @cached_property
+    def unscored_U(self) -> IntArray | None:
+        """Events at the begin of each history that training reads and does not learn; None where there are none."""
+        since = self.recipe.train.since
+        return None if since is None else np.diff(self.dataset.offsets) - self.dataset.events.count_from(since)
+
+    def require_range(self) -> None:
+        """Refuse a range of time (`train.since`, `train.until`) that holds nothing to learn.
+
+        Raises:
+            DataError: it is so.
+        """
+        train, first_U = self.recipe.train, 1 if self.unscored_U is None else np.maximum(self.unscored_U, 1)
+        if (np.diff(self.dataset.offsets) - self.unlearned_U > first_U).any():
+            return
+        named = {"train.since": train.since, "train.until": train.until}
+        given = " and ".join(f"{name} ({said(moment)})" for name, moment in named.items() if moment is not None)
+        raise DataError(
+            f"{self.dataset.path}: {given} leave nothing to learn: no event of the training part in that range has one of its user "
+            "before it; choose other moments"
+        )
+
+    @cached_property
     def target_weights(self) -> TargetWeights | None:
         """Reads what each event counts as a target of training; None where all count the same.
 
@@ -142,7 +165,10 @@ class Inputs:
         model = self.recipe.model
         cut = partial(model_class(model).windows, window=model.window)
         if not self.streams:
-            return cut(self.dataset.offsets, held_out=self.unlearned_U)
+            windows = cut(self.dataset.offsets, held_out=self.unlearned_U)
+            if self.unscored_U is None:
+                return windows
+            return windows.scored_from((self.dataset.offsets[:-1] + self.unscored_U)[windows.user_M])
         loader, held_out_U, features = self.recipe.train.loader, self.unlearned_U, self.dataset.features
         return StreamedWindows(
             self.dataset.events,
@@ -153,6 +179,7 @@ class Inputs:
             readers=loader.workers,
             features=None if features is None else (features, self.space.of("event")),
             weights=self.target_weights,
+            unscored_U=self.unscored_U,
         )
 
     @property
@@ -204,9 +231,17 @@ def open_inputs(recipe: Recipe, dataset: Location, semantic_ids: Path, vectors: 
 
     Raises:
         ArtefactError: the Semantic IDs were built from another dataset, or no user has enough events.
-        ConfigError: `model.content` without vectors, `model.hstu.time_bias` without timestamps, or a feature that is none.
+        ConfigError: `model.content` without vectors, `model.hstu.time_bias` or a range of time without timestamps, or a feature that
+            is none.
+        DataError: a range of time with nothing to learn.
     """
     data, ids = Dataset.open(dataset), SemanticIds.open(semantic_ids)
+    for name in ("since", "until"):
+        if getattr(recipe.train, name) is not None and not data.has_times:
+            raise ConfigError(
+                f"train.{name}: {dataset} has no timestamps; leave the setting out, or prepare the logs with a prepare.time_column"
+            )
+    data = replace(data, until=recipe.train.until)
     placed = {"sharding": recipe.train.sharding.of_catalogue(data.n_items)}
     recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update=placed)})
     if recipe.evaluate.exclude_seen is None:
@@ -231,6 +266,8 @@ def open_inputs(recipe: Recipe, dataset: Location, semantic_ids: Path, vectors: 
         recipe, data, ids, found if recipe.model.content else None, found if recipe.uses_neighbours else None
     )
     _ = inputs.space, inputs.target_weights  # names that are none are refused now
+    if recipe.train.since is not None or recipe.train.until is not None:
+        inputs.require_range()
     return inputs
 
 

@@ -82,6 +82,8 @@ def train(
     recipe = inputs.recipe
     if init_from is not None and not recipe.model.kind_settings.learns:
         raise ConfigError(f"--init-from: model.kind {recipe.model.kind} is not trained; leave it out")
+    if recipe.train.since is not None and not recipe.model.kind_settings.learns:
+        raise ConfigError(f"train.since: model.kind {recipe.model.kind} is not trained; leave it out")
     require_same_run(inputs, out)
     fresh = not any(name.startswith("step-") for name in checkpoint_names(out))
     start = Start.open(init_from, inputs) if init_from and fresh else None

@@ -109,8 +109,15 @@ def test_from_one_rank_to_several_and_back(line, tmp_path: Path, sharding, size)
     torch.testing.assert_close(losses_of_several, losses, rtol=1e-5, atol=0)
     assert len(losses) == STEPS and differing(trained, saved) != []
 
+    if size == 4:  # to half the ranks with twice the micro-batches
+        halved = tmp_path / "halved"
+        shutil.copytree(several, halved)
+        loaded, _, losses_of_two = go_on_with(2, line, (*words, "train.accumulate=2"), halved)
+        assert differing(loaded, trained) == []
     back, _, losses_back = go_on(line, words, several, save=False)
     assert differing(back, trained) == []
     _, _, losses_of_one = go_on(line, words, one, save=False)
     torch.testing.assert_close(losses_back, losses_of_one, rtol=1e-5, atol=0)
+    if size == 4:
+        torch.testing.assert_close(losses_of_two, losses_of_one, rtol=1e-5, atol=0)
     assert len(losses_back) > 0 and differing(end, saved) != []

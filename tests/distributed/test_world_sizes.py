@@ -22,7 +22,13 @@ TOLERANCE = 1e-5
 VARIANTS = {
     "data_parallel": ("train.sharding.uid=data_parallel", "evaluate.users=31"),
     "row_wise": ("train.sharding.uid=row_wise",),
-    "table_wise": ("train.sharding.uid=table_wise", "train.sharding.codebooks=table_wise", "train.batch_tokens=90"),
+    "table_wise": (
+        "train.sharding.uid=table_wise",
+        "train.sharding.codebooks=table_wise",
+        "train.batch_tokens=90",
+        "train.since=3",
+        "train.until=11",
+    ),
     "neighbours": (
         "train.sharding.uid=row_wise",
         "model.dense.weight=1",

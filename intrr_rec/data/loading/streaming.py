@@ -70,6 +70,7 @@ class StreamedWindows:
         readers: threads that read row groups.
         features: columns of events to read, too, and what reads them.
         weights: reads what each event counts as a target; None: all count the same.
+        unscored_U: events at the begin of each history that are read only; None: there are none.
     """
 
     def __init__(
@@ -83,8 +84,9 @@ class StreamedWindows:
         readers: int,
         features: tuple[DatasetFeatures, Sequence[Column]] | None = None,
         weights: TargetWeights | None = None,
+        unscored_U: IntArray | None = None,
     ) -> None:
-        self.features, self.weights = features, weights
+        self.features, self.weights, self.unscored_U = features, weights, unscored_U
         self.events, self.held_out_U, self.cut = events, held_out_U, cut
         self.pool_events, self.times, self.readers = pool_events, times, readers
         groups = range(len(events.groups))
@@ -111,7 +113,11 @@ class StreamedWindows:
         found = self.events.groups[group]
         offsets = self.events.offsets[found.first_user : found.end_user + 1]
         windows = self.cut(offsets - offsets[0], held_out=self.held_out_U[found.first_user : found.end_user])
-        return Windows(windows.user_M + found.first_user, windows.start_M, windows.length_M, windows.first_scored_M)
+        windows = replace(windows, user_M=windows.user_M + found.first_user)
+        if self.unscored_U is None:
+            return windows
+        event_M = self.events.offsets[windows.user_M] - offsets[0] + self.unscored_U[windows.user_M]
+        return windows.scored_from(event_M)
 
     def order(self, collate: Collator, seed: int | None, epoch: int, rank: int, ranks: int) -> StreamedOrder:
         """The order of an epoch for one of so many ranks; what is streamed is always shuffled, by seed 0 for None."""
@@ -119,6 +125,8 @@ class StreamedWindows:
         pools: list[list[int]] = []
         room = 0
         for group in np.random.default_rng(seeds).permutation(len(self.events_G)).tolist():
+            if not self.windows_G[group]:  # nothing of it is learnt, and it is not read
+                continue
             if room <= 0:
                 pools.append([])
                 room = self.pool_events

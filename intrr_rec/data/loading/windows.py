@@ -8,7 +8,7 @@ Shape suffixes: M windows, U users, E events.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,11 @@ class Windows:
     def take(self, index: IntArray) -> Windows:
         """The windows at these positions, in this order."""
         return Windows(self.user_M[index], self.start_M[index], self.length_M[index], self.first_scored_M[index])
+
+    def scored_from(self, event_M: IntArray) -> Windows:
+        """Those that predict event `event_M` (counted as `start_M`) or a later one, with no position scored before it."""
+        first_scored_M = np.maximum(self.first_scored_M, event_M - 1 - self.start_M)
+        return replace(self, first_scored_M=first_scored_M).take(np.flatnonzero(first_scored_M < self.length_M))
 
 
 def training_windows(offsets: IntArray, window: int, held_out: IntArray | int = LEAVE_ONE_OUT) -> Windows:

@@ -43,7 +43,13 @@ def dataset(whole: Path) -> Dataset:
 
 
 def streamed(
-    dataset: Dataset, pool_events: int = 100, *, cut: str = "causal", times: bool = True, readers: int = 2
+    dataset: Dataset,
+    pool_events: int = 100,
+    *,
+    cut: str = "causal",
+    times: bool = True,
+    readers: int = 2,
+    unscored_U: np.ndarray | None = None,
 ) -> StreamedWindows:
     return StreamedWindows(
         dataset.events,
@@ -52,6 +58,7 @@ def streamed(
         pool_events,
         times=times,
         readers=readers,
+        unscored_U=unscored_U,
     )
 
 
@@ -135,7 +142,16 @@ def test_a_split_in_time_is_streamed_as_it_is_held_in_memory(dataset: Dataset) -
     by_time = replace(dataset, moments=(7, 9))
     held_out_U = by_time.held_out("train")
     assert len(set(held_out_U.tolist())) > 3
-    require_batches_of_memory(dataset, streamed(by_time), training_windows(dataset.offsets, WINDOW, held_out_U))
+    in_memory = training_windows(dataset.offsets, WINDOW, held_out_U)
+    require_batches_of_memory(dataset, streamed(by_time), in_memory)
+    # Of a range of time, the events before it are read alone, and a row group with nothing to learn is not read.
+    unscored_U = np.diff(dataset.offsets) - dataset.events.count_from(3)
+    unscored_U[: dataset.events.groups[1].end_user] = 100
+    source = streamed(by_time, unscored_U=unscored_U)
+    assert source.windows_G.tolist()[:2] == [0, 0] and source.windows_G[2:].all()
+    ranged = in_memory.scored_from((dataset.offsets[:-1] + unscored_U)[in_memory.user_M])
+    assert 0 < ranged.n_targets < in_memory.n_targets / 2
+    require_batches_of_memory(dataset, source, ranged)
 
 
 def test_shuffled_every_window_comes_once_with_its_own_events(dataset: Dataset) -> None:
