@@ -319,6 +319,7 @@ def serve(
     bundle: str,
     host: str = "0.0.0.0",
     port: int = 8765,
+    withdrawn: str | None = None,
     config: str | None = None,
     h: str = "cpu_small",
     image: str = IMAGE,
@@ -334,6 +335,7 @@ def serve(
         bundle: what intrr.export wrote
         host: address to bind; others than loopback need a token in INTRR_TOKEN, in the job's environment
         port: port to bind
+        withdrawn: text file of item ids nobody gets; read again when it changes
         config: recipe (YAML)
         h: named resource
         image: container image, where the scheduler runs containers
@@ -342,5 +344,5 @@ def serve(
         metadata: of the job, as key=value
         max_retries: times the scheduler starts the job again after a failure
     """
-    words = [bundle, *given(host=host, port=str(port), config=config), *settings]
+    words = [bundle, *given(host=host, port=str(port), withdrawn=withdrawn, config=config), *settings]
     return Job("serve", words, h, image, env, mounts, metadata, max_retries).alone(http=port)

@@ -11,7 +11,7 @@ import typer
 from intrr_rec.cli.options import NEW_FILE, Config, Out, Overrides, Vectors, recipe_of
 from intrr_rec.cli.process.before import loading, require_artefact, require_run, require_vectors
 from intrr_rec.cli.process.closing import close, command
-from intrr_rec.errors import ConfigError
+from intrr_rec.errors import ConfigError, DataError
 
 
 def export(
@@ -143,6 +143,10 @@ def serve(
     workers: Annotated[
         int, typer.Option(min=1, help="Processes that answer, one a core; memory holds the bundle once.")
     ] = 1,
+    withdrawn: Annotated[
+        Path | None,
+        typer.Option("--withdrawn", help="Text file of item ids nobody gets; read again when it changes."),
+    ] = None,
     socket: Annotated[int | None, typer.Option(hidden=True, help="Descriptor that a worker is handed.")] = None,
     config: Config = None,
     overrides: Overrides = None,
@@ -150,14 +154,17 @@ def serve(
     """Answer requests from a bundle, with a page to look at; SIGHUP reads the bundle anew, SIGTERM ends in good order."""
     settings = recipe_of(config, overrides).serve
     require_artefact(bundle, "bundle")
+    if withdrawn is not None and not withdrawn.is_file():
+        raise DataError(f"--withdrawn {withdrawn}: no such file; write item ids as text, one a line, or leave it out")
     if workers > 1 and socket is None:
         from intrr_rec.serving.http.workers.supervisor import supervise
 
         settings.share(workers)
         options = ["--host", host, "--workers", workers, *(("--config", config) if config else ()), *(overrides or ())]
+        options += ["--withdrawn", withdrawn] if withdrawn else []
         again = [sys.executable, "-m", "intrr_rec", "serve", bundle, *options]
         raise typer.Exit(supervise([str(word) for word in again], host, port, workers))
     with loading():
         from intrr_rec.serving.http.server import serve as run
 
-    run(bundle, host=host, port=port, settings=settings, workers=workers, handed=socket)
+    run(bundle, host=host, port=port, settings=settings, withdrawn=withdrawn, workers=workers, handed=socket)

@@ -26,6 +26,7 @@ from intrr_rec.serving.filters import NOTHING, Filters
 from intrr_rec.serving.words import Features, numbers_of
 
 KEPT_MASKS = 16
+ALL = ("all",)  # key of the mask of filters that let every item pass
 T = TypeVar("T")
 Times = Sequence[Sequence[int] | None]
 POPULAR_CHUNK = 1 << 16  # items, the most popular first, that filters are asked about together
@@ -54,12 +55,16 @@ class Recommender:
 
     Args:
         bundle: opened; its device is the recommender's.
+        withdrawn: dense ids of items that nobody gets, whatever the filters say.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, withdrawn: Sequence[int] = ()) -> None:
         self.bundle = bundle
+        self._withdrawn = np.unique(np.array(withdrawn, np.int64))
         self.window = bundle.settings.model.window
         self._masks: dict[tuple, Tensor] = {}
+        if len(self._withdrawn):
+            self._before(NOTHING, ALL)  # made here, not by the first request
 
     @classmethod
     def open(cls, path: Path | str, device: torch.device | str = "cpu") -> Recommender:
@@ -121,7 +126,7 @@ class Recommender:
         items_BW = torch.full((len(histories), k), -1)
         scores_BW = torch.full((len(histories), k), -torch.inf)
         groups: dict[tuple[bool, tuple | None], list[int]] = {}
-        shared = {id(chosen): chosen.shared() for chosen in each}
+        shared = {id(chosen): self._shared(chosen) for chosen in each}
         for user, (history, chosen) in enumerate(zip(histories, each, strict=True)):
             groups.setdefault((len(history) > 0, shared[id(chosen)]), []).append(user)
         for (has_history, _), users in groups.items():
@@ -137,7 +142,7 @@ class Recommender:
 
     def require_some(self, filters: Filters) -> None:
         """`Filters.require_some`, by the masks that are kept."""
-        key = filters.shared()
+        key = self._shared(filters)
         if filters.looks_at_items and key is not None and not int(self._before(filters, key)[-1]):
             raise filters.none_passes()
 
@@ -268,7 +273,7 @@ class Recommender:
 
     def _allowed(self, histories: Sequence[Sequence[int]], filters: Sequence[Filters]) -> Allowed | None:
         """Filters of users whose shared part is one."""
-        shared = filters[0].shared()
+        shared = self._shared(filters[0])
         denied = self._denied(histories, filters)
         if shared is None and denied is None:
             return None
@@ -289,12 +294,18 @@ class Recommender:
             return None
         return torch.tensor([[*row, *[-1] * (longest - len(row))] for row in each], device=self.bundle.device)
 
+    def _shared(self, chosen: Filters) -> tuple | None:
+        """`Filters.shared`, but that a mask answers also what asks for every item, where some are withdrawn."""
+        key = chosen.shared()
+        return ALL if key is None and len(self._withdrawn) else key
+
     def _before(self, chosen: Filters, key: tuple) -> Tensor:
         if key not in self._masks:
             while len(self._masks) >= KEPT_MASKS:
                 self._masks.pop(next(iter(self._masks)), None)
-            mask_I = torch.from_numpy(chosen.mask(self.bundle.items)).to(self.bundle.device)
-            self._masks[key] = self.bundle.leaves.before(mask_I)
+            mask_I = chosen.mask(self.bundle.items)
+            mask_I[self._withdrawn] = False
+            self._masks[key] = self.bundle.leaves.before(torch.from_numpy(mask_I).to(self.bundle.device))
         return self._masks[key]
 
     def _popular(self, histories: Sequence[Sequence[int]], filters: Sequence[Filters], k: int) -> tuple[Tensor, Tensor]:

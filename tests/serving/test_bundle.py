@@ -1,5 +1,6 @@
 """A bundle recommends what evaluation recommends, without what training needs."""
 
+import dataclasses
 import inspect
 import json
 import re
@@ -151,6 +152,17 @@ def test_filters_of_each_user(kind, bundles):
     ]
     for got, plain, fits in zip(found, whole, may, strict=True):
         assert got.items == [item for item in plain.items if fits(item)]
+
+
+@pytest.mark.parametrize("kind", ["path", "dense", "widened", "item_knn"])
+def test_items_that_are_withdrawn_are_as_denied_to_all(kind, bundles):
+    bundle, gone = bundles[kind], [4, 9, 20]
+    histories = [[1, 2, 3], [4], [], [7, 8]]
+    each = [Filters(exclude_seen=True), Filters(allow=[3, 4, 9, 21]), Filters(), Filters(newer_than=0)]
+    denied = [dataclasses.replace(chosen, deny=gone) for chosen in each]
+    expected = Recommender(bundle).recommend(histories, 10, filters=denied)
+    assert Recommender(bundle, gone).recommend(histories, 10, filters=each) == expected
+    assert not set(gone) & {item for found in expected for item in found.items}
 
 
 def test_category_masks(bundles, tmp_path):

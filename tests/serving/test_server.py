@@ -81,6 +81,25 @@ def test_filters_hold_and_still_give_k(server):
     assert {item["item"] for item in only} == {"1", "2", "3"}
 
 
+def test_withdrawn_items_are_followed_and_a_file_that_is_gone_changes_nothing(bundles, tmp_path):
+    path = tmp_path / "gone.txt"
+    path.write_text("3\n4\nno such item\n")
+    wish = {"history": ["5", "6"], "k": 20, "filters": {"allow": [1, 2, 3, 4]}}
+    with serving(bundles["path"].path, "serve.follow_seconds=0.05", "--withdrawn", str(path)) as running:
+        assert running.ask("GET", "/bundle").body["withdrawn"] == 2
+        assert {item["item"] for item in running.recommend(**wish).body["items"]} == {"1", "2"}
+        path.write_text("1\n")
+        running.until(lambda: running.ask("GET", "/bundle").body["withdrawn"] == 1)
+        assert {item["item"] for item in running.recommend(**wish).body["items"]} == {"2", "3", "4"}
+        path.unlink()
+        running.until(lambda: any("what was withdrawn stays so" in line for line in running.log))
+        assert {item["item"] for item in running.recommend(**wish).body["items"]} == {"2", "3", "4"}
+        assert running.ask("POST", "/admin/reload").status == 409
+        path.write_text("")
+        running.until(lambda: running.ask("GET", "/bundle").body["withdrawn"] == 0)
+        assert {item["item"] for item in running.recommend(**wish).body["items"]} == {"1", "2", "3", "4"}
+
+
 def test_only_items_that_nobody_had_before_a_moment(server, bundle):
     moment = int(pq.read_table(bundle.path / "items.parquet")["first_seen"].to_numpy().max())
     newest = set(bundle.items.own(np.flatnonzero(bundle.items.newer(moment))))

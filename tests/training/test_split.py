@@ -67,7 +67,9 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> tiny.Line:
 
 
 @pytest.mark.parametrize("words", [(), ("model.kind=tiger",), ("train.loader.pool_events=90",)])
-def test_events_of_the_range_are_the_targets_and_none_after_it_is_read(plain: tiny.Line, words: tuple[str, ...]) -> None:
+def test_events_of_the_range_are_the_targets_and_none_after_it_is_read(
+    plain: tiny.Line, words: tuple[str, ...]
+) -> None:
     asked = (f"train.since={SINCE}", f"train.until={UNTIL}")
     inputs = open_inputs(tiny.recipe(*words, *asked), **plain.inputs())
     data = inputs.dataset
@@ -103,7 +105,11 @@ def test_what_comes_after_the_range_is_not_counted_and_is_evaluated_all_the_same
 @pytest.mark.parametrize(
     ("words", "error", "says"),
     [
-        (["train.since=7", "train.until=7"], ConfigError, "since: no moment lies from 1970-01-01T00:00:07Z on and before"),
+        (
+            ["train.since=7", "train.until=7"],
+            ConfigError,
+            "since: no moment lies from 1970-01-01T00:00:07Z on and before",
+        ),
         (["train.since=soon"], ConfigError, "'train.since': 'soon' is neither ISO 8601 nor whole seconds"),
         (["train.since=2024-05-01"], DataError, r"train.since \(2024-05-01T00:00:00Z\) leave nothing to learn"),
         (["train.until=1"], DataError, r"train.until \(1970-01-01T00:00:01Z\) leave nothing to learn"),
@@ -120,5 +126,5 @@ def test_a_range_without_targets_is_refused_before_anything_is_written(
 
 def test_a_range_needs_times(tmp_path: Path) -> None:
     line = tiny.make_line(tmp_path, times=False)
-    with pytest.raises(ConfigError, match="train.until: .* has no timestamps; leave the setting out, or prepare the"):
+    with pytest.raises(ConfigError, match=r"train.until: .* has no timestamps; leave the setting out, or prepare the"):
         open_inputs(tiny.recipe("train.until=4"), **line.inputs())

@@ -44,8 +44,8 @@ def read_filters(
     conditions = _conditions(alone)
     filters = Filters(
         exclude_seen=exclude_seen,
-        deny=_read_ids(items, deny) if deny else (),
-        allow=_read_ids(items, allow) if allow else None,
+        deny=read_ids(items, deny) if deny else (),
+        allow=read_ids(items, allow) if allow else None,
         where=conditions.where,
         without=conditions.without,
         ranges=conditions.ranges,
@@ -86,7 +86,12 @@ def _parted(word: str) -> tuple[str, str, str]:
     return word[: found.start()], found[0], word[found.end() :]
 
 
-def _read_ids(items: ItemTable, path: Path) -> list[int]:
+def read_ids(items: ItemTable, path: Path) -> list[int]:
+    """Dense ids of a text file of own ones, one a line; those that the bundle does not know are passed over.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     try:
         words = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

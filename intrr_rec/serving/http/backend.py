@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from intrr_rec.data.loading.features import HistoryFeatures
 from intrr_rec.errors import ArtefactError, ConfigError, UserError
 from intrr_rec.io.disk.places import not_the_input
+from intrr_rec.serving.batch.filter_options import read_ids
 from intrr_rec.serving.bundle.bundle import Bundle
 from intrr_rec.serving.conditions import Conditions
 from intrr_rec.serving.filters import Filters
@@ -59,19 +60,22 @@ class Backend:
 
     Args:
         bundle: opened.
+        withdrawn: dense ids of items that nobody gets.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, withdrawn: Sequence[int] = ()) -> None:
         self.bundle = bundle
         self.bundle_hash = bundle.manifest.content_hash
-        self._recommender = Recommender(bundle)
+        self.withdrawn = len(withdrawn)
+        self._recommender = Recommender(bundle, withdrawn)
 
     @classmethod
-    def load(cls, path: Path, device: torch.device) -> Backend:
-        """Open a bundle and test it.
+    def load(cls, path: Path, device: torch.device, withdrawn: Path | None = None) -> Backend:
+        """Open a bundle and test it; `withdrawn` as in `without`.
 
         Raises:
             ArtefactError: it cannot be read, or fails the test.
+            DataError: `withdrawn` cannot be read.
         """
         backend = cls(Bundle.load(path, device))
         try:
@@ -83,7 +87,15 @@ class Backend:
             raise ArtefactError(
                 f"{path}: its self-test failed ({type(error).__name__}: {error}); export it again"
             ) from error
-        return backend
+        return backend if withdrawn is None else backend.without(withdrawn)
+
+    def without(self, withdrawn: Path) -> Backend:
+        """One of the same bundle that recommends none of the items whose ids stand in a file, one a line.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        return Backend(self.bundle, read_ids(self.bundle.items, withdrawn))
 
     def test(self) -> None:
         """Recommend to nobody, to one who had a popular item and to one who had several, and look at the answers.
@@ -149,6 +161,7 @@ class Backend:
         return BundleDetail(
             bundle=self.bundle_hash,
             items=len(items),
+            withdrawn=self.withdrawn,
             reads_times=self.reads_times,
             beam=self.bundle.settings.evaluate.beam,
             exclude_seen=bool(self.bundle.settings.evaluate.exclude_seen),

@@ -83,6 +83,15 @@ class Live:
                 await asyncio.sleep(LOOK_SECONDS)
         return changed
 
+    async def change(self, to: Callable[[Backend], Backend]) -> None:
+        """Answer from another backend of the same bundle, from the next batch on.
+
+        Raises:
+            UserError: what `to` raises; the old one goes on.
+        """
+        async with self._reloading:
+            self.current = await asyncio.get_running_loop().run_in_executor(self.aside, to, self.current)
+
     async def reload(self) -> bool:
         """Read the bundle anew, test it and serve it from the next batch on; returns whether it is another one.
 

@@ -268,6 +268,7 @@ class BundleDetail(BaseModel):
 
     bundle: str = Field(description="content hash")
     items: int = Field(description="items of the catalogue")
+    withdrawn: int = Field(description="of them, those that nobody gets (`intrr serve --withdrawn`)")
     reads_times: bool = Field(description="whether a request with a history must have `timestamps`")
     beam: int = Field(description="beam width of requests that name none")
     exclude_seen: bool = Field(description="`filters.exclude_seen` of requests that do not say")

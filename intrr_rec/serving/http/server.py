@@ -42,7 +42,14 @@ log = logging.getLogger(__name__)
 
 
 def serve(
-    bundle: Path, *, host: str, port: int, settings: ServeConfig, workers: int = 1, handed: int | None = None
+    bundle: Path,
+    *,
+    host: str,
+    port: int,
+    settings: ServeConfig,
+    withdrawn: Path | None = None,
+    workers: int = 1,
+    handed: int | None = None,
 ) -> None:
     """Serve a bundle until SIGTERM or SIGINT; SIGHUP reads it anew. Of a registry the current bundle is served and followed.
 
@@ -53,11 +60,13 @@ def serve(
         host: to bind to. One that others can reach needs a token.
         port: 0 takes any free one; the log says which.
         settings: batching and limits, of all workers together.
+        withdrawn: text file of own ids of items that nobody gets, one a line; what it comes to hold is followed.
         workers: how many serve, of whom this process is one.
         handed: descriptor of the socket that they share; None where this process is the only one.
 
     Raises:
         ArtefactError: no bundle fit to serve.
+        DataError: `withdrawn` cannot be read.
         ConfigError: an address that cannot be bound, or one that others can reach without a token; a token that no
             request can carry; too few open files.
     """
@@ -67,7 +76,7 @@ def serve(
     settings = fit_to_open_files(settings.share(workers))
     keep_freed_memory()
     sys.setswitchinterval(SWITCH_SECONDS)
-    load = partial(Backend.load, bundle, this_device())
+    load = partial(Backend.load, bundle, this_device(), withdrawn)
     if handed is not None and FOLDER not in os.environ:
         raise ConfigError(
             "--socket: is what `intrr serve --workers N` hands its workers; leave it out, and give --workers"
@@ -76,10 +85,10 @@ def serve(
     with bound(host, port) if handed is None else socket.socket(fileno=handed) as listening:
         service = Service(load, settings, token, LOOPBACK if local else None, local, team)
         follows = read_registry(location(bundle)) is not None
-        asyncio.run(_serve(service, listening, bundle if follows else None))
+        asyncio.run(_serve(service, listening, bundle if follows else None, withdrawn))
 
 
-async def _serve(service: Service, listening: socket.socket, registry: Path | None) -> None:
+async def _serve(service: Service, listening: socket.socket, registry: Path | None, withdrawn: Path | None) -> None:
     settings = service.settings
     connections = Connections(settings, lambda reason: service.metrics.ended.labels(reason).inc())
     config = uvicorn.Config(
@@ -101,6 +110,8 @@ async def _serve(service: Service, listening: socket.socket, registry: Path | No
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload_soon, service)
     if registry is not None:
         service.background.add(asyncio.create_task(_follow(service, location(registry))))
+    if withdrawn is not None:
+        service.background.add(asyncio.create_task(_follow_withdrawn(service, withdrawn)))
     if service.team is not None:
         service.background.add(asyncio.create_task(_join(service, service.team)))
     await _Server(config, service).serve([listening])
@@ -163,6 +174,30 @@ async def _follow(service: Service, registry: Location) -> None:
         except UserError as error:
             wait = min(2 * wait, LONGEST_FOLLOW_SECONDS)
             log.warning("%s; looking again in %.0f s", error, wait)
+
+
+async def _follow_withdrawn(service: Service, path: Path) -> None:
+    """Withdraw what a file comes to hold; one that cannot be read changes nothing."""
+    live, read = service.live, None
+    while True:
+        found = _state(path)
+        if found != read:
+            read = found
+            try:
+                await live.change(lambda backend: backend.without(path))
+                log.info("%d items are withdrawn", live.current.withdrawn)
+            except UserError as error:
+                log.warning("%s; what was withdrawn stays so", error)
+        await asyncio.sleep(service.settings.follow_seconds)
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """Another one where a file was written to or replaced."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 async def _join(service: Service, team: Team) -> None:
