@@ -4,29 +4,27 @@ A target competes with one set of uniform negatives a step and with the items al
 one learned number, the repeat bias: whether people come back to what they had is the data's to say, and a cosine alone
 cannot say it, since what resembles the history is just what it ranks first.
 
-Shape suffixes: T token slots, S scored slots, U items, M negatives, C blocks, N slots of a block, Q queries and K keys of
-a chunk, B users, W beams, D width.
+Shape suffixes: T token slots, S scored slots, U items, M negatives, C blocks, N slots of a block, B users, W beams,
+D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from intrr_rec.config import DenseConfig
 from intrr_rec.data.loading.batch import Batch
 from intrr_rec.io.formats.mapped import roomy
 from intrr_rec.models.embeddings.item_embeddings import Rows
+from intrr_rec.models.log_sums import log_sums
+from intrr_rec.models.rivals import Rivals
 
-WHOLE = 1 << 30  # bytes of scores and masks up to which a step's loss is computed in one piece
-CHUNK = 1 << 27  # bytes of a chunk of a longer one
 _INVERSE_LENGTHS = WeakTensorKeyDictionary()
 
 
@@ -41,34 +39,6 @@ def inverse_lengths(rows: Rows) -> Tensor:
             first += len(rows_RD)
         _INVERSE_LENGTHS[rows.values_ID] = inverse_I
     return _INVERSE_LENGTHS[rows.values_ID]
-
-
-@dataclass(frozen=True)
-class Rivals:
-    """What every target of a step competes with.
-
-    Attributes:
-        items_UD: representations of the batch's items, of length 1.
-        negative_M: places of the step's negatives in them.
-    """
-
-    items_UD: Tensor
-    negative_M: Tensor
-
-    def bytes_per_slot(self, slots: int) -> int:
-        """What the loss keeps for one scored slot of a block of `slots`: four floats for each rival, one mask of items."""
-        return 16 * (slots + len(self.negative_M)) + len(self.items_UD)
-
-
-def _chunks(blocks: int, slots: int, rows: int) -> Iterator[tuple[slice, slice]]:
-    """Blocks and slots of each chunk of at most `rows` slots: whole blocks, or a part of one block."""
-    if rows >= slots:
-        for first in range(0, blocks, rows // slots):
-            yield slice(first, min(first + rows // slots, blocks)), slice(0, slots)
-        return
-    for block in range(blocks):
-        for first in range(0, slots, rows):
-            yield slice(block, block + 1), slice(first, min(first + rows, slots))
 
 
 class DenseHead(nn.Module):
@@ -95,78 +65,18 @@ class DenseHead(nn.Module):
             batch: with candidates.
         """
         assert batch.candidates is not None
-        blocks_CN = batch.layout.owner_CN.shape
-        rivals = Rivals(F.normalize(items_UD, dim=-1), batch.candidates.negative_M)
-        state_CND = (F.normalize(state_TD, dim=-1) / self.temperature).view(*blocks_CN, -1)
-        history_CND = F.normalize(history_TD, dim=-1).view(*blocks_CN, -1)
-        place_CN = batch.slot_T.view(blocks_CN)
-        target_S = batch.candidates.target_S
-        if state_TD.shape[0] * rivals.bytes_per_slot(blocks_CN[1]) <= WHOLE:
-            own_SN = (state_CND @ history_CND.transpose(1, 2)).flatten(0, 1)[batch.scored_S]
-            place_SN, is_seen_SN = place_CN[batch.scored_S // blocks_CN[1]], batch.layout.visible_from(batch.scored_S)
-            state_SD = state_CND.flatten(0, 1)[batch.scored_S]
-            return self._nll(state_SD, own_SN, place_SN, is_seen_SN, target_S, rivals)
-        # Every slot counts as scored: which slots are is known on the device alone.
-        target_CN = target_S.new_zeros(batch.slot_T.shape).scatter(0, batch.scored_S, target_S).view(blocks_CN)
-        owner_CN = batch.layout.owner_CN
-        chunks = []
-        n_blocks, slots = blocks_CN
-        for blocks, rows in _chunks(n_blocks, slots, max(1, CHUNK // rivals.bytes_per_slot(blocks_CN[1]))):
-            arguments = (
-                state_CND[blocks, rows],
-                history_CND[blocks, : rows.stop],
-                place_CN[blocks, : rows.stop],
-                owner_CN[blocks, : rows.stop],
-                target_CN[blocks, rows],
-                rivals,
-            )
-            # What a chunk compares is made again in the backward pass instead of being kept.
-            chunks.append(checkpoint(self._nll_of_blocks, *arguments, use_reentrant=False))
-        return torch.cat(chunks)[batch.scored_S]
-
-    def _nll_of_blocks(
-        self,
-        state_CQD: Tensor,
-        history_CKD: Tensor,
-        place_CK: Tensor,
-        owner_CK: Tensor,
-        target_CQ: Tensor,
-        rivals: Rivals,
-    ) -> Tensor:
-        """`_nll` of the last Q of K slots of some blocks, `[C·Q]`."""
-        queries, keys = state_CQD.shape[1], history_CKD.shape[1]
-        own_CQK = state_CQD @ history_CKD.transpose(1, 2)
-        is_seen_CQK = (owner_CK[:, -queries:, None] == owner_CK[:, None]).tril(keys - queries)
-        place_CQK = place_CK[:, None].expand_as(own_CQK)
-        return self._nll(
-            state_CQD.flatten(0, 1),
-            own_CQK.flatten(0, 1),
-            place_CQK.flatten(0, 1),
-            is_seen_CQK.flatten(0, 1),
-            target_CQ.flatten(),
-            rivals,
-        )
-
-    def _nll(
-        self, state_SD: Tensor, own_SN: Tensor, place_SN: Tensor, is_seen_SN: Tensor, target_S: Tensor, rivals: Rivals
-    ) -> Tensor:
-        """The loss of some slots from their scores of slots of their blocks; items are places in the batch's items."""
-        items_UD, negative_M = rivals.items_UD, rivals.negative_M
-        positive_S1 = (state_SD * F.embedding(target_S, items_UD)).sum(-1, keepdim=True)
-        negative_SM = state_SD @ F.embedding(negative_M, items_UD).T
-        own_SN = own_SN + self._bias()
-        is_target_SN = place_SN == target_S[:, None]
-        in_history_SU = torch.zeros(len(target_S), len(items_UD) + 1, dtype=torch.bool, device=place_SN.device)
-        in_history_SU.scatter_(1, place_SN.masked_fill(~is_seen_SN, len(items_UD)), True)
-        # A negative of the own history would be the same rival twice, once without the repeat bias.
-        not_a_rival_SM = in_history_SU[:, negative_M] | (negative_M == target_S[:, None])
-        rivals_S = [
-            negative_SM.masked_fill(not_a_rival_SM, -torch.inf),
-            own_SN.masked_fill(~is_seen_SN | is_target_SN, -torch.inf),
-        ]
-        is_repeat_S1 = (is_seen_SN & is_target_SN).any(1, keepdim=True)
-        positive_S1 = positive_S1 + is_repeat_S1 * self._bias()
-        return torch.cat([positive_S1, *rivals_S], dim=1).logsumexp(dim=1) - positive_S1.squeeze(1)
+        rivals, blocks_CN = Rivals(batch), batch.layout.owner_CN.shape
+        items_UD = F.normalize(items_UD, dim=-1)
+        state_TD = F.normalize(state_TD, dim=-1) / self.temperature
+        state_SD, history_TD = state_TD[batch.scored_S], F.normalize(history_TD, dim=-1)
+        positive_S = (state_SD * F.embedding(batch.candidates.target_S, items_UD)).sum(-1)
+        positive_S = positive_S + rivals.is_repeat() * self._bias()
+        negative_MD = F.embedding(batch.candidates.negative_M, items_UD)
+        negative_1S = log_sums(state_SD[None], negative_MD[None], rivals.negative_pieces(), rivals.negatives())
+        state_CND, history_CND = (each_TD.view(*blocks_CN, -1) for each_TD in (state_TD, history_TD))
+        own_T = log_sums(state_CND, history_CND, rivals.own_pieces(), rivals.own()).flatten()
+        own_S = own_T[batch.scored_S] + self._bias()
+        return torch.stack([positive_S, negative_1S.squeeze(0), own_S]).logsumexp(0) - positive_S
 
     def score(self, state_BD: Tensor, items_BWD: Tensor, items_BW: Tensor, batch: Batch) -> Tensor:
         """Scores `[B, W]` of each scored slot's own W items, given by representation and id."""

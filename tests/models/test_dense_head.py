@@ -16,7 +16,7 @@ from intrr_rec.decoding.decode import decode
 from intrr_rec.decoding.filters import Leaves
 from intrr_rec.decoding.shard import Shard
 from intrr_rec.errors import ConfigError
-from intrr_rec.models import dense_head
+from intrr_rec.models import rivals
 from intrr_rec.models.embeddings import item_embeddings
 from intrr_rec.models.embeddings.item_embeddings import Rows
 from intrr_rec.models.intrr import IntRR
@@ -84,27 +84,49 @@ def test_the_loss_is_the_rans_plus_the_weighted_sampled_softmax_of_cosines(model
     torch.testing.assert_close(found["loss"], whole, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("rows", [1, 2, WINDOW, 2 * WINDOW])
-def test_the_loss_in_chunks_is_the_loss_in_one_piece(model, events, monkeypatch, rows):
-    items_E, offsets = events
-    sampler = CandidateSampler(N_ITEMS, 4, seed=0)
-    batch = Collator(items_E, WINDOW, None, "items", candidates=sampler)(training_windows(offsets, WINDOW))
-    assert len(batch.layout.owner_CN) > 1
+def in_one_piece(head, state_TD, history_TD, items_UD, batch):
+    """`DenseHead.nll` by tensors that have a place for each scored slot and item, left to autograd."""
+    items_UD, negative_M = F.normalize(items_UD, dim=-1), batch.candidates.negative_M
+    state_SD, target_S = F.normalize(state_TD, dim=-1)[batch.scored_S] / head.temperature, batch.candidates.target_S
+    slots = batch.layout.owner_CN.shape[1]
+    block_S = batch.scored_S // slots
+    place_SN, is_seen_SN = batch.slot_T.view(-1, slots)[block_S], batch.layout.visible_from(batch.scored_S)
+    own_SN = (F.normalize(history_TD, dim=-1).view(-1, slots, 8)[block_S] @ state_SD[..., None]).squeeze(-1)
+    is_target_SN = place_SN == target_S[:, None]
+    in_history_SU = torch.zeros(len(target_S), len(items_UD) + 1, dtype=torch.bool)
+    in_history_SU.scatter_(1, place_SN.masked_fill(~is_seen_SN, len(items_UD)), True)
+    not_a_rival_SM = in_history_SU[:, negative_M] | (negative_M == target_S[:, None])
+    negative_SM = (state_SD @ items_UD[negative_M].T).masked_fill(not_a_rival_SM, -torch.inf)
+    own_SN = (own_SN + bias_of(head)).masked_fill(~is_seen_SN | is_target_SN, -torch.inf)
+    positive_S = (state_SD * items_UD[target_S]).sum(-1) + (is_seen_SN & is_target_SN).any(1) * bias_of(head)
+    return torch.cat([positive_S[:, None], negative_SM, own_SN], dim=1).logsumexp(1) - positive_S
 
-    def loss_and_gradients():
-        model.zero_grad()
-        found = model(batch)
-        found["loss"].backward()
-        return found["dense"], {name: each.grad.clone() for name, each in model.named_parameters()}
 
-    whole, wanted = loss_and_gradients()
-    a_slot = dense_head.Rivals(torch.zeros(len(batch.items_U), 8), batch.candidates.negative_M).bytes_per_slot(WINDOW)
-    monkeypatch.setattr(dense_head, "WHOLE", 0)
-    monkeypatch.setattr(dense_head, "CHUNK", rows * a_slot)
-    in_chunks, found = loss_and_gradients()
-    assert in_chunks.item() == pytest.approx(whole.item(), rel=1e-6)
-    for name, gradient in wanted.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-7, msg=name)
+def bias_of(head):
+    return head.repeat_bias * head.gain
+
+
+@pytest.mark.parametrize("negatives", [4, 40])  # 40: most of them twice
+@pytest.mark.parametrize(("by_tile", "chunk"), [(False, 1 << 27), (False, 1), (True, 1 << 27), (True, 1)])
+def test_the_loss_by_pieces_is_the_loss_in_one_piece(model, monkeypatch, by_tile, chunk, negatives):
+    rng, lengths = np.random.default_rng(0), [150, 9, 64, 3, 2, 2, 30]
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    sampler, window = CandidateSampler(N_ITEMS, negatives, seed=0), 90
+    collate = Collator(rng.integers(0, N_ITEMS, offsets[-1]), window, None, "items", candidates=sampler)
+    batch = collate(training_windows(offsets, window))
+    assert len(batch.layout.owner_CN) > 1 and len(batch.scored_S) < (batch.layout.owner_CN >= 0).sum()
+    monkeypatch.setattr(rivals, "CHUNK", chunk)
+    monkeypatch.setattr(rivals, "WHOLE_BLOCKS", 0 if by_tile else 128)
+    given = [torch.randn(rows, 8, requires_grad=True) for rows in (batch.slot_T.numel(),) * 2 + (len(batch.items_U),)]
+    parameters = [*given, model.dense.repeat_bias]
+    weight_S = torch.rand(len(batch.scored_S))
+    (found_S, found), (wanted_S, wanted) = (
+        (nll_S, torch.autograd.grad(nll_S @ weight_S, parameters))
+        for nll_S in (model.dense.nll(*given, batch), in_one_piece(model.dense, *given, batch))
+    )
+    torch.testing.assert_close(found_S, wanted_S)
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 def test_the_repeat_bias_learns_that_nobody_comes_back(model, events):

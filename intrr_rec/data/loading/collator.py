@@ -136,7 +136,7 @@ class Collator:
         candidates = None
         if self.candidates is not None:
             places = torch.from_numpy(inverse[len(event_T) :])
-            candidates = Candidates(*places.split([len(target_S), self.candidates.negatives]))
+            candidates = Candidates(places[: len(target_S)], places[len(target_S) :], len(windows))
         features = None
         if self.features is not None:
             features = self.features.batch(event_T, windows.user_M[owner_T.clip(min=0)], items_U, step)

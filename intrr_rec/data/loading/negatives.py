@@ -16,14 +16,16 @@ from intrr_rec.data.loading.windows import IntArray
 
 @dataclass
 class Candidates:
-    """Places in a batch's `items_U`: of each scored slot's target, and of the negatives."""
+    """Places in a batch's `items_U`: of each scored slot's target, and of the negatives; and how many histories there are."""
 
     target_S: Tensor
     negative_M: Tensor
+    histories: int
 
     def to(self, device: torch.device) -> Candidates:
         """The same on a device."""
-        return Candidates(self.target_S.to(device, non_blocking=True), self.negative_M.to(device, non_blocking=True))
+        target_S, negative_M = (each.to(device, non_blocking=True) for each in (self.target_S, self.negative_M))
+        return Candidates(target_S, negative_M, self.histories)
 
 
 class CandidateSampler:

@@ -58,7 +58,7 @@ def make_tiles(layout: Layout, time_edges: Tensor | None) -> list[Tile]:
     """The tiles of a layout; `time_edges` as in `hstu.time_bucket`."""
     owner_T = layout.owner_CN.flatten()
     tiles = []
-    for key, first, end in _spans(owner_T, layout.owner_CN.shape[1]):
+    for key, first, end in spans(owner_T, layout.owner_CN.shape[1]):
         query_Q, key_K = owner_T[first:end], owner_T[key:end]
         visible_QK = (query_Q[:, None] == key_K).tril(first - key)
         bucket_QK = None
@@ -73,7 +73,7 @@ def make_tiles(layout: Layout, time_edges: Tensor | None) -> list[Tile]:
     return tiles
 
 
-def _spans(owner_T: Tensor, slots: int) -> list[tuple[int, int, int]]:
+def spans(owner_T: Tensor, slots: int) -> list[tuple[int, int, int]]:
     """`key, first, end` of each tile: histories are runs of one owner, none across two blocks."""
     changes_T = owner_T[1:] != owner_T[:-1]
     changes_T[slots - 1 :: slots] = True
