@@ -4,7 +4,6 @@ import os
 import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import requests
+
+from tests.distributed.launch import free_port
 
 TUTORIAL = Path(__file__).parents[1] / "docs/tutorial.md"
 BLOCK = re.compile(r"^```(bash|python|yaml)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -89,9 +90,7 @@ def test_every_command_of_the_tutorial_works_as_written(tmp_path: Path) -> None:
 
 def serve(command: str, folder: Path, env: dict[str, str]) -> None:
     """Start the server of the tutorial at a free port, ask it, and end it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with subprocess.Popen([*command.split(), "--port", str(port)], cwd=folder, env=env) as server:
         try:
             address, end = f"http://127.0.0.1:{port}", time.monotonic() + 120

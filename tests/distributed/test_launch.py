@@ -11,6 +11,7 @@ import torch
 from intrr_rec.distributed.world import join_world
 from intrr_rec.errors import ConfigError
 from intrr_rec.io.launcher import Ranks, patience
+from tests.distributed.launch import free_port
 
 JOIN = (
     "import logging, sys; logging.basicConfig(); from intrr_rec.cli.process.errors import complain\n"
@@ -24,12 +25,6 @@ def start(**variables: str) -> "subprocess.Popen[str]":
     kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "MASTER_ADDR")}
     words = [sys.executable, "-c", JOIN]
     return subprocess.Popen(words, env=kept | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def free_port() -> str:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return str(held.getsockname()[1])
 
 
 @pytest.mark.parametrize(
@@ -65,7 +60,9 @@ def test_a_patience_that_is_no_time_is_refused(text, monkeypatch):
 
 
 def test_a_rank_that_never_comes_is_named_and_given_up():
-    waiting = start(RANK="0", WORLD_SIZE="3", MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port(), INTRR_RANKS_TIMEOUT="4")
+    waiting = start(
+        RANK="0", WORLD_SIZE="3", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()), INTRR_RANKS_TIMEOUT="4"
+    )
     _, said = waiting.communicate(timeout=120)
     assert waiting.returncode == 2 and "Traceback" not in said
     assert "rank 0 of 3 waits at 127.0.0.1" in said and "for ranks 1, 2" in said
@@ -74,7 +71,9 @@ def test_a_rank_that_never_comes_is_named_and_given_up():
 
 @pytest.mark.slow
 def test_a_first_rank_that_never_comes_is_named_and_given_up():
-    waiting = start(RANK="1", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port(), INTRR_RANKS_TIMEOUT="5")
+    waiting = start(
+        RANK="1", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()), INTRR_RANKS_TIMEOUT="5"
+    )
     _, said = waiting.communicate(timeout=120)
     assert waiting.returncode == 2 and "Traceback" not in said
     assert "rank 1 of 2 waits for rank 0" in said and "intrr: rank 1 of 2: rank 0 did not answer" in said
@@ -96,7 +95,7 @@ def test_a_port_that_another_program_has_is_told():
 
 @pytest.mark.slow
 def test_ranks_that_come_late_are_waited_for():
-    port = free_port()
+    port = str(free_port())
     env = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     second = start(RANK="1", **env)
     first = start(RANK="0", **env)

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -30,6 +29,7 @@ from intrr_rec.errors import ConfigError, UserError
 from intrr_rec.io import artefact
 from tests.data.prepare.test_filters import COLUMNS, configured, naive, write
 from tests.data.prepare.test_prepare import sequences
+from tests.distributed.launch import free_port
 
 PAGE = Path(__file__).parents[3] / "docs/preparation.md"
 SPARK = EngineChoice("spark", "local[2]", 1.0)
@@ -234,9 +234,7 @@ def test_a_cluster_of_two_workers_works_as_written_and_shares_the_rows(tmp_path:
     if shutil.which("java") is None:
         pytest.skip("NO JAVA HERE: Spark needs Java 17")
     (block,) = re.findall(r"^```bash\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        block = block.replace("7077", str(free.getsockname()[1]))
+    block = block.replace("7077", str(free_port()))
     conf, recorded = tmp_path / "conf", tmp_path / "recorded"
     conf.mkdir()
     recorded.mkdir()
