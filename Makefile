@@ -72,7 +72,7 @@ test-learns: $(READY)
 	ATEN_CPU_CAPABILITY=default $(PYTEST) tests/golden
 
 test-slow: $(EMBED_READY) $(SPARK_READY) $(BROWSER_READY) $(KERNELS_READY) $(STORE_READY) $(MLFLOW_READY) $(WANDB_READY) $(TUNE_READY)
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow --durations=20
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -76,6 +76,11 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(override: str, nearest:
     assert f"did you mean '{nearest}'?" in str(caught.value)
 
 
+def test_a_descriptor_in_place_of_a_recipe_is_told_apart():
+    with pytest.raises(ConfigError, match="describes logs and is no recipe; give it without --config"):
+        load_recipe(Path(__file__).parents[1] / "datasets" / "beauty.yaml")
+
+
 @pytest.mark.parametrize(
     ("override", "key"),
     [

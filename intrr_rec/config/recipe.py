@@ -114,6 +114,8 @@ def load_recipe(
     """
     settings = read_yaml(Path(path)) if path else {}
     source = str(path) if path else "command line"
+    if "interactions" in settings:
+        raise ConfigError(f"{path}: describes logs and is no recipe; give it without --config: `intrr prepare {path}`")
     if under is not None:
         settings, source = _merge(deepcopy(under[1]), settings), f"{under[0]} or {source}"
     for word in overrides:
