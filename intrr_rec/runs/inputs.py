@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from intrr_rec.config import Recipe
+from intrr_rec.config import ModelConfig, Recipe
 from intrr_rec.config.logs.time_units import said
 from intrr_rec.data.dataset import Dataset
 from intrr_rec.data.features.columns import find
@@ -42,6 +42,23 @@ from intrr_rec.vectors.table import KIND as VECTORS
 from intrr_rec.vectors.table import map_vectors, vectors_hash
 
 FEW_REPEATS = 1 / 200  # share of training events below which people do not come back to what they had
+
+
+def space_of(dataset: Dataset, config: ModelConfig) -> Space:
+    """The feature columns of a dataset that a model reads.
+
+    Raises:
+        ConfigError: `model.features` names one that the dataset has not.
+    """
+    columns = dataset.features.columns if dataset.features is not None else ()
+    chosen = list(columns)
+    if config.features is not None:
+        try:
+            chosen = [column for name in dict.fromkeys(config.features) for column in find(columns, name)]
+        except DataError as error:
+            raise ConfigError(f"model.features: {error} in {dataset.path}") from None
+    reads = config.kind_settings.reads_features
+    return Space(tuple(column for column in columns if column in chosen and reads))
 
 
 @dataclass(frozen=True)
@@ -96,17 +113,7 @@ class Inputs:
         Raises:
             ConfigError: `model.features` names one that the dataset has not.
         """
-        features, asked = self.dataset.features, self.recipe.model.features
-        columns = features.columns if features is not None else ()
-        if asked is None:
-            chosen = list(columns)
-        else:
-            try:
-                chosen = [column for name in dict.fromkeys(asked) for column in find(columns, name)]
-            except DataError as error:
-                raise ConfigError(f"model.features: {error} in {self.dataset.path}") from None
-        reads = self.recipe.model.kind_settings.reads_features
-        return Space(tuple(column for column in columns if column in chosen and reads))
+        return space_of(self.dataset, self.recipe.model)
 
     @cached_property
     def feature_reader(self) -> FeatureReader | None:

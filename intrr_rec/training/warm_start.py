@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from intrr_rec.config import Recipe
+from intrr_rec.data.dataset import Dataset
 from intrr_rec.distributed.checkpoint.remap_rows import UidRows, load_grown
 from intrr_rec.distributed.checkpoint.storage import load_checkpoint
 from intrr_rec.distributed.parallelize import Parallel
@@ -27,10 +28,12 @@ from intrr_rec.distributed.world import World
 from intrr_rec.distributed.zch import managed_rows
 from intrr_rec.errors import ArtefactError, ConfigError
 from intrr_rec.io.stores.storage import Location
+from intrr_rec.models.embeddings.features import FEATURE_TABLE
+from intrr_rec.models.embeddings.tables import UID_TABLE
 from intrr_rec.models.intrr import IntRR
 from intrr_rec.models.losses import sid_nll
 from intrr_rec.runs.checkpoints import Checkpoints
-from intrr_rec.runs.inputs import Inputs
+from intrr_rec.runs.inputs import Inputs, space_of
 from intrr_rec.runs.run_record import input_place, read_recipe, read_run_record
 from intrr_rec.semantic_ids.artefact import SemanticIds
 from intrr_rec.semantic_ids.versions import extended_places
@@ -49,20 +52,24 @@ class Start:
     Attributes:
         run: its folder.
         place_I: its dense id of every item, -1 where it had none.
+        feature_R: its row of every row of the table of features, -1 where it had none; None of a model that reads none.
     """
 
     run: Path
     place_I: Tensor
+    feature_R: Tensor | None = None
 
     @classmethod
     def open(cls, run: Path, inputs: Inputs) -> Start:
         """Check that a run with these inputs can start from `run`.
 
         Raises:
-            ArtefactError: not a run folder, or Semantic IDs that do not go on from those of `run`.
+            ArtefactError: not a run folder, Semantic IDs that do not go on from those of `run`, or features whose dataset is gone.
             ConfigError: another model than that of `run`.
+            DataError: a feature that is declared otherwise than there.
         """
-        return cls(run, extended_places(_open_old(run, inputs.recipe), inputs.semantic_ids))
+        place_I = extended_places(_open_old(run, inputs.recipe), inputs.semantic_ids)
+        return cls(run, place_I, _feature_places(run, inputs) if inputs.space.rows else None)
 
     def load(self, inputs: Inputs, parallel: Parallel, world: World) -> dict[str, float]:
         """Load the run's newest whole checkpoint into a model that has not stepped; every rank calls this.
@@ -76,10 +83,15 @@ class Start:
         """
 
         def load(path: Location) -> Location:
+            places = {UID_TABLE: self.place_I}
             if managed_rows(parallel.module):  # rows are the items' own wherever these stand now
-                load_checkpoint(path, parallel, world, with_optimizer=True)
+                places = {}
+            if self.feature_R is not None:
+                places[FEATURE_TABLE] = self.feature_R
+            if places:
+                load_grown(path, parallel, world, places)
             else:
-                load_grown(path, parallel, world, self.place_I)
+                load_checkpoint(path, parallel, world, with_optimizer=True)
             return path
 
         if Checkpoints(self.run, parallel, world).first_whole(load) is None:
@@ -127,6 +139,18 @@ def _open_old(old_run: Path, recipe: Recipe) -> SemanticIds:
             "more; put it back, and go on from it by `intrr index --extend`"
         )
     return ids
+
+
+def _feature_places(old_run: Path, inputs: Inputs) -> Tensor:
+    """The row that each row of the table of features had in a run: a dataset that was added to knows more values."""
+    record = read_run_record(old_run)
+    dataset = Dataset.open(input_place(old_run, record, "dataset") or "")
+    if dataset.manifest.content_hash != record.hashes.dataset:
+        raise ArtefactError(
+            f"{dataset.path}: is no longer the dataset that {old_run} was trained on, so nothing tells its features' values; put "
+            "that one back, or start from a later run"
+        )
+    return torch.from_numpy(inputs.space.places_in(space_of(dataset, read_recipe(old_run).model)))
 
 
 def _neighbours(table: UidRows, codes_IL: Tensor, new_N: Tensor, drawn_ND: Tensor) -> Tensor:

@@ -78,6 +78,25 @@ class Space:
         blocks += [self.first_asked(column) + np.arange(column.rows) for column in other.asked]
         return np.concatenate(blocks) if blocks else np.empty(0, np.int64)
 
+    def places_in(self, other: Space) -> NDArray[np.int64]:
+        """The row in a space of another dataset of every row here, -1 where it has none; a value that is not known there is its unknown one.
+
+        Raises:
+            DataError: a column is declared otherwise there.
+        """
+        place_R = np.full(self.rows, -1)
+        theirs = {(column.side, column.name): column for column in other.columns}
+        for column in self.columns:
+            if (known := theirs.get((column.side, column.name))) is None:
+                continue
+            number_N = known.from_other(column)
+            first = self.first(column)
+            place_R[first : first + column.rows] = other.first(known) + number_N
+            if column.asked and known.asked:
+                first = self.first_asked(column)
+                place_R[first : first + column.rows] = other.first_asked(known) + number_N
+        return place_R
+
 
 def narrow(values: NDArray[np.int64], column: Column) -> NDArray[np.integer]:
     """Numbers of a column in its narrowest type."""

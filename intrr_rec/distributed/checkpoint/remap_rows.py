@@ -1,4 +1,4 @@
-"""A checkpoint into a model whose UID table has other rows: those it shares move to their new places, optimizer state too.
+"""A checkpoint into a model whose tables have other rows: those they share move to their new places, optimizer state too.
 
 Shape suffixes: I rows of the new table, N of them new, R rows of a shard, C its columns, D all columns.
 """
@@ -6,7 +6,7 @@ Shape suffixes: I rows of the new table, N of them new, R rows of a shard, C its
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -26,7 +26,7 @@ from intrr_rec.io.disk.places import not_the_input
 from intrr_rec.io.stores.storage import Location
 from intrr_rec.models.embeddings.tables import UID_TABLE
 
-WEIGHT = f"embeddings.{UID_TABLE}.weight"
+WEIGHT = "embeddings.{}.weight"  # of a table
 
 
 class UidRows:
@@ -37,7 +37,7 @@ class UidRows:
     """
 
     def __init__(self, state: dict[str, Any]) -> None:
-        (table,) = (value for name, value in state.items() if name.endswith(WEIGHT))
+        (table,) = (value for name, value in state.items() if name.endswith(WEIGHT.format(UID_TABLE)))
         self.width = table.size()[1]
         self.replicated = not isinstance(table, ShardedTensor)
         self.shards = _shards(table)
@@ -64,11 +64,11 @@ class UidRows:
         return total
 
 
-def load_grown(path: Location, parallel: Parallel, world: World, place_I: Tensor) -> None:
-    """Load model, optimizer and average of a checkpoint whose UID table had other rows; every rank calls this.
+def load_grown(path: Location, parallel: Parallel, world: World, places: Mapping[str, Tensor]) -> None:
+    """Load model, optimizer and average of a checkpoint whose tables had other rows; every rank calls this.
 
     Args:
-        place_I: the row each row of the UID table had there; -1 where it had none, whose optimizer state becomes 0. Its
+        places: by name of a table, the row each of its rows had there; -1 where it had none, whose optimizer state becomes 0. Its
             weight stays what it is.
 
     Raises:
@@ -82,12 +82,17 @@ def load_grown(path: Location, parallel: Parallel, world: World, place_I: Tensor
     averaged = any(name.startswith("average.") for name in saved)
     if parallel.average and not averaged:
         del tensors["average"]
-    rows = {name: value for name, value in _leaves(tensors) if _is_rows(name, value, len(place_I))}
+    rows = {
+        name: (value, place_I)
+        for name, value in _leaves(tensors)
+        for table, place_I in places.items()
+        if _is_rows(name, value, table, len(place_I))
+    }
     try:
         dcp.load(_without(tensors, rows), storage_reader=reader)
-        for name, value in rows.items():
-            entry = saved[name]
-            assert isinstance(entry, TensorStorageMetadata)
+        for name, (value, place_I) in rows.items():
+            entry = saved[name] if bool((place_I >= 0).any()) else None  # a table that there was not
+            assert entry is None or isinstance(entry, TensorStorageMetadata)
             for shard, first_row, first_column in _shards(value):
                 _load_rows(path, name, entry, shard, first_column, place_I[first_row : first_row + len(shard)])
     except (dcp.CheckpointException, pickle.UnpicklingError, KeyError, RuntimeError, ValueError) as error:
@@ -100,13 +105,13 @@ def load_grown(path: Location, parallel: Parallel, world: World, place_I: Tensor
 
 @torch.no_grad()
 def _load_rows(
-    path: Location, name: str, saved: TensorStorageMetadata, shard: Tensor, first_column: int, place_R: Tensor
+    path: Location, name: str, saved: TensorStorageMetadata | None, shard: Tensor, first_column: int, place_R: Tensor
 ) -> None:
     """Rows of one shard, read as one stretch of the saved tensor: ids in order keep their order as a catalogue grows."""
     known_R = place_R >= 0
     if not name.startswith(("model.", "average.")):
         shard[~known_R.to(shard.device)] = 0
-    if not known_R.any():
+    if saved is None or not known_R.any():
         return
     first, last = int(place_R[known_R].min()), int(place_R[known_R].max())
     buffer = torch.empty(last + 1 - first, *shard.shape[1:], dtype=shard.dtype)
@@ -143,10 +148,10 @@ def _shards(value: Tensor | ShardedTensor) -> list[tuple[Tensor, int, int]]:
     return [(value.detach(), 0, 0)]
 
 
-def _is_rows(name: str, value: Any, rows: int) -> bool:
-    """Whether a tensor of the tree has one entry a row of the UID table."""
+def _is_rows(name: str, value: Any, table: str, rows: int) -> bool:
+    """Whether a tensor of the tree has one entry a row of a table."""
     sized = isinstance(value, Tensor | ShardedTensor) and len(value.size()) > 0
-    return WEIGHT in name and sized and cast(Tensor, value).size()[0] == rows
+    return WEIGHT.format(table) in name and sized and cast(Tensor, value).size()[0] == rows
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -158,7 +163,7 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield f"{prefix}{key}", value
 
 
-def _without(tree: dict[str, Any], names: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _without(tree: dict[str, Any], names: Collection[str], prefix: str = "") -> dict[str, Any]:
     return {
         key: _without(value, names, f"{prefix}{key}.") if isinstance(value, dict) else value
         for key, value in tree.items()
