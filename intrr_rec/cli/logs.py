@@ -102,7 +102,7 @@ def generate(
         typer.Option(help="Feature that the next item depends on: action, context, item or user; may be repeated."),
     ] = None,
     returns: Annotated[
-        str | None, typer.Option(help="How users return to items they had: soon, often, periodic or mixed.")
+        str | None, typer.Option(help="How users return to items they had: soon, often, periodic, late or mixed.")
     ] = None,
 ) -> None:
     """Write a synthetic catalogue, its vectors and its logs: streamed, so any size up to 10⁸ items fits in memory."""

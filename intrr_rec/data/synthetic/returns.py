@@ -6,7 +6,8 @@ intensities). What the intensities are is the kind of log:
 * soon: high at first and forgotten within a day, as songs of a session are;
 * often: what was consumed twice and more, however long ago, as favourites are;
 * periodic: around the item's own period of 4, 8 or 16 days, as what is used up is;
-* mixed: each item is of one of these kinds or, one in four, never consumed again.
+* late: 150, 700 or 2,000 events after it, give or take a few: each item has one of these distances;
+* mixed: each item is of one of the first three kinds or, one in four, never consumed again.
 
 Shape suffixes: B users, T steps.
 """
@@ -18,10 +19,12 @@ from numpy.typing import NDArray
 
 from intrr_rec.data.synthetic.draws import Floats, Ints, Keys, counter, hashed, uniform
 
-RETURNS = ("soon", "often", "periodic", "mixed")
+RETURNS = ("soon", "often", "periodic", "late", "mixed")
 _DAY = 86_400
 _PERIODS = np.array([4, 8, 16]) * _DAY
 _SPREAD = 0.2  # of the logarithm of a period
+_DISTANCES = np.array([150, 700, 2000])  # events
+_EVENTS = 4.0  # that a distance is off by
 
 
 class Returns:
@@ -58,9 +61,13 @@ class Returns:
 
     def _intensity(self, past_BT: Ints, step: int) -> Floats:
         users = len(past_BT)
-        elapsed_BT = self.time_BT[:users, step, None] - self.time_BT[:users, :step]
         draw_BT = hashed(self.item_key, past_BT)
-        period_BT = _PERIODS[(draw_BT % np.uint64(len(_PERIODS))).astype(np.int64)]
+        which_of_3_BT = (draw_BT % np.uint64(3)).astype(np.int64)
+        if self.kind == "late":
+            off_BT = np.arange(step, 0, -1) - _DISTANCES[which_of_3_BT]
+            return 0.3 * np.exp(-np.square(off_BT / _EVENTS) / 2)
+        elapsed_BT = self.time_BT[:users, step, None] - self.time_BT[:users, :step]
+        period_BT = _PERIODS[which_of_3_BT]
         by_kind = {
             "soon": 0.8 * np.exp(-elapsed_BT / (_DAY / 8)),
             "often": 0.25 * (self.count_BT[:users, :step] - 0.8),
@@ -68,5 +75,5 @@ class Returns:
         }
         if self.kind != "mixed":
             return by_kind[self.kind]
-        which_BT: NDArray[np.int64] = (draw_BT >> np.uint64(32)).astype(np.int64) % len(RETURNS)
+        which_BT: NDArray[np.int64] = (draw_BT >> np.uint64(32)).astype(np.int64) % (len(by_kind) + 1)
         return np.select([which_BT == place for place in range(len(by_kind))], list(by_kind.values()), 0.0)

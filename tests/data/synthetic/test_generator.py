@@ -109,7 +109,7 @@ def test_a_signal_that_is_none_is_refused(tmp_path: Path) -> None:
 def test_users_return_as_their_logs_say() -> None:
     """Soon: within hours. Often: mostly to what they had most. Periodic: after days. Mixed: all of these, and some items never."""
     shares, waits, favourites = {}, {}, {}
-    for kind in RETURNS:
+    for kind in set(RETURNS) - {"late"}:
         log = World(n_items=500, seed=0, events_per_user=30, dimension=4, returns=kind).interactions(np.arange(300))
         item, times, user = (column(log, name) for name in ("item_id", "timestamp", "user_id"))
         had: dict[tuple[int, int], list[int]] = {}
@@ -126,6 +126,21 @@ def test_users_return_as_their_logs_say() -> None:
     assert favourites["often"] > 0.7 > max(favourites["soon"], favourites["periodic"])
     with pytest.raises(ConfigError, match=r"generate: no returns 'son'; did you mean 'soon'\?"):
         World(n_items=500, seed=0, returns="son")
+
+
+def test_late_returns_lie_hundreds_of_events_back() -> None:
+    log = World(n_items=20_000, seed=0, events_per_user=1200, dimension=4, returns="late").interactions(np.arange(6))
+    item, user = column(log, "item_id"), column(log, "user_id")
+    apart = []
+    for person in np.unique(user):
+        last: dict[int, int] = {}
+        for place, each in enumerate(item[user == person].tolist()):
+            if each in last:
+                apart.append(place - last[each])
+            last[each] = place
+    near = np.abs(np.array(apart)[:, None] - [150, 700, 2000]) < 12
+    assert near.any(axis=1).mean() > 0.9
+    assert all(near[:, :2].mean(axis=0) > 0.15) and len(apart) > 0.2 * len(item)
 
 
 def test_rows_do_not_depend_on_the_files_they_are_cut_into(tmp_path: Path) -> None:
