@@ -144,6 +144,7 @@ def main() -> None:
     asked.add_argument("--tokens", type=int, default=8192)
     asked.add_argument("--rounds", type=int, default=5)
     asked.add_argument("--page", type=Path)
+    asked.add_argument("--section", default=SECTION, help="of the page")
     options = asked.parse_args()
     quiet(1)
     timed = time_windows(options.words, options.windows, options.tokens, options.rounds)
@@ -162,7 +163,9 @@ def main() -> None:
         told = f"Written by this command: {date.today():%Y-%m-%d}, {machine['device']}, torch {machine['torch']}, code {machine['code']}."
         command = f"python -m benchmarks.speed.windows {words} --page {options.page}"
         write_section(
-            options.page, SECTION, [told, "", "```", command, "```", "", WORDS.format(options.tokens), "", *lines]
+            options.page,
+            options.section,
+            [told, "", "```", command, "```", "", WORDS.format(options.tokens), "", *lines],
         )
 
 

@@ -42,6 +42,12 @@ class ServeConfig(Section):
     # Longer than the minute after which balancers let go of an idle connection: they close it first, and lose no request.
     keep_alive_seconds: float = Field(75.0, gt=0, description="an idle connection is closed after")
     max_history: int = Field(1_000, ge=1, description="items in one request; the model reads the newest of them")
+    history_cache_mb: int = Field(
+        0,
+        ge=0,
+        description="MiB for keys and values of histories of 256 events and more, so that a request that adds events to one it "
+        "was asked before pays for those alone (HSTU without features, histories no longer than the window); 0: none are kept",
+    )
     max_filter_items: int = Field(1_000, ge=1, description="items in a deny-list or an allow-list of one request")
     max_k: int = Field(100, ge=1, description="items one may ask for")
     max_beam: int = Field(200, ge=1, description="beam width one may ask for")
@@ -68,7 +74,7 @@ class ServeConfig(Section):
         shared = {
             name: max(1, getattr(self, name) // workers) for name in ("max_queue", "max_in_flight", "max_connections")
         }
-        return self.model_copy(update=shared)
+        return self.model_copy(update={**shared, "history_cache_mb": self.history_cache_mb // workers})
 
     def body_bytes(self) -> int:
         """The limit of a request's body in bytes."""

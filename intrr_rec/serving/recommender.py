@@ -22,7 +22,9 @@ from intrr_rec.errors import ConfigError, DataError
 from intrr_rec.models.codes import item_codes
 from intrr_rec.models.neighbours.terms import rank_neighbours
 from intrr_rec.serving.bundle.bundle import Bundle
+from intrr_rec.serving.bundle.trained import Trained
 from intrr_rec.serving.filters import NOTHING, Filters
+from intrr_rec.serving.history_cache import HistoryCache
 from intrr_rec.serving.words import Features, numbers_of
 
 KEPT_MASKS = 16
@@ -56,13 +58,18 @@ class Recommender:
     Args:
         bundle: opened; its device is the recommender's.
         withdrawn: dense ids of items that nobody gets, whatever the filters say.
+        cache_bytes: that keys and values of long histories may take, kept for requests that add to them; 0 keeps none.
     """
 
-    def __init__(self, bundle: Bundle, withdrawn: Sequence[int] = ()) -> None:
+    def __init__(self, bundle: Bundle, withdrawn: Sequence[int] = (), cache_bytes: int = 0) -> None:
         self.bundle = bundle
         self._withdrawn = np.unique(np.array(withdrawn, np.int64))
         self.window = bundle.settings.model.window
         self._masks: dict[tuple, Tensor] = {}
+        self._cache: HistoryCache | None = None
+        if cache_bytes and bundle.trained is not None and HistoryCache.serves(bundle.trained):
+            reads_times = bundle.settings.model.reads_times
+            self._cache = HistoryCache(bundle.trained, self.window, reads_times, cache_bytes)
         if len(self._withdrawn):
             self._before(NOTHING, ALL)  # made here, not by the first request
 
@@ -240,7 +247,23 @@ class Recommender:
             assert bundle.neighbours is not None
             return rank_neighbours(bundle.neighbours, batch, beam, allowed)
         settings = bundle.settings.evaluate.model_copy(update={"beam": beam})
-        return bundle.trained.ranker.rank(bundle.trained.states(batch), batch, settings, allowed)
+        return bundle.trained.ranker.rank(
+            self._states(bundle.trained, batch, histories, times), batch, settings, allowed
+        )
+
+    def _states(
+        self, trained: Trained, batch: Batch, histories: Sequence[Sequence[int]], times: Times | None
+    ) -> Tensor:
+        """The state of each user, `[B, D]`; long histories are looked up."""
+        cache = self._cache
+        looked_up = [] if cache is None else [user for user, each in enumerate(histories) if cache.holds(each)]
+        if cache is None or not looked_up:
+            return trained.states(batch)
+        found = {user: cache.state(histories[user], None if times is None else times[user]) for user in looked_up}
+        if others := [user for user in range(len(histories)) if user not in found]:
+            theirs = self._batch([histories[user] for user in others], _some(others, times), None)
+            found.update(zip(others, trained.states(theirs).split(1), strict=True))
+        return torch.cat([found[user] for user in range(len(histories))])
 
     def _batch(
         self,

@@ -5,12 +5,14 @@ residual. Attention is divided by the configured window N, a constant, so packin
 changes nothing. The bias by time (an option) has one scalar for each bucket of log time, shared by the heads.
 
 Shape suffixes: C blocks, N slots of a block, T = C·N slots, S of them asked for, D width, H heads, F width of a head; when
-decoding token by token, B users, W beams, P longest prompt, G tokens a beam has generated.
+decoding token by token, B users, W beams, P longest prompt, G tokens a beam has generated; when a known history goes on, E new
+tokens, K tokens of all.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -81,6 +83,15 @@ class HstuLayer(nn.Module):
             attended_BWHF = attended_BWHF + F.silu(score_BWH1) * value_BWHF
         return self._gate(x_BWD, u_BWD, attended_BWHF.flatten(2) / self.window)
 
+    def extend(self, x_ED: Tensor, past: KeysValues, bias_EK: Tensor, weight_EK: Tensor) -> tuple[Tensor, KeysValues]:
+        """The tokens after those of `past`, `[E, D]` → `[E, D]`, and keys and values of all, `[H, K, F]`."""
+        u_ED, vqk_ED = F.silu(self._projected(x_ED)).tensor_split([x_ED.shape[-1]], dim=-1)
+        v_HEF, q_HEF, k_HEF = vqk_ED.unflatten(-1, (3, self.heads, -1)).permute(1, 2, 0, 3).unbind(0)
+        k_HKF, v_HKF = (torch.cat(both, dim=1) for both in zip(past, (k_HEF, v_HEF), strict=True))
+        weight_HEK = F.silu(torch.matmul(q_HEF, k_HKF.transpose(1, 2)) + bias_EK).mul_(weight_EK)
+        attended_EHF = torch.matmul(weight_HEK, v_HKF).transpose(0, 1)
+        return self._gate(x_ED, u_ED, attended_EHF.flatten(1)), (k_HKF, v_HKF)
+
     def _projected(self, x_D: Tensor) -> Tensor:
         """u, v, q and k before their SiLU, side by side."""
         return self.uvqk(F.layer_norm(x_D, x_D.shape[-1:]))
@@ -124,6 +135,36 @@ class Hstu(Backbone):
         for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
             x_BWD = cast(HstuLayer, layer).step(x_BWD, layer_cache, prompt_distance_BP, own_distance_G)
         return x_BWD
+
+    def extend(
+        self, x_ED: Tensor, past: Sequence[KeysValues], event_time_K: Tensor | None, request_time_E: Tensor | None
+    ) -> tuple[Tensor, list[KeysValues]]:
+        """States of the tokens that follow a history known before, and each layer's keys and values of all of it.
+
+        Args:
+            x_ED: the tokens.
+            past: each layer's keys and values `[H, K - E, F]` of the tokens before them.
+            event_time_K, request_time_E: as in `Layout`; None without the bias by time.
+        """
+        known, new = past[0][0].shape[1], len(x_ED)
+        place_K = torch.arange(known + new, device=x_ED.device)
+        apart_EK = place_K[known:, None] - place_K
+        weight_EK = (apart_EK >= 0).to(x_ED.dtype) / self.window
+        bucket_EK = None
+        if self.time_edges is not None:
+            assert event_time_K is not None and request_time_E is not None
+            seconds_EK = (request_time_E[:, None] - event_time_K).abs()
+            bucket_EK = torch.bucketize(seconds_EK, self.time_edges, right=True)
+        found = []
+        for each, its_past in zip(self.layers, past, strict=True):
+            layer = cast(HstuLayer, each)
+            bias_EK = layer.position_bias[apart_EK.clamp(min=0)]
+            if bucket_EK is not None:
+                assert layer.time_bias is not None
+                bias_EK = bias_EK + layer.time_bias[bucket_EK]
+            x_ED, keys_values = layer.extend(x_ED, its_past, bias_EK, weight_EK)
+            found.append(keys_values)
+        return x_ED, found
 
 
 def time_edges() -> Tensor:

@@ -61,23 +61,24 @@ class Backend:
     Args:
         bundle: opened.
         withdrawn: dense ids of items that nobody gets.
+        cache_bytes: as of `Recommender`.
     """
 
-    def __init__(self, bundle: Bundle, withdrawn: Sequence[int] = ()) -> None:
-        self.bundle = bundle
+    def __init__(self, bundle: Bundle, withdrawn: Sequence[int] = (), cache_bytes: int = 0) -> None:
+        self.bundle, self._cache_bytes = bundle, cache_bytes
         self.bundle_hash = bundle.manifest.content_hash
         self.withdrawn = len(withdrawn)
-        self._recommender = Recommender(bundle, withdrawn)
+        self._recommender = Recommender(bundle, withdrawn, cache_bytes)
 
     @classmethod
-    def load(cls, path: Path, device: torch.device, withdrawn: Path | None = None) -> Backend:
+    def load(cls, path: Path, device: torch.device, withdrawn: Path | None = None, cache_bytes: int = 0) -> Backend:
         """Open a bundle and test it; `withdrawn` as in `without`.
 
         Raises:
             ArtefactError: it cannot be read, or fails the test.
             DataError: `withdrawn` cannot be read.
         """
-        backend = cls(Bundle.load(path, device))
+        backend = cls(Bundle.load(path, device), cache_bytes=cache_bytes)
         try:
             backend.test()
         except UserError:
@@ -95,7 +96,7 @@ class Backend:
         Raises:
             DataError: it cannot be read.
         """
-        return Backend(self.bundle, read_ids(self.bundle.items, withdrawn))
+        return Backend(self.bundle, read_ids(self.bundle.items, withdrawn), self._cache_bytes)
 
     def test(self) -> None:
         """Recommend to nobody, to one who had a popular item and to one who had several, and look at the answers.

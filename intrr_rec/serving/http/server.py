@@ -76,7 +76,7 @@ def serve(
     settings = fit_to_open_files(settings.share(workers))
     keep_freed_memory()
     sys.setswitchinterval(SWITCH_SECONDS)
-    load = partial(Backend.load, bundle, this_device(), withdrawn)
+    load = partial(Backend.load, bundle, this_device(), withdrawn, settings.history_cache_mb << 20)
     if handed is not None and FOLDER not in os.environ:
         raise ConfigError(
             "--socket: is what `intrr serve --workers N` hands its workers; leave it out, and give --workers"
