@@ -1,8 +1,8 @@
 """`python -m benchmarks.speed.windows`: a whole training step as the window grows, over the same tokens: time, pairs, memory.
 
 Histories have lognormal lengths (median 58, mean about 120), cut at the window; the windows take turns, and what is reported is
-processor time. Memory is that of a process for each window, over what it held before its first step: of one history of full length, and
-full ones beside it up to the same tokens.
+processor time, or on a GPU time on the wall. Memory is that of a process for each window, over what it held before its first step:
+of one history of full length, and full ones beside it up to the same tokens.
 
 Shape suffix: M windows.
 """
@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
-from benchmarks.speed.machine import describe, peak_memory_gb, quiet
+from benchmarks.speed.machine import describe, memory_gb, peak_memory_gb, quiet, synchronize
 from benchmarks.speed.page import row, write_section
 from intrr_rec.config import Recipe, load_recipe
 from intrr_rec.data.loading.batch import Batch
@@ -94,19 +93,25 @@ def time_windows(words: Sequence[str], windows: Sequence[int], tokens: int, roun
             recipe = of_window(words, window)
             length_M = lengths(tokens, window, full=False, rng=np.random.default_rng(1))
             batch = make_batch(recipe, length_M, np.random.default_rng(2))
-            works[window] = make_step(recipe, world), batch, int(length_M.sum())
+            works[window] = make_step(recipe, world), batch.to(world.device), int(length_M.sum())
             found[window] = {"histories": len(length_M), "pairs": pairs(batch, length_M)}
             works[window][0]([batch], 0)
         spent: dict[int, list[float]] = {window: [] for window in windows}
         for number in range(1, rounds + 1):
             for window in windows if number % 2 else reversed(windows):
                 step, batch, _ = works[window]
-                started = time.process_time()
+                started = _clock(world.device)
                 step([batch], number)
-                spent[window].append(time.process_time() - started)
+                spent[window].append(_clock(world.device) - started)
     for window in windows:
         found[window]["tokens_per_second"] = works[window][2] / statistics.median(spent[window])
     return found
+
+
+def _clock(device: torch.device) -> float:
+    """Seconds: of the processor, or until a GPU has done what it was given."""
+    synchronize(device)
+    return time.process_time() if device.type == "cpu" else time.perf_counter()
 
 
 def _peak(words: Sequence[str], window: int, tokens: int, answer: Any) -> None:
@@ -116,8 +121,8 @@ def _peak(words: Sequence[str], window: int, tokens: int, answer: Any) -> None:
         recipe, lengths(tokens, window, full=True, rng=np.random.default_rng(1)), np.random.default_rng(2)
     )
     with join_world() as world:
-        step = make_step(recipe, world)
-        base = psutil.Process().memory_info().rss / 2**30
+        step, batch = make_step(recipe, world), batch.to(world.device)
+        base = memory_gb(world.device)
         for number in range(2):
             step([batch], number)
         answer.send(peak_memory_gb(world.device) - base)
