@@ -167,24 +167,40 @@ class IntRR(ItemRecommender):
 
         What an item's features say is also added to E_i: the alignment of its mixture with its Semantic ID leaves hardly any room for it.
         """
-        ran = self.item_ran or self.ran
-        codebooks = self.item_codebooks() if self.item_codebooks is not None else codebooks
+        ran, codebooks = self._item_side(codebooks)
         if self.config.item_side == "redistribution":
             mixture_UD, log_p = ran.redistribute(guidance_UD, codebooks)
         else:
             codes_UL = item_codes(self.codes_IL, items_U)
-            mixture_UD = torch.stack([F.embedding(codes_UL[:, i], book) for i, book in enumerate(codebooks)]).sum(0)
+            mixture_UD = _spelt(codes_UL, codebooks)
             log_p = [F.log_softmax(level, dim=-1) for level in ran.teacher_forced(guidance_UD, codes_UL, codebooks)]
+        return ItemSide(self._with_guidance(mixture_UD, guidance_UD, features_UD), log_p)
+
+    @torch.no_grad()
+    def embed(
+        self, items_U: Tensor, guidance_UD: Tensor, codebooks: Sequence[Tensor], features_UD: Tensor | None = None
+    ) -> Tensor:
+        """E_i of `assign`, `[U, D]`, without gradients and log p_l."""
+        ran, codebooks = self._item_side(codebooks)
+        if self.config.item_side == "redistribution":
+            mixture_UD = ran.mixture(guidance_UD, codebooks)
+        else:
+            mixture_UD = _spelt(item_codes(self.codes_IL, items_U), codebooks)
+        return self._with_guidance(mixture_UD, guidance_UD, features_UD)
+
+    def _item_side(self, codebooks: Sequence[Tensor]) -> tuple[Ran, Sequence[Tensor]]:
+        return self.item_ran or self.ran, codebooks if self.item_codebooks is None else self.item_codebooks()
+
+    def _with_guidance(self, mixture_UD: Tensor, guidance_UD: Tensor, features_UD: Tensor | None) -> Tensor:
         if self.config.uid_residual:
-            mixture_UD = mixture_UD + guidance_UD
-        elif features_UD is not None:
-            mixture_UD = mixture_UD + features_UD
-        return ItemSide(mixture_UD, log_p)
+            return mixture_UD + guidance_UD
+        return mixture_UD if features_UD is None else mixture_UD + features_UD
 
     def represent(self, items_U: Tensor, content_UV: Tensor | None, features: BatchFeatures | None = None) -> Tensor:
-        """E_i of each item, `[U, D]`."""
+        """E_i of each item, `[U, D]`, without gradients."""
         features_UD = self.item_features(features)
-        return self.items(items_U, content_UV, self.codebooks(), features_UD).representation_UD
+        guidance_UD = self.guidance(items_U, content_UV, features_UD=features_UD)
+        return self.embed(items_U, guidance_UD, self.codebooks(), features_UD)
 
     def states(self, history_TD: Tensor, layout: Layout, at_S: Tensor | None = None) -> Tensor:
         """Backbone over item representations, `[T, D]` → `[T, D]` (Eq. 9), or `[S, D]` at some slots."""
@@ -245,6 +261,11 @@ class IntRR(ItemRecommender):
         weights = [None] * n_parts if weight_S is None else weight_S.split(slots)
         parts = zip(state_SD.split(slots), target_SL.split(slots), weights, strict=True)
         return torch.stack([checkpoint(of_slots, *part, use_reentrant=False) for part in parts]).sum(0)
+
+
+def _spelt(codes_UL: Tensor, codebooks: Sequence[Tensor]) -> Tensor:
+    """The sum of each Semantic ID's codewords, `[U, D]`."""
+    return torch.stack([F.embedding(codes_UL[:, level], book_KD) for level, book_KD in enumerate(codebooks)]).sum(0)
 
 
 def _entropy(log_p_UK: Tensor) -> Tensor:

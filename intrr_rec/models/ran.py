@@ -11,7 +11,7 @@ Shape suffixes: B signals (items or user states), D width, L levels, K codes, F 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from intrr_rec.config import RanConfig
 from intrr_rec.models.dropout import dropout
+
+IN_CACHE = 512  # signals of which scores of some thousand codes stay in a core's cache
 
 
 class Ran(nn.Module):
@@ -58,13 +60,13 @@ class Ran(nn.Module):
         """Scores of the first level, `[B, D]` → `[B, K]` (Eq. 5 with h_1 = x)."""
         return F.linear(x_BD, codebook_KD * self.scale)
 
-    def level_logits(self, level: int, fused_BF: Tensor, codebook_KD: Tensor) -> Tensor:
-        """Scores of level `level` ≥ 1 from the sum of its projections, `[…, F]`, which is spent, → `[…, K]` (Eq. 4 and 5).
+    def level_logits(self, fused_BF: Tensor, head: tuple[Tensor, Tensor]) -> Tensor:
+        """Scores of a level after the first from the sum of its projections, `[…, F]`, which is spent, → `[…, K]` (Eq. 4 and 5).
 
         V(W₂a + b) is computed as (VW₂)a + Vb: the product of the two matrices is small beside one per signal.
         """
         hidden_BF = dropout(F.relu(fused_BF, inplace=True), self.dropout, self.training)
-        return F.linear(hidden_BF, *self.fold(level, codebook_KD))
+        return F.linear(hidden_BF, *head)
 
     def fold(self, level: int, codebook_KD: Tensor) -> tuple[Tensor, Tensor]:
         """VW₂ `[K, F]` and Vb `[K]` of level `level` ≥ 1."""
@@ -78,7 +80,7 @@ class Ran(nn.Module):
         for level in range(1, self.levels):
             seen = list(self._visible(range(level)))
             context = sum(F.embedding(codes_BL[:, j], table) for j, table in zip(seen, tables[level - 1], strict=True))
-            logits.append(self.level_logits(level, signal[level - 1] + context, codebooks[level]))
+            logits.append(self.level_logits(signal[level - 1] + context, self.fold(level, codebooks[level])))
         return logits
 
     def redistribute(self, x_BD: Tensor, codebooks: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -87,24 +89,52 @@ class Ran(nn.Module):
         Returns:
             The sum of z_l over levels `[B, D]` (Eq. 7), and log p_l of each level, L tensors `[B, K_l]`.
         """
+        log_p: list[Tensor] = []
+
+        def probabilities(logits_BK: Tensor) -> Tensor:
+            log_p.append(_log_softmax(logits_BK))
+            return log_p[-1].exp()
+
+        return self._mixture(x_BD, codebooks, self._heads(codebooks), probabilities), log_p
+
+    @torch.no_grad()
+    def mixture(self, x_BD: Tensor, codebooks: Sequence[Tensor]) -> Tensor:
+        """The first of what `redistribute` returns, without gradients.
+
+        On CPUs some signals at a time, so that what is [signals × codes] stays in the caches.
+        """
+        heads = self._heads(codebooks)
+        parts = x_BD.split(IN_CACHE) if x_BD.device.type == "cpu" else (x_BD,)
+        return torch.cat(
+            [self._mixture(part, codebooks, heads, lambda logits: _log_softmax(logits).exp()) for part in parts]
+        )
+
+    def _heads(self, codebooks: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        return [self.fold(level, codebooks[level]) for level in range(1, self.levels)]
+
+    def _mixture(
+        self,
+        x_BD: Tensor,
+        codebooks: Sequence[Tensor],
+        heads: Sequence[tuple[Tensor, Tensor]],
+        probabilities: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """Level by level: scores, p_l, z_l; the sum of z_l."""
         signal = self.project_signal(x_BD)
-        log_p = [_log_softmax(self.first_logits(x_BD, codebooks[0]))]
-        z_BD = self._aggregate(log_p[0], codebooks[0])
-        total_BD = z_BD
-        for level in range(1, self.levels):
+        total_BD = z_BD = self._aggregate(probabilities(self.first_logits(x_BD, codebooks[0])), codebooks[0])
+        for level, head in enumerate(heads, start=1):
             context_BD = total_BD if self.cumulative else z_BD
             fused_BF = signal[level - 1] + self.context[level - 1](context_BD)
-            log_p.append(_log_softmax(self.level_logits(level, fused_BF, codebooks[level])))
-            z_BD = self._aggregate(log_p[level], codebooks[level])
+            z_BD = self._aggregate(probabilities(self.level_logits(fused_BF, head)), codebooks[level])
             total_BD = total_BD + z_BD
-        return total_BD, log_p
+        return total_BD
 
-    def _aggregate(self, log_p_BK: Tensor, codebook_KD: Tensor) -> Tensor:
+    def _aggregate(self, p_BK: Tensor, codebook_KD: Tensor) -> Tensor:
         """z_l (Eq. 6); straight-through: the likeliest codeword, differentiated as if it were the mixture."""
-        mixture_BD = log_p_BK.exp() @ codebook_KD
+        mixture_BD = p_BK @ codebook_KD
         if not self.straight_through:
             return mixture_BD
-        return mixture_BD + (codebook_KD[log_p_BK.argmax(-1)] - mixture_BD).detach()
+        return mixture_BD + (codebook_KD[p_BK.argmax(-1)] - mixture_BD).detach()
 
     def _visible(self, before: Sequence) -> Sequence:
         return before if self.cumulative else before[-1:]

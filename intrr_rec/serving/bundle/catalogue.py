@@ -99,7 +99,7 @@ class Catalogue:
         features = None if self.features is None else self.features.items(items_U.numpy())
         features_UD = model.item_features(None if features is None else features.to(device))
         guidance_UD = model.guidance(row_U, content_UV, is_new_U, features_UD)
-        e_UD = model.assign(row_U, guidance_UD, codebooks, features_UD).representation_UD
+        e_UD = model.embed(row_U, guidance_UD, codebooks, features_UD)
         if bool(is_new_U.any()) and (content_UV is None or model.config.item_side == "lookup"):
             codes_UL = self.semantic_ids.codes_IL[items_U].to(device).long()
             books = model.item_codebooks() if model.item_codebooks is not None else codebooks
