@@ -22,6 +22,7 @@ from intrr_rec.config import RanConfig
 from intrr_rec.models.dropout import dropout
 
 IN_CACHE = 512  # signals of which scores of some thousand codes stay in a core's cache
+Head = tuple[tuple[Tensor, Tensor | None], ...]  # weight and bias of linear maps, one after the other
 
 
 class Ran(nn.Module):
@@ -60,18 +61,21 @@ class Ran(nn.Module):
         """Scores of the first level, `[B, D]` → `[B, K]` (Eq. 5 with h_1 = x)."""
         return F.linear(x_BD, codebook_KD * self.scale)
 
-    def level_logits(self, fused_BF: Tensor, head: tuple[Tensor, Tensor]) -> Tensor:
-        """Scores of a level after the first from the sum of its projections, `[…, F]`, which is spent, → `[…, K]` (Eq. 4 and 5).
+    def level_logits(self, fused_BF: Tensor, head: Head) -> Tensor:
+        """Scores of a level after the first from the sum of its projections, `[…, F]`, which is spent, → `[…, K]` (Eq. 4 and 5)."""
+        return apply_head(dropout(F.relu(fused_BF, inplace=True), self.dropout, self.training), head)
 
-        V(W₂a + b) is computed as (VW₂)a + Vb: the product of the two matrices is small beside one per signal.
+    def head(self, level: int, codebook_KD: Tensor) -> Head:
+        """The scores of level `level` ≥ 1 as linear maps of its hidden layer.
+
+        V(W₂a + b) is computed as (VW₂)a + Vb: the product of the two matrices is small beside one per signal. Not so where K is
+        so large that two maps by way of D values take fewer products.
         """
-        hidden_BF = dropout(F.relu(fused_BF, inplace=True), self.dropout, self.training)
-        return F.linear(hidden_BF, *head)
-
-    def fold(self, level: int, codebook_KD: Tensor) -> tuple[Tensor, Tensor]:
-        """VW₂ `[K, F]` and Vb `[K]` of level `level` ≥ 1."""
         output, scaled_KD = cast(nn.Linear, self.output[level - 1]), codebook_KD * self.scale
-        return scaled_KD @ output.weight, scaled_KD @ output.bias
+        codes, width = codebook_KD.shape
+        if self.hidden * codes > width * (self.hidden + codes):
+            return (output.weight, output.bias), (scaled_KD, None)
+        return ((scaled_KD @ output.weight, scaled_KD @ output.bias),)
 
     def teacher_forced(self, x_BD: Tensor, codes_BL: Tensor, codebooks: Sequence[Tensor]) -> list[Tensor]:
         """Logits of every level given the target's codes before it (Eq. 10): L tensors `[B, K_l]`."""
@@ -80,7 +84,7 @@ class Ran(nn.Module):
         for level in range(1, self.levels):
             seen = list(self._visible(range(level)))
             context = sum(F.embedding(codes_BL[:, j], table) for j, table in zip(seen, tables[level - 1], strict=True))
-            logits.append(self.level_logits(signal[level - 1] + context, self.fold(level, codebooks[level])))
+            logits.append(self.level_logits(signal[level - 1] + context, self.head(level, codebooks[level])))
         return logits
 
     def redistribute(self, x_BD: Tensor, codebooks: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -105,18 +109,16 @@ class Ran(nn.Module):
         """
         heads = self._heads(codebooks)
         parts = x_BD.split(IN_CACHE) if x_BD.device.type == "cpu" else (x_BD,)
-        return torch.cat(
-            [self._mixture(part, codebooks, heads, lambda logits: _log_softmax(logits).exp()) for part in parts]
-        )
+        return torch.cat([self._mixture(part, codebooks, heads, _softmax) for part in parts])
 
-    def _heads(self, codebooks: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        return [self.fold(level, codebooks[level]) for level in range(1, self.levels)]
+    def _heads(self, codebooks: Sequence[Tensor]) -> list[Head]:
+        return [self.head(level, codebooks[level]) for level in range(1, self.levels)]
 
     def _mixture(
         self,
         x_BD: Tensor,
         codebooks: Sequence[Tensor],
-        heads: Sequence[tuple[Tensor, Tensor]],
+        heads: Sequence[Head],
         probabilities: Callable[[Tensor], Tensor],
     ) -> Tensor:
         """Level by level: scores, p_l, z_l; the sum of z_l."""
@@ -143,3 +145,14 @@ class Ran(nn.Module):
 def _log_softmax(logits_BK: Tensor) -> Tensor:
     """In fp32, whatever the products before it were computed in."""
     return F.log_softmax(logits_BK, dim=-1, dtype=torch.float32)
+
+
+def _softmax(logits_BK: Tensor) -> Tensor:
+    return F.softmax(logits_BK, dim=-1, dtype=torch.float32)
+
+
+def apply_head(hidden_BF: Tensor, head: Head) -> Tensor:
+    """Scores of the hidden layer, `[…, F]` → `[…, K]`."""
+    for weight, bias in head:
+        hidden_BF = F.linear(hidden_BF, weight, bias)
+    return hidden_BF

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from intrr_rec.models.ran import Ran
+from intrr_rec.models.ran import Ran, apply_head
 
 
 class Steps(Protocol):
@@ -40,11 +40,14 @@ class RanSteps(nn.Module):
         super().__init__()
         self.levels, self.cumulative, self.hidden = ran.levels, ran.cumulative, ran.hidden
         self.signal = ran.signal
+        self.maps = [0]  # of each level from its hidden layer to its scores
         self.register_buffer("first", codebooks[0] * ran.scale)
         for level, tables in enumerate(ran.context_tables(codebooks), start=1):
-            weight_KF, bias_K = ran.fold(level, codebooks[level])
-            self.register_buffer(f"weight_{level}", weight_KF)
-            self.register_buffer(f"bias_{level}", bias_K)
+            head = ran.head(level, codebooks[level])
+            self.maps.append(len(head))
+            for j, (weight, bias) in enumerate(head):
+                self.register_buffer(f"weight_{level}_{j}", weight.detach())
+                self.register_buffer(f"bias_{level}_{j}", None if bias is None else bias.detach())
             for j, table_KF in enumerate(tables):
                 self.register_buffer(f"table_{level}_{j}", table_KF)
 
@@ -63,4 +66,5 @@ class RanSteps(nn.Module):
         fused_RF = signal_RF
         for j, code_R in enumerate(chosen if self.cumulative else chosen[-1:]):
             fused_RF = fused_RF + F.embedding(code_R, self.get_buffer(f"table_{level}_{j}"))
-        return F.linear(F.relu(fused_RF), self.get_buffer(f"weight_{level}"), self.get_buffer(f"bias_{level}"))
+        names = [(f"weight_{level}_{j}", f"bias_{level}_{j}") for j in range(self.maps[level])]
+        return apply_head(F.relu(fused_RF), tuple((self.get_buffer(w), self.get_buffer(b)) for w, b in names))

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from intrr_rec.config import RanConfig
-from intrr_rec.models.ran import Ran
+from intrr_rec.models.ran import IN_CACHE, Ran
 
-WIDTH, HIDDEN, CODES = 6, 10, (5, 7, 4, 3)
+WIDTH, HIDDEN, CODES = 6, 10, (5, 7, 4, 21)  # of the last so many that its scores take the way over D values
 
 
 def paper_ran(ran, x_BD, codebooks, context, path_BL=None):
@@ -97,3 +97,14 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(*twice)
     ran.eval()
     assert torch.equal(ran.redistribute(x_BD, codebooks)[0], ran.redistribute(x_BD, codebooks)[0])
+
+
+@pytest.mark.parametrize("assignment", ["soft", "straight_through"])
+def test_the_mixture_alone_is_that_of_redistribution(case, assignment):
+    ran, _, codebooks, _, context = case
+    alike = Ran(len(CODES), WIDTH, RanConfig(hidden=HIDDEN, context=context, assignment=assignment))
+    alike.load_state_dict(ran.state_dict())
+    x_BD = torch.randn(IN_CACHE + 3, WIDTH)
+    torch.testing.assert_close(
+        alike.mixture(x_BD, codebooks), alike.redistribute(x_BD, codebooks)[0], rtol=1e-5, atol=1e-6
+    )
