@@ -81,11 +81,14 @@ class Parallel:
                 exchanged.exchange()
 
 
-def parallelize(model: Recommender, world: World, recipe: Recipe, *, training: bool = True) -> Parallel:
+def parallelize(
+    model: Recommender, world: World, recipe: Recipe, *, training: bool = True, filled: bool = True
+) -> Parallel:
     """Shard and replicate `model`, whose tables lie on the meta device, over the world.
 
     Args:
         training: False for a model that only ranks: it needs no optimizer state and no gradients.
+        filled: False for tables that a checkpoint is loaded into at once: their rows are not drawn.
 
     Raises:
         ConfigError: a plan that does not exist on these machines or does not fit them; nothing is allocated then.
@@ -97,7 +100,8 @@ def parallelize(model: Recommender, world: World, recipe: Recipe, *, training: b
     _fuse_optimizers(model, plan, config.sharding.learning_rate)
     with _Unfilled():
         module = DistributedModelParallel(model, device=world.device, plan=plan.torchrec, sharders=sharders())
-    _fill(module, initial)
+    if filled:
+        _fill(module, initial)
     dense = KeyedOptimizerWrapper(
         dict(in_backward_optimizer_filter(module.named_parameters())),
         lambda parameters: torch.optim.Adam(

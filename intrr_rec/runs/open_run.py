@@ -54,7 +54,7 @@ def open_run(
     if not inputs.recipe.model.kind_settings.learns:
         model, made = untrained(inputs, world)
         return OpenedRun(inputs, model.eval(), None, NO_CHECKPOINT, made)
-    parallel = parallelize(inputs.model(META), world, inputs.recipe, training=False)
+    parallel = parallelize(inputs.model(META), world, inputs.recipe, training=False, filled=False)
     checkpoints = Checkpoints(path, parallel, world)
     checkpoint, state = checkpoints.load_best()
     return OpenedRun(inputs, parallel.model.eval(), checkpoints, checkpoint, state)

@@ -92,7 +92,7 @@ class Catalogue:
         self, items_U: Tensor, model: IntRR, codebooks: tuple[Tensor, ...], device: torch.device
     ) -> tuple[Tensor, Tensor]:
         row_U = (items_U if self.row_I is None else self.row_I[items_U]).to(device)
-        is_new_U = row_U < 0
+        is_new_U = None if self.row_I is None else row_U < 0
         row_U = row_U.clamp(min=0)
         content_UV = look_up_content(self.content_IV, items_U)
         content_UV = None if content_UV is None else content_UV.to(device)
@@ -100,7 +100,7 @@ class Catalogue:
         features_UD = model.item_features(None if features is None else features.to(device))
         guidance_UD = model.guidance(row_U, content_UV, is_new_U, features_UD)
         e_UD = model.embed(row_U, guidance_UD, codebooks, features_UD)
-        if bool(is_new_U.any()) and (content_UV is None or model.config.item_side == "lookup"):
+        if is_new_U is not None and bool(is_new_U.any()) and (content_UV is None or model.config.item_side == "lookup"):
             codes_UL = self.semantic_ids.codes_IL[items_U].to(device).long()
             books = model.item_codebooks() if model.item_codebooks is not None else codebooks
             spelt_UD = torch.stack([F.embedding(codes_UL[:, i], book) for i, book in enumerate(books)]).sum(0)
