@@ -36,7 +36,7 @@ def test_the_line_at_a_window_of_4096(tmp_path: Path) -> None:
     run("prepare", "--interactions", f"{logs}/interactions", "--items", f"{logs}/items", "--out", dataset)
     line = ("--dataset", dataset, "--vectors", f"{logs}/vectors")
     run("index", *line, "--out", ids, "index.levels=2", "index.codes=32")
-    recipe = ("--config", "best", f"model.window={WINDOW}", "train.batch_users=4", "train.epochs=2", *SMALL)
+    recipe = ("--config", "long", f"model.window={WINDOW}", "train.epochs=2", *SMALL)
     train = ("train", *line, "--semantic-ids", ids, "--out", folder, *recipe)
 
     first = subprocess.Popen(intrr(*train), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -60,14 +60,16 @@ def test_the_line_at_a_window_of_4096(tmp_path: Path) -> None:
     assert results
     bundle = tmp_path / "bundle"
     run("export", folder, "--out", str(bundle))
-    with serving(bundle, "serve.max_history=5000") as server:
+    with serving(bundle, "serve.max_history=5000", "serve.history_cache_mb=64") as server:
         short, long = ([place % ITEMS for place in range(length)] for length in (50, 4000))
-        seconds = {}
+        seconds, items = {}, dict[int, list[str]]()
         for history in (short, long, short, long):
             started = time.monotonic()
             answer = server.recommend(history=history, k=10)
             seconds[len(history)] = time.monotonic() - started
             assert answer.status == 200 and len(answer.body["items"]) == 10
+            found = [each["item"] for each in answer.body["items"]]
+            assert items.setdefault(len(history), found) == found  # the second time, of the keys and values kept
         assert seconds[4000] < 5
         newest = [n % ITEMS for n in range(WINDOW)]
         # The oldest events beyond the window change nothing.
