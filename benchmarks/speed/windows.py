@@ -166,7 +166,8 @@ def main() -> None:
         windows = " ".join(map(str, options.windows))
         words = " ".join([f"--windows {windows} --tokens {options.tokens} --rounds {options.rounds}", *options.words])
         told = f"Written by this command: {date.today():%Y-%m-%d}, {machine['device']}, torch {machine['torch']}, code {machine['code']}."
-        command = f"python -m benchmarks.speed.windows {words} --page {options.page}"
+        section = "" if options.section == SECTION else f' --section "{options.section}"'
+        command = f"python -m benchmarks.speed.windows {words} --page {options.page}{section}"
         write_section(
             options.page,
             options.section,
