@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from intrr_rec.distributed.world import World
-
-CHUNK = 1 << 20  # elements looked at together, so that no second copy of a table is made
+from intrr_rec.models.finite import finite
 
 
 def is_finite(module: nn.Module, world: World) -> bool:
@@ -15,10 +14,7 @@ def is_finite(module: nn.Module, world: World) -> bool:
     bad = torch.zeros((), dtype=torch.int64, device=world.device)
     for value in module.state_dict().values():
         for part in _local(value):
-            if part.is_floating_point() and part.numel():
-                rows = max(1, CHUNK // part[:1].numel()) if part.dim() else 1
-                for chunk in part.split(rows) if part.dim() else [part]:
-                    bad += (~torch.isfinite(chunk).all()).to(world.device)
+            bad += (~finite(part)).to(world.device)
     return not int(world.sum(bad))
 
 

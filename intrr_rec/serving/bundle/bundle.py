@@ -56,13 +56,14 @@ from intrr_rec.serving.bundle.features import NONE, read_space
 from intrr_rec.serving.bundle.items import ItemTable
 from intrr_rec.serving.bundle.title_search import NAME as NAME_OF_GRAMS
 from intrr_rec.serving.bundle.title_search import SEARCH
-from intrr_rec.serving.bundle.trained import CHUNK, Trained, finite
+from intrr_rec.serving.bundle.trained import Trained, require_finite
 
 KIND = "bundle"
 # Of what lies in the files: an older bundle is refused, not misread.
 SCHEMA = 7
 SETTINGS, ITEM_TABLE, ITEM_ARRAYS = "settings.json", "items.parquet", "items.safetensors"
 NEIGHBOURS = "neighbours.safetensors"
+CHUNK = 65_536  # items that are looked at together
 REQUIRED = (SETTINGS, CODES, TRIE, ITEM_TABLE, ITEM_ARRAYS)  # beside what the kind of model needs
 
 
@@ -206,7 +207,7 @@ class Bundle:
 
 def _neighbours(path: Path, opened: Opened, settings: BundleSettings, device: torch.device) -> NeighbourTable:
     config, items = settings.model.neighbours, opened.manifest.counts["items"]
-    tensors = finite(path, NEIGHBOURS, opened.mapped(NEIGHBOURS))
+    tensors = require_finite(path, NEIGHBOURS, opened.mapped(NEIGHBOURS))
     known = {
         "items": (torch.int32, (items, config.kept)),
         "terms": (torch.float16, (items, config.kept, len(TERMS))),

@@ -19,6 +19,7 @@ from intrr_rec.data.loading.features import BatchFeatures
 from intrr_rec.errors import ArtefactError
 from intrr_rec.io.artefact import Opened
 from intrr_rec.io.formats.records import as_record
+from intrr_rec.models.finite import finite
 
 FEATURE_ROWS, ROWS = "features.safetensors", "rows"
 CHUNK = 1 << 16  # rows that are written together
@@ -65,6 +66,6 @@ def read_rows(path: Path, opened: Opened, space: Space, width: int, device: torc
     rows_RD = opened.mapped(FEATURE_ROWS)[ROWS]
     if rows_RD.shape != (space.rows, width) or rows_RD.dtype != torch.float32:
         raise ArtefactError(f"{path}: {FEATURE_ROWS} is not of {space.rows} rows of {width}; export the bundle again")
-    if not all(bool(torch.isfinite(part).all()) for part in rows_RD.split(CHUNK)):
+    if not finite(rows_RD):
         raise ArtefactError(f"{path}: {FEATURE_ROWS} holds values that are not finite; train again, then export")
     return SlotFeatures(space, rows_RD.to(device))

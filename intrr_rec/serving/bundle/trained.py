@@ -22,6 +22,7 @@ from intrr_rec.io.artefact import Opened
 from intrr_rec.models.backbones.backbone import make_backbone
 from intrr_rec.models.dense_head import DenseHead
 from intrr_rec.models.embeddings.item_embeddings import DTYPES, Rows
+from intrr_rec.models.finite import finite
 from intrr_rec.models.neighbours.terms import NeighbourTable
 from intrr_rec.models.ran import Ran
 from intrr_rec.models.ran_decoder import RanSteps
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 MODEL, ITEM_EMBEDDINGS, GUIDANCE = "model.safetensors", "item_embeddings.safetensors", "guidance.safetensors"
 VALUES, SCALE = "values", "scale"
-CHUNK = 65_536  # rows that are looked at together
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -79,8 +79,8 @@ class Trained:
             ArtefactError, ValueError: files that are missing or do not fit the settings.
         """
         config, levels = settings.model, len(settings.codes_per_level)
-        tensors = finite(path, MODEL, opened.tensors(MODEL))
-        rows = finite(path, ITEM_EMBEDDINGS, opened.mapped(ITEM_EMBEDDINGS))
+        tensors = require_finite(path, MODEL, opened.tensors(MODEL))
+        rows = require_finite(path, ITEM_EMBEDDINGS, opened.mapped(ITEM_EMBEDDINGS))
         tensors, rows = ({name: t.to(device) for name, t in each.items()} for each in (tensors, rows))
         backbone = filled(lambda: make_backbone(config, config.window), "backbone.", tensors, device)
         ran = filled(lambda: Ran(levels, config.width, config.ran), "ran.", tensors, device)
@@ -129,15 +129,14 @@ class Trained:
         return GUIDANCE if self.guidance_file.shapes != known else None
 
 
-def finite(path: Path, name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def require_finite(path: Path, name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a file, all of whose values are numbers.
 
     Raises:
         ArtefactError: one holds a value that is not finite.
     """
     for key, tensor in tensors.items():
-        parts = tensor.split(CHUNK) if tensor.is_floating_point() and tensor.ndim else (tensor,)
-        if not all(bool(torch.isfinite(part).all()) for part in parts):
+        if not finite(tensor):
             raise ArtefactError(f"{path}: {name}: '{key}' holds values that are not finite; train again, then export")
     return tensors
 
