@@ -215,19 +215,18 @@ def bench_preparation(
     scratch: Annotated[Path, typer.Option("--scratch", help="Folder to make, fill and remove.")] = Path(
         "bench-scratch"
     ),
+    days: Annotated[int | None, typer.Option(help="Measure a day added to so many, and the rebuild.")] = None,
     seed: int = 0,
 ) -> None:
     """Generated logs, prepared by each engine: time on the wall and of the processor, memory; the datasets are compared."""
-    from benchmarks.speed.preparation import bench_preparation as run
+    from benchmarks.speed import preparation
 
-    run(
-        rows=rows,
-        engines=engine or ["duckdb"],
-        master=master,
-        memory_gb=memory_gb,
-        seed=seed,
-        scratch=scratch,
-        out=out,
+    if days is not None:
+        preparation.bench_append(rows=rows, days=days, seed=seed, scratch=scratch, out=out)
+        return
+    engines = engine or ["duckdb"]
+    preparation.bench_preparation(
+        rows=rows, engines=engines, master=master, memory_gb=memory_gb, seed=seed, scratch=scratch, out=out
     )
 
 

@@ -1,4 +1,5 @@
-"""`python -m benchmarks.speed preparation`: generated logs of any size, prepared by each engine in a process of its own.
+"""`python -m benchmarks.speed preparation`: generated logs of any size, prepared by each engine in a process of its own; with
+`--days`, a day added to a dataset against the rebuild.
 
 Memory is that of the engine's whole tree of processes (Spark's work is done by a Java child), sampled; seconds are given on
 the wall and of the processor, since a machine is seldom idle. The datasets of all engines are compared by content hash.
@@ -7,6 +8,7 @@ the wall and of the processor, since a machine is seldom idle. The datasets of a
 from __future__ import annotations
 
 import logging
+import resource
 import shutil
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import psutil
 import torch
 from rich.console import Console
@@ -81,6 +84,60 @@ def bench_preparation(
         shutil.rmtree(scratch, ignore_errors=True)
     _print(figures)
     return figures
+
+
+def bench_append(*, rows: int, days: int, seed: int, scratch: Path, out: Path) -> dict[str, Any]:
+    """Add the last day to a dataset of `days` days by `intrr prepare --append`, and prepare all of them anew, in turns, three times.
+
+    The logs are those of the generator, cut in time into days of equally many interactions. Prints the seconds of the processor and writes
+    them to `out` (JSON).
+
+    Raises:
+        DataError: `scratch` is there already, or a command failed.
+    """
+    if scratch.exists():
+        raise DataError(f"{scratch}: is there already; name a folder that is not, it is removed after")
+    try:
+        users, items = max(1, rows // EVENTS_PER_USER), max(10, rows // EVENTS_PER_ITEM)
+        logs = scratch / "logs"
+        generate_logs(logs, n_users=users, n_items=items, seed=seed, events_per_user=EVENTS_PER_USER, dimension=1)
+        for part in ("before", "last"):
+            (scratch / part).mkdir()
+        source = str(logs / "interactions" / "*.parquet")
+        files = [scratch / ("before" if day < days else "last") / f"{day:03d}.parquet" for day in range(days + 1)]
+        with duckdb.connect() as con:
+            con.sql(f"SELECT *, ntile({days + 1}) OVER (ORDER BY timestamp) - 1 AS day FROM '{source}'").create("logs")
+            for day, file in enumerate(files):
+                con.execute(f"COPY (SELECT * EXCLUDE (day) FROM logs WHERE day = {day}) TO '{file}'")
+        before, last = (["--interactions", str(scratch / part)] for part in ("before", "last"))
+        keep, dataset = "prepare.keep_rows=true", scratch / "dataset"
+        _processor_seconds(["prepare", *before, "--out", str(scratch / "first"), keep])
+        figures: dict[str, Any] = {"machine": describe(torch.device("cpu")), "seed": seed, "days": days}
+        figures |= {"append": [], "rebuild": []}
+        for _ in range(3):
+            shutil.rmtree(dataset, ignore_errors=True)
+            shutil.copytree(scratch / "first", dataset)
+            figures["append"].append(_processor_seconds(["prepare", "--append", *last, "--out", str(dataset)]))
+            whole = ["prepare", *before, *last, "--out", str(scratch / "whole"), keep]
+            figures["rebuild"].append(_processor_seconds(whole))
+        counts = [artefact.read(place, KIND).counts for place in (dataset, scratch / "whole")]
+        if counts[0] != counts[1]:
+            raise DataError(f"the datasets differ: {counts[0]} and {counts[1]}")
+        figures["dataset"] = counts[0]
+        write_json(out, figures)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    Console().print({name: figures[name] for name in ("dataset", "append", "rebuild")})
+    return figures
+
+
+def _processor_seconds(words: Sequence[str]) -> float:
+    """Of a verb in a process of its own, start and end included."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if subprocess.run([sys.executable, "-m", "intrr_rec", *words], check=False).returncode:
+        raise DataError(f"intrr {' '.join(words)}: failed; see above")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 2)
 
 
 def _measure(words: Sequence[str]) -> dict[str, float]:
