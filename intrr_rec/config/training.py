@@ -32,7 +32,7 @@ class TrainConfig(Section):
 
     epochs: int = Field(60, ge=1, description="passes over the training windows, at most; see patience")
     max_minutes: float | None = Field(
-        None, gt=0, description="stop after this many minutes, validating and saving first"
+        None, gt=0, description="stop after this many minutes, also within an epoch, validating and saving first"
     )
     batch_users: int = Field(512, ge=1, le=16777216, description="windows (users) a step, over all ranks")
     batch_tokens: int | None = Field(

@@ -192,30 +192,33 @@ class Trainer:
         """Epochs until the limit, the patience or the clock runs out."""
         while not self._finished():
             epoch = self.state["epoch"] + 1
-            self._train_epoch(epoch)
-            out_of_time = self._out_of_time()
+            whole = self._train_epoch(epoch)
+            out_of_time = not whole or self._out_of_time()
             due = epoch % self.config.validate_every == 0 or out_of_time or epoch >= self.config.epochs
             metrics = self._validate(epoch) if due else None
-            self.state |= {"epoch": epoch, "epoch_step": 0, "partial": None}
+            reached = f"epoch {epoch} of {self.config.epochs}"
+            if whole:
+                self.state |= {"epoch": epoch, "epoch_step": 0, "partial": None}
+            else:
+                reached = f"step {self.state['epoch_step']:,} of {self.loader.steps:,} of {reached}"
             self._progress = None
             self.state["lines"] = self.figures.lines if self.figures else 0
             if metrics:
-                self._keep(metrics)
+                self._keep(metrics, epoch)
             if out_of_time:
-                if self.world.is_main and epoch < self.config.epochs:
+                if self.world.is_main and not (whole and epoch >= self.config.epochs):
                     log.warning(
-                        "stopped by train.max_minutes=%g, epoch %d of %d; the same command with more minutes goes on from there",
+                        "stopped by train.max_minutes=%g, %s; the same command with more minutes goes on from there",
                         self.config.max_minutes,
-                        epoch,
-                        self.config.epochs,
+                        reached,
                     )
                 break
         self.checkpoints.wait()
         if self.figures:
             self.figures.close()
 
-    def _train_epoch(self, epoch: int) -> None:
-        """The rest of the epoch, and its line of figures."""
+    def _train_epoch(self, epoch: int) -> bool:
+        """The rest of the epoch, and its line of figures; False where the clock ran out within it."""
         state, every = self.state, self.config.checkpoint_every
         self.parallel.module.train()
         done = state["epoch_step"]
@@ -237,6 +240,9 @@ class Trainer:
                     self._save()
                 if self.stop.due(state["step"]):
                     self._heed()
+                    if state["epoch_step"] < self.loader.steps and self._out_of_time():
+                        state["partial"], self._progress = progress.saved(), None
+                        return False
         figures = self._averaged(progress.mean_losses()) | {
             "users_per_second": len(self.loader.windows) / progress.seconds
         }
@@ -245,6 +251,7 @@ class Trainer:
             self._record("train", epoch, figures)
             speed = figures["users_per_second"]
             log.info("epoch %d of %d: loss %.4f, %.1f users/s", epoch, self.config.epochs, figures["loss"], speed)
+        return True
 
     def step(self, *micro_batches: Batch) -> dict[str, Tensor]:
         """One update by this rank's share of a step, in its micro-batches."""
@@ -293,12 +300,12 @@ class Trainer:
         if self.tracking is not None:
             self.tracking.log(split, self.state["step"], figures)
 
-    def _keep(self, metrics: dict[str, float]) -> None:
+    def _keep(self, metrics: dict[str, float], epoch: int) -> None:
         """Save the model, as the best one too if it is."""
         self.state["stale"] += 1
         best = metrics[SELECT_BY] > self.state["best"]
         if best:
-            self.state |= {"best": metrics[SELECT_BY], "best_epoch": self.state["epoch"], "stale": 0}
+            self.state |= {"best": metrics[SELECT_BY], "best_epoch": epoch, "stale": 0}
         self._save(best=best)
 
     def _save(self, *, best: bool = False, wait: bool = False) -> None:
@@ -308,7 +315,8 @@ class Trainer:
             TrainingError: a weight is not finite; nothing is saved.
         """
         self.finite.require_weights(self.parallel.module, self.state["step"])
-        self.state["partial"] = self._progress.saved() if self._progress else None
+        if self._progress:
+            self.state["partial"] = self._progress.saved()
         self._mark_time()
         self._saved_step = self.state["step"]
         self.checkpoints.save(self.state, self.config.keep_checkpoints, best=best, wait=wait)
@@ -335,13 +343,15 @@ class Trainer:
         stopped_early = self.state["stale"] >= self.config.patience
         if stopped_early and self.world.is_main:
             log.info("no better validation %s in %d validations: stopping", SELECT_BY, self.config.patience)
-        return stopped_early or self.state["epoch"] >= self.config.epochs
+        timed_out = self.state["best"] >= 0 and self._out_of_time()  # before this start
+        return stopped_early or timed_out or self.state["epoch"] >= self.config.epochs
 
     def _out_of_time(self) -> bool:
         """Whether the main rank's clock has run out, as agreed by all ranks."""
         limit = self.config.max_minutes
-        over = bool(self.figures and limit is not None and self.figures.seconds > 60 * limit)
-        return bool(self.world.sum(torch.tensor(int(over), device=self.world.device)))
+        if limit is None:
+            return False
+        return self.stop.any_rank(self.figures is not None and self.figures.seconds > 60 * limit)
 
 
 def _mix(*parts: int) -> int:

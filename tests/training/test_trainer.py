@@ -277,9 +277,19 @@ def test_validates_when_asked_and_after_the_last_epoch(line, tmp_path):
 
 def test_runs_out_of_time_with_a_checkpoint_and_results(line, tmp_path):
     words = ("train.epochs=20", "train.validate_every=5", "train.max_minutes=1e-6")
-    train(tiny.recipe(*words), **line.inputs(), out=tmp_path / "run")
-    assert results(tmp_path / "run")["epochs"] == 1
-    assert len(lines(tmp_path / "run", "valid")) == 1
+    for _ in range(2):  # the same command again finds nothing to do
+        train(tiny.recipe(*words), **line.inputs(), out=tmp_path / "run")
+        assert results(tmp_path / "run")["epochs"] == 0 and results(tmp_path / "run")["best_epoch"] == 1
+        assert [(each["epoch"], each["step"]) for each in lines(tmp_path / "run", "valid")] == [(1, 1)]
+
+
+def test_out_of_time_within_an_epoch_it_goes_on_to_the_figures_of_one_that_had_time(line, tmp_path):
+    words = ("train.epochs=2", "train.validate_every=2")
+    train(tiny.recipe(*words, "train.max_minutes=1e-6"), **line.inputs(), out=tmp_path / "run")
+    for name in ("run", "whole"):
+        train(tiny.recipe(*words), **line.inputs(), out=tmp_path / name)
+    assert lines(tmp_path / "run", "train") == lines(tmp_path / "whole", "train")
+    assert lines(tmp_path / "run", "valid")[-1] == lines(tmp_path / "whole", "valid")[-1]
 
 
 def test_semantic_ids_of_another_dataset_are_refused(line, tmp_path):
