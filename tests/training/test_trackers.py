@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import struct
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -193,11 +194,13 @@ def test_weights_and_biases_keeps_a_run_in_files(line: tiny.Line, tmp_path: Path
     words = ("train.epochs=1", "track.tracker=wandb", "track.wandb.mode=offline", "track.wandb.project=shop")
     made = train(tiny.recipe(*words), out=run, **line.inputs())
     (file,) = run.glob("wandb/offline-run-*/*.wandb")
+    records, end = [], time.monotonic() + 60
+    while not (records and records[-1].HasField("exit")):  # its service ends the file after `finish` has returned
+        assert time.monotonic() < end, records
+        records = [wandb_internal_pb2.Record.FromString(data) for data in log_records(file.read_bytes())]
     rows: list[dict[str, Any]] = []
     summary: dict[str, Any] = {}
-    for data in log_records(file.read_bytes()):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
+    for record in records:
         if record.HasField("history"):
             items = record.history.item
             rows.append({each.key or "/".join(each.nested_key): json.loads(each.value_json) for each in items})
