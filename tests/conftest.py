@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -17,6 +18,9 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (PLUGIN, os.environ.get(
 show_to_people()  # tests read what a person would
 settings.register_profile("any machine", deadline=None)  # a busy one is no fault of what is tested
 settings.load_profile("any machine")
+
+# A shell starts what goes on in the background deaf to Ctrl-C, and so would be all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_generate_tests(metafunc):
