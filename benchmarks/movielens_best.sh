@@ -7,12 +7,8 @@ shift 2
 recipes=("${@:-best}")
 here=$(dirname "$0")
 export OMP_NUM_THREADS=1
-mkdir -p "$work"
-if [ ! -e "$work/ids/manifest.json" ]; then
-    python "$here/movielens_vectors.py" "$data/u.item" "$work/vectors.parquet"
-    intrr prepare "$here/descriptors/movielens_all.yaml" --data "$data" --out "$work/dataset"
-    intrr index --dataset "$work/dataset" --vectors "$work/vectors.parquet" --out "$work/ids" index.codes=64
-fi
+source "$here/movielens_line.sh"
+make_line "$here/descriptors/movielens_all.yaml" 64
 for recipe in "${recipes[@]}"; do
     intrr train --dataset "$work/dataset" --semantic-ids "$work/ids" --vectors "$work/vectors.parquet" --out "$work/$recipe" --config "$recipe"
 done

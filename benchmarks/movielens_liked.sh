@@ -7,12 +7,8 @@ shift 2
 seeds=("${@:-0}")
 here=$(dirname "$0")
 export OMP_NUM_THREADS=1
-mkdir -p "$work"
-if [ ! -e "$work/ids/manifest.json" ]; then
-    python "$here/movielens_vectors.py" "$data/u.item" "$work/vectors.parquet"
-    intrr prepare "$here/../datasets/movielens_100k.yaml" --data "$data" --out "$work/dataset"
-    intrr index --dataset "$work/dataset" --vectors "$work/vectors.parquet" --out "$work/ids" index.codes=32
-fi
+source "$here/movielens_line.sh"
+make_line "$here/../datasets/movielens_100k.yaml" 32
 model=(model.window=100 model.hstu.layers=2 model.hstu.width=64 train.learning_rate=0.003 train.batch_users=64 train.epochs=8
     evaluate.exclude_seen=true)
 declare -A words=(

@@ -45,10 +45,9 @@ def log_sums(query_CND: Tensor, key_CMD: Tensor, pieces: Sequence[Piece], visibl
         pieces: no query in two of them; one in none has no keys.
         visible: which keys of a piece each of its queries may look at, bool `[G, Q, K]`, the blocks or queries of which may be 1.
     """
-    if not query_CND.is_meta and torch.is_autocast_enabled(
-        query_CND.device.type
-    ):  # a plan's tensors have no type of it
-        dtype = torch.get_autocast_dtype(query_CND.device.type)
+    device = query_CND.device.type
+    if device != "meta" and torch.is_autocast_enabled(device):  # of a plan's tensors it cannot be asked
+        dtype = torch.get_autocast_dtype(device)
         query_CND, key_CMD = query_CND.to(dtype), key_CMD.to(dtype)
     return _LogSums.apply(query_CND, key_CMD, pieces, visible)
 

@@ -107,7 +107,7 @@ def test_without_the_dataset_of_the_run_it_is_one_line(lines, runs, tmp_path):
     recipe = tiny.recipe(*WORDS, "train.sharding.uid=row_wise")
     kept = lines[0].dataset.rename(tmp_path / "elsewhere")
     try:
-        with pytest.raises(ArtefactError, match="dataset"):
+        with pytest.raises(ArtefactError, match="no such dataset artefact"):
             train(recipe, **lines[1].inputs(), out=tmp_path / "run", init_from=runs / "row_wise")
         shutil.copytree(lines[1].dataset, lines[0].dataset)
         with pytest.raises(ArtefactError, match=r"is no longer the dataset that .* was trained on"):
