@@ -151,9 +151,10 @@ class Inputs:
         if (np.diff(self.dataset.offsets) - self.unlearned_U > first_U).any():
             return
         named = {"train.since": train.since, "train.until": train.until}
-        given = " and ".join(f"{name} ({said(moment)})" for name, moment in named.items() if moment is not None)
+        found = [f"{name} ({said(moment)})" for name, moment in named.items() if moment is not None]
+        given = f"{found[0]} leaves" if len(found) == 1 else f"{' and '.join(found)} leave"
         raise DataError(
-            f"{self.dataset.path}: {given} leave nothing to learn: no event of the training part in that range has one of its user "
+            f"{self.dataset.path}: {given} nothing to learn: no event of the training part in that range has one of its user "
             "before it; choose other moments"
         )
 

@@ -111,8 +111,8 @@ def test_what_comes_after_the_range_is_not_counted_and_is_evaluated_all_the_same
             "since: no moment lies from 1970-01-01T00:00:07Z on and before",
         ),
         (["train.since=soon"], ConfigError, "'train.since': 'soon' is neither ISO 8601 nor whole seconds"),
-        (["train.since=2024-05-01"], DataError, r"train.since \(2024-05-01T00:00:00Z\) leave nothing to learn"),
-        (["train.until=1"], DataError, r"train.until \(1970-01-01T00:00:01Z\) leave nothing to learn"),
+        (["train.since=2024-05-01"], DataError, r"train.since \(2024-05-01T00:00:00Z\) leaves nothing to learn"),
+        (["train.until=1"], DataError, r"train.until \(1970-01-01T00:00:01Z\) leaves nothing to learn"),
         (["train.since=3", "model.kind=item_knn"], ConfigError, "train.since: model.kind item_knn is not trained"),
     ],
 )
