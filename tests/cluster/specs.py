@@ -9,6 +9,7 @@ import os
 import re
 import warnings
 from pathlib import Path
+from unittest.mock import patch
 
 from torchx.runner import get_runner
 from torchx.specs import AppDef
@@ -70,7 +71,12 @@ def rendered(app: AppDef, scheduler: str) -> str:
     """What the scheduler would be handed, without what differs from run to run."""
     for name in ("LOGLEVEL", "TORCHX_IMAGE"):
         os.environ.pop(name, None)
-    with warnings.catch_warnings(), get_runner() as runner:
+    # Ids are of 12 to 14 characters, by which lines would break elsewhere.
+    with (
+        warnings.catch_warnings(),
+        patch("torchx.schedulers.ids.random_uint64", return_value=2**63),
+        get_runner() as runner,
+    ):
         warnings.simplefilter("ignore")
         text = str(runner.dryrun(app, scheduler, SCHEDULERS[scheduler]))
     text = re.sub(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "SESSION", text)
