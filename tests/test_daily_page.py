@@ -82,13 +82,15 @@ def test_the_days_work_as_written(tmp_path: Path) -> None:
             later[1].split(),
             cwd=tmp_path,
             env=env,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
+            text=True,
         )
         until(lambda: len(list((work / "runs").iterdir())) == 3 or killed.poll() is not None)
         os.killpg(killed.pid, signal.SIGTERM)
-        assert killed.wait(PATIENCE) != 0
+        said = killed.communicate(timeout=PATIENCE)[1]
+        assert killed.returncode == 75 and "intrr: SIGTERM: stopped; jobs on this machine were ended too" in said, said
         until(lambda: not training(work))
         said = run(later[1])
         assert "prepare: up to date" in said and current() != today and served() == current()
@@ -102,8 +104,9 @@ def test_the_days_work_as_written(tmp_path: Path) -> None:
 
 
 def logs(work: Path) -> str:
-    """What all jobs have said."""
-    return "\n".join(path.read_text(errors="replace") for path in sorted((work / "jobs").rglob("stderr.log")))
+    """What all jobs have said, the newest first."""
+    files = sorted((work / "jobs").rglob("stderr.log"), key=lambda path: path.stat().st_mtime, reverse=True)
+    return "\n".join(path.read_text(errors="replace") for path in files)
 
 
 def training(work: Path) -> bool:

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.table import Table
-from torchx.runner import Runner, get_runner
+from torchx.runner import Runner
 from torchx.specs import AppStatus
 
 from intrr_rec.errors import ArtefactError
 from intrr_rec.io.console import console
 from intrr_rec.io.stores.mirror import origin
+from intrr_rec.pipeline.runner import own_runner
 from intrr_rec.pipeline.tracker import status_of
 from intrr_rec.runs.metrics_file import metric_lines
 from intrr_rec.runs.records import read_results
@@ -58,7 +59,7 @@ def list_runs(folders: Sequence[Path], *, ask: bool) -> None:
     Raises:
         ArtefactError: a folder that is not there, or a run's file that cannot be read.
     """
-    with get_runner() if ask else nullcontext() as runner:
+    with own_runner() if ask else nullcontext() as runner:
         runs = [read_listed(path, runner) for path in find_runs(folders)]
     table = Table()
     for name in ("run", "state", "epoch", *(f"valid {name}" for name in SHOWN), *SHOWN, "job", "newest figures"):

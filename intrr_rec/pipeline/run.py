@@ -7,14 +7,13 @@ given again, waits for a job that is still there and submits no second one.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
-from torchx.runner import Runner, get_runner
+from torchx.runner import Runner
 from torchx.specs import AppState, AppStatus
 
 from intrr_rec.errors import ArtefactError, Stopped
@@ -25,6 +24,7 @@ from intrr_rec.io.formats.records import read_texts, sealed
 from intrr_rec.pipeline.daily import stages_of
 from intrr_rec.pipeline.description import Pipeline, load_pipeline
 from intrr_rec.pipeline.faults import MISSING
+from intrr_rec.pipeline.runner import own_runner
 from intrr_rec.pipeline.stages import Stage
 from intrr_rec.pipeline.tracker import link, status_of
 
@@ -44,15 +44,14 @@ def run_pipeline(path: Path, *, show: bool) -> None:
         ArtefactError: another process is bringing the pipeline up to date.
         ConfigError: the file or its recipe does not fit, or the run folder holds a run on other artefacts.
         DataError: raw files that are not there.
-        Stopped: a job failed or was cancelled; the same command goes on from that stage.
+        Stopped: a job failed or was cancelled, or SIGTERM came; the same command goes on from that stage.
     """
     pipeline = load_pipeline(path)
-    with get_runner() as runner:
+    with own_runner() as runner:
         session = _Session(pipeline, runner)
         if show:
             session.show()
             return
-        find_own_programs()
         try:
             session.begin()
             for stage in session.stages:
@@ -60,13 +59,6 @@ def run_pipeline(path: Path, *, show: bool) -> None:
             session.show()
         finally:
             session.release()
-
-
-def find_own_programs() -> None:
-    """Let jobs on this machine find the `torchrun` of this environment, also where it was not activated."""
-    own, path = str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)
-    if own not in path.split(os.pathsep):
-        os.environ["PATH"] = f"{own}{os.pathsep}{path}"
 
 
 class _Session:

@@ -7,6 +7,7 @@ from pathlib import Path
 from intrr_rec.config import Recipe, ShardingConfig, same_run
 from intrr_rec.distributed.planner.plan import optimizer_of
 from intrr_rec.errors import ArtefactError, ConfigError
+from intrr_rec.io.disk.atomic import is_left_over
 from intrr_rec.io.formats.records import read_sealed
 from intrr_rec.runs.inputs import Inputs
 from intrr_rec.runs.run_files import CONFIG, INPUTS, PLAN_FIGURES, checkpoint_names
@@ -29,7 +30,8 @@ TABLES = ("uid", "codebooks")
 
 
 def require_same_run(inputs: Inputs, out: Path) -> None:
-    """Refuse to go on with what is in `out` if it is another run; a folder that is empty or not there is none.
+    """Refuse to go on with what is in `out` if it is another run; a folder that is empty or not there is none, nor one whose job was
+    killed at its first write.
 
     Raises:
         ConfigError: a run of another recipe, in what its figures hang on.
@@ -41,7 +43,7 @@ def require_same_run(inputs: Inputs, out: Path) -> None:
 
 def _require_same_recipe(recipe: Recipe, out: Path) -> None:
     if not (out / CONFIG).is_file():
-        if out.exists() and any(out.iterdir()):
+        if out.exists() and not all(is_left_over(child, CONFIG) for child in out.iterdir()):
             raise ArtefactError(f"{out}: is not empty and not a run folder; choose another --out")
         return
     if same_run(out / CONFIG, recipe):

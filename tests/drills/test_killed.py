@@ -40,6 +40,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ELSEWHERE = {"embed", "pipeline", "promote", "rollback", "tune"}
 WATCHED = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "ctypes.dlsym/handle", "ctypes.dlsym")
 SPREAD, LAST = 4, 8  # points of SIGKILL over the whole run, and among its last touches of the disk
+FIRST = {"train": 12}  # points among the first touches of a place
 # A job of training that is saved answers 75; Ctrl-C after the end of a verb ends the interpreter by the signal.
 ENDS = {signal.SIGTERM: {-signal.SIGTERM, 143, 75, 0}, signal.SIGINT: {130, -signal.SIGINT, 0}}
 # What verbs import for long. Ctrl-C within imports has a test of its own, and others in tests/test_cli.py.
@@ -50,8 +51,8 @@ PRELOADED = [
 WORLD: Any = SimpleNamespace(rank=0, size=1)
 
 
-def run_verb(words: list[str], folder: Path, kill_at: int | None, count: Path, log: Path) -> None:
-    """What the installed `intrr` does; SIGKILL at the `kill_at`-th time it touches the file system."""
+def run_verb(words: list[str], folder: Path, kill_at: int | None, below: str, count: Path, log: Path) -> None:
+    """What the installed `intrr` does; SIGKILL at the `kill_at`-th time it touches the file system, or what lies below a folder."""
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.chdir(folder)
@@ -60,9 +61,9 @@ def run_verb(words: list[str], folder: Path, kill_at: int | None, count: Path, l
     log.with_name("begun").touch()
     touched, started = 0, time.monotonic()
 
-    def watch(event: str, _: object) -> None:
+    def watch(event: str, args: tuple[Any, ...]) -> None:
         nonlocal touched
-        if event in WATCHED:
+        if event in WATCHED and (not below or str(args[0]).startswith(below)):
             touched += 1
             if touched == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -137,8 +138,9 @@ class Drill:
     def target(self) -> Path:
         return self.place / str(ROWS[self.verb].writes)
 
-    def start(self, kill_at: int | None = None) -> Any:
-        given = ([self.verb, *self.words], self.stock.folder, kill_at, self.scratch / "count", self.scratch / "log")
+    def start(self, kill_at: int | None = None, below: str = "") -> Any:
+        words = [self.verb, *self.words]
+        given = (words, self.stock.folder, kill_at, below, self.scratch / "count", self.scratch / "log")
         begun = self.scratch / "begun"
         begun.unlink(missing_ok=True)
         process = forkserver().Process(target=run_verb, args=given)
@@ -147,8 +149,8 @@ class Drill:
             time.sleep(0.001)
         return process
 
-    def run(self, kill_at: int | None = None) -> int:
-        process = self.start(kill_at)
+    def run(self, kill_at: int | None = None, below: str = "") -> int:
+        process = self.start(kill_at, below)
         process.join(240)
         assert process.exitcode is not None, "hangs"
         return int(process.exitcode)
@@ -199,6 +201,19 @@ def test_sigkill_leaves_the_old_one_or_the_new_one(drill: Drill) -> None:
         assert state in (before, new) or (state.startswith("no results") and drill.verb in ("evaluate", "train"))
     assert drill.run() == 0, drill.said()
     assert (drill.state(), drill.beside()) == (new, names)
+
+
+@pytest.mark.parametrize("verb", WHOLE)
+def test_the_first_job_in_a_place_goes_on_after_sigkill_at_its_first_writes(drill: Drill) -> None:
+    whole = drill.place.with_name("kept")
+    shutil.copytree(drill.place, whole)
+    for kill_at in range(1, FIRST.get(drill.verb, 3) + 1):
+        shutil.rmtree(drill.place)
+        shutil.copytree(whole, drill.place)
+        code = drill.run(kill_at, below=str(drill.place))
+        assert code in (-signal.SIGKILL, 0), drill.said()  # it may touch less
+        assert drill.run() == 0, (kill_at, drill.said())
+        drill.state()
 
 
 @pytest.mark.parametrize("sign", ENDS)

@@ -121,7 +121,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def of(**how: Any) -> Jobs:
         made = Jobs(**how)
-        monkeypatch.setattr(search, "get_runner", lambda: made)
+        monkeypatch.setattr(search, "own_runner", lambda: made)
         return made
 
     return of

@@ -27,7 +27,7 @@ def replacing(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:
         PlaceError: the place is full or cannot be written; what was at `path` is still there.
     """
     path = written_through(path)
-    staging = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    staging = path.with_name(f"{_staging_prefix(path.name)}{os.getpid()}")
     with writing_to(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -68,13 +68,22 @@ def write_bytes(path: Path, content: bytes) -> None:
 def remove_stale(path: Path) -> None:
     """Remove what writers of the file `path` left beside it when they were killed: their process is gone, here and elsewhere."""
     path = written_through(path)
-    for stale in path.parent.glob(f".{glob.escape(path.name)}.tmp-*"):
+    for stale in path.parent.glob(f"{glob.escape(_staging_prefix(path.name))}*"):
         number = stale.name.rpartition("-")[2]
         if not number.isdigit() or _is_alive(int(number)):
             continue
         with contextlib.suppress(OSError), open(stale, "rb") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which its writer holds, on whatever machine
             stale.unlink()
+
+
+def is_left_over(path: Path, name: str) -> bool:
+    """Whether `path` is what a killed writer of the file `name` leaves beside it."""
+    return path.name.startswith(_staging_prefix(name))
+
+
+def _staging_prefix(name: str) -> str:
+    return f".{name}.tmp-"
 
 
 def _is_alive(process: int) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
-from torchx.runner import Runner, get_runner
+from torchx.runner import Runner
 from torchx.specs import AppState
 
 from intrr_rec.config import save_recipe
@@ -23,7 +23,7 @@ from intrr_rec.io.disk.lock import Lock, Taken
 from intrr_rec.io.disk.opened import require_finished
 from intrr_rec.io.disk.places import writing_to
 from intrr_rec.io.stores.storage import Folder
-from intrr_rec.pipeline.run import find_own_programs
+from intrr_rec.pipeline.runner import own_runner
 from intrr_rec.pipeline.tuning.description import Study, Value, load_study
 from intrr_rec.pipeline.tuning.journal import JOB, JOURNAL, WORDS, open_journal, propose, pruner_of
 from intrr_rec.pipeline.tuning.trials import LOGS, Running, run_of
@@ -44,7 +44,7 @@ def tune(path: Path, *, show: bool) -> Path | None:
     Raises:
         ConfigError: the file does not fit, or its work folder holds another study.
         ArtefactError: dataset or Semantic IDs are not there, another process is at work, or the journal was altered.
-        Stopped: trial after trial failed.
+        Stopped: trial after trial failed, or SIGTERM came; the same command goes on.
     """
     study = load_study(path)
     inputs = {
@@ -59,8 +59,7 @@ def tune(path: Path, *, show: bool) -> Path | None:
         with writing_to(study.work), Lock(study.work):
             found = open_journal(study, inputs)
             if not show:
-                find_own_programs()
-                with get_runner() as runner:
+                with own_runner() as runner:
                     Search(study, found, runner).run()
             return _finish(study, found, write=not show)
     except Taken:
