@@ -25,6 +25,7 @@ from intrr_rec.serving.bundle.trained import Trained
 
 SHORTEST = 256  # events of a history that is worth a look
 MOST_NEW = 256  # events that are added to a known history; for more, all of it is read anew
+ROOM = 256  # events that may join a kept history before it is copied
 FIRST = 64  # events that a history is found by
 
 
@@ -32,7 +33,7 @@ FIRST = 64  # events that a history is found by
 class _Known:
     items_P: IntArray
     times_P: IntArray | None  # of the event after each: what its prediction was asked for
-    layers: list[KeysValues]  # [H, P, F]
+    layers: list[KeysValues]  # [H, P and room for more, F]
 
     @property
     def bytes(self) -> int:
@@ -79,14 +80,14 @@ class HistoryCache:
             owner_1N = torch.zeros(1, len(items), dtype=torch.int64, device=device)
             last = torch.tensor([len(items) - 1], device=device)
             state_1D, packed = backbone.prefill(x_TD, Layout(owner_1N, *spans), last)
-            layers = [(k[0], v[0]) for k, v in packed]
+            same, layers = 0, [(k[0], v[0]) for k, v in packed]
         else:
             x_ED = self.trained.rows.take(torch.from_numpy(items[same:]).to(device))
             past = [(k[:, :same], v[:, :same]) for k, v in known.layers]
             spans_EK = (None, None) if clock is None else (clock[:-1], clock[1 + same :])
             state_ED, layers = backbone.extend(x_ED, past, *spans_EK)
             state_1D = state_ED[-1:]
-        self._keep(key, items, moments, layers)
+        self._keep(key, items, moments, layers, same)
         return state_1D
 
     @staticmethod
@@ -99,12 +100,33 @@ class HistoryCache:
             is_same &= known.times_P[:most] == moments[1 : most + 1]
         return most if is_same.all() else int(is_same.argmin())
 
-    def _keep(self, key: bytes, items: IntArray, moments: IntArray | None, layers: Sequence[KeysValues]) -> None:
-        kept = [(k[:, :-1].contiguous(), v[:, :-1].contiguous()) for k, v in layers]
-        fresh = _Known(items[:-1], None if moments is None else moments[1:-1], kept)
-        if (former := self._known.pop(key, None)) is not None:
+    def _keep(
+        self, key: bytes, items: IntArray, moments: IntArray | None, fresh: Sequence[KeysValues], same: int
+    ) -> None:
+        """Keep a history in the place of the one known by `key`, which it shares `same` events with; `fresh` are the others'."""
+        former, most = self._known.pop(key, None), len(items) - 1
+        room = min(most + ROOM, self.window)
+        kept = [
+            (_joined(known_k, k, same, most, room), _joined(known_v, v, same, most, room))
+            for (known_k, known_v), (k, v) in zip(
+                former.layers if former else [(None, None)] * len(fresh), fresh, strict=True
+            )
+        ]
+        if former is not None:
             self._bytes -= former.bytes
-        self._known[key] = fresh
-        self._bytes += fresh.bytes
+        self._known[key] = _Known(items[:-1], None if moments is None else moments[1:-1], kept)
+        self._bytes += self._known[key].bytes
         while self._bytes > self.most_bytes:
             self._bytes -= self._known.popitem(last=False)[1].bytes
+
+
+def _joined(known_HPF: Tensor | None, fresh_HEF: Tensor, same: int, most: int, room: int) -> Tensor:
+    """The first `same` rows known, and fresh ones up to `most`, written in place where there is room for them."""
+    if known_HPF is None or known_HPF.shape[1] < most:
+        heads, _, width = fresh_HEF.shape
+        wider_HPF = fresh_HEF.new_empty(heads, room, width)
+        if known_HPF is not None:
+            wider_HPF[:, :same] = known_HPF[:, :same]
+        known_HPF = wider_HPF
+    known_HPF[:, same:most] = fresh_HEF[:, : most - same]
+    return known_HPF

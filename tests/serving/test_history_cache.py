@@ -16,7 +16,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     prefill, extend = Hstu.prefill, Hstu.extend
     monkeypatch.setattr(Hstu, "prefill", lambda self, x, *rest: slots.append(len(x)) or prefill(self, x, *rest))
     monkeypatch.setattr(Hstu, "extend", lambda self, x, *rest: slots.append(len(x)) or extend(self, x, *rest))
-    for name, value in (("SHORTEST", 3), ("FIRST", 2), ("MOST_NEW", 4)):
+    for name, value in (("SHORTEST", 3), ("FIRST", 2), ("MOST_NEW", 4), ("ROOM", 2)):
         monkeypatch.setattr(history_cache, name, value)
     return slots
 
@@ -55,7 +55,8 @@ def test_another_history_with_the_same_start_is_read_from_where_they_part(bundle
     assert torch.equal(found[0], plain.rank([history], 10)[0])
 
 
-def test_what_is_kept_stays_within_its_bytes(bundles, read):
+def test_what_is_kept_stays_within_its_bytes(bundles, read, monkeypatch):
+    monkeypatch.setattr(history_cache, "ROOM", 0)
     bundle = bundles["path"]
     backbone = bundle.trained.backbone
     a_slot = len(backbone.layers) * 2 * 4 * bundle.settings.model.width

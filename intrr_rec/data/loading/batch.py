@@ -9,6 +9,7 @@ L levels of a Semantic ID.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -205,16 +206,23 @@ def pack(length_M: IntArray, capacity: int) -> tuple[IntArray, IntArray, int]:
         Block and offset in it of each window, and the number of blocks.
     """
     block_M, offset_M = np.zeros_like(length_M), np.zeros_like(length_M)
-    with_room: list[list[int]] = [[] for _ in range(capacity + 1)]
+    with_room: dict[int, list[int]] = {}  # free slots → blocks
+    rooms: list[int] = []  # its keys, in order
     n_blocks = 0
     for window in np.argsort(-length_M, kind="stable").tolist():
         length = int(length_M[window])
-        room = next((free for free in range(length, capacity + 1) if with_room[free]), None)
-        if room is None:
+        place = bisect_left(rooms, length)
+        if place == len(rooms):
             room, block, n_blocks = capacity, n_blocks, n_blocks + 1
         else:
+            room = rooms[place]
             block = with_room[room].pop()
+            if not with_room[room]:
+                del with_room[room], rooms[place]
         block_M[window], offset_M[window] = block, capacity - room
+        if room - length not in with_room:
+            with_room[room - length] = []
+            insort(rooms, room - length)
         with_room[room - length].append(block)
     return block_M, offset_M, n_blocks
 

@@ -6,7 +6,7 @@ changes nothing. The bias by time (an option) has one scalar for each bucket of 
 
 Shape suffixes: C blocks, N slots of a block, T = C·N slots, S of them asked for, D width, H heads, F width of a head; when
 decoding token by token, B users, W beams, P longest prompt, G tokens a beam has generated; when a known history goes on, E new
-tokens, K tokens of all.
+tokens, P tokens known before, K tokens of all.
 """
 
 from __future__ import annotations
@@ -84,13 +84,15 @@ class HstuLayer(nn.Module):
         return self._gate(x_BWD, u_BWD, attended_BWHF.flatten(2) / self.window)
 
     def extend(self, x_ED: Tensor, past: KeysValues, bias_EK: Tensor, weight_EK: Tensor) -> tuple[Tensor, KeysValues]:
-        """The tokens after those of `past`, `[E, D]` → `[E, D]`, and keys and values of all, `[H, K, F]`."""
+        """The tokens after those of `past`, `[E, D]` → `[E, D]`, and their own keys and values, `[H, E, F]`; the past's are not copied."""
         u_ED, vqk_ED = F.silu(self._projected(x_ED)).tensor_split([x_ED.shape[-1]], dim=-1)
         v_HEF, q_HEF, k_HEF = vqk_ED.unflatten(-1, (3, self.heads, -1)).permute(1, 2, 0, 3).unbind(0)
-        k_HKF, v_HKF = (torch.cat(both, dim=1) for both in zip(past, (k_HEF, v_HEF), strict=True))
-        weight_HEK = F.silu(torch.matmul(q_HEF, k_HKF.transpose(1, 2)) + bias_EK).mul_(weight_EK)
-        attended_EHF = torch.matmul(weight_HEK, v_HKF).transpose(0, 1)
-        return self._gate(x_ED, u_ED, attended_EHF.flatten(1)), (k_HKF, v_HKF)
+        k_HPF, v_HPF = past
+        scores_HEK = torch.cat([torch.matmul(q_HEF, keys.transpose(1, 2)) for keys in (k_HPF, k_HEF)], dim=2)
+        weight_HEK = F.silu(scores_HEK.add_(bias_EK), inplace=True).mul_(weight_EK)
+        known = k_HPF.shape[1]
+        attended_HEF = torch.matmul(weight_HEK[..., :known], v_HPF) + torch.matmul(weight_HEK[..., known:], v_HEF)
+        return self._gate(x_ED, u_ED, attended_HEF.transpose(0, 1).flatten(1)), (k_HEF, v_HEF)
 
     def _projected(self, x_D: Tensor) -> Tensor:
         """u, v, q and k before their SiLU, side by side."""
@@ -139,11 +141,11 @@ class Hstu(Backbone):
     def extend(
         self, x_ED: Tensor, past: Sequence[KeysValues], event_time_K: Tensor | None, request_time_E: Tensor | None
     ) -> tuple[Tensor, list[KeysValues]]:
-        """States of the tokens that follow a history known before, and each layer's keys and values of all of it.
+        """States of the tokens that follow a history known before, and each layer's keys and values of them, `[H, E, F]`.
 
         Args:
             x_ED: the tokens.
-            past: each layer's keys and values `[H, K - E, F]` of the tokens before them.
+            past: each layer's keys and values `[H, P, F]` of the P = K - E tokens before them.
             event_time_K, request_time_E: as in `Layout`; None without the bias by time.
         """
         known, new = past[0][0].shape[1], len(x_ED)

@@ -96,8 +96,12 @@ class ItemTable:
 
     def dense(self, own_ids: Iterable[str]) -> list[int | None]:
         """Dense id of each item; None for an item the bundle does not know."""
+        return [item if item >= 0 else None for item in self.places(own_ids).tolist()]
+
+    def places(self, own_ids: Iterable[str]) -> NDArray[np.int64]:
+        """`dense` as an array, -1 for None."""
         wanted = pa.array(own_ids, pa.large_string())
-        return [item if item >= 0 else None for item in self.index.places(wanted).tolist()] if len(wanted) else []
+        return self.index.places(wanted) if len(wanted) else np.zeros(0, np.int64)
 
     def own(self, items: Iterable[int]) -> list[str]:
         """The user's own id of each dense id."""

@@ -222,14 +222,16 @@ class Backend:
         given = request.times
         if given is None and (self.reads_times or not request.history):
             given = [0] * len(request.history)  # of another bundle that was served when it was asked
-        dense = self.bundle.items.dense(map(str, request.items))
-        places = [place for place, item in enumerate(dense) if item is not None]
+        item_E = self.bundle.items.places([*map(str, request.items)])
+        places = (item_E >= 0).nonzero()[0].tolist()
+        if given is not None and len(places) < len(item_E):
+            given = [given[place] for place in places]
         now = int(time.time()) if request.time is None else request.time
-        times = None if given is None else [*(given[place] for place in places), now]
+        times = None if given is None else [*given, now]
         return _Known(
-            history=[item for item in dense if item is not None],
+            history=item_E[places].tolist(),
             times=times,
-            unknown=len(dense) - len(places),
+            unknown=len(item_E) - len(places),
             filters=self._filters(request),
             features=self._numbers(request.words, places, times if self.reads_times else None),
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from functools import cached_property
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
     AfterValidator,
@@ -40,7 +41,15 @@ def _seconds(moment: int) -> int:
     return moment
 
 
-Seconds = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63), AfterValidator(_seconds)]
+def _all_seconds(moments: list[int]) -> list[int]:
+    """The check of the least and the latest holds for all: a long history is not walked in Python."""
+    if moments:
+        _seconds(min(moments))
+        _seconds(max(moments))
+    return moments
+
+
+Seconds = Annotated[Whole, AfterValidator(_seconds)]
 
 
 class Asked(BaseModel):
@@ -117,13 +126,22 @@ def _kind(entry: object) -> str:
     return "described" if isinstance(entry, dict | HistoryEvent) else "plain"
 
 
+def _kinds(history: object) -> str:
+    """Which of the two lists a history is: one of plain ids alone is not walked in Python."""
+    return "mixed" if isinstance(history, list) and not _DESCRIBED.isdisjoint(map(type, history)) else "bare"
+
+
+_DESCRIBED: frozenset[type] = frozenset((dict, HistoryEvent))
+
+
 Event = Annotated[Annotated[ItemId, Tag("plain")] | Annotated[HistoryEvent, Tag("described")], Discriminator(_kind)]
+History = Annotated[Annotated[list[ItemId], Tag("bare")] | Annotated[list[Event], Tag("mixed")], Discriminator(_kinds)]
 
 
 class RecommendRequest(Asked):
     """A person's history, and how many items to recommend after it."""
 
-    history: list[Event] = Field(
+    history: History = Field(
         description="item ids of the raw log, or objects of an item and its features, the oldest event first; an empty list gets the popular items"
     )
     user: dict[FeatureName, FeatureValue | list[FeatureValue]] = Field(
@@ -133,7 +151,7 @@ class RecommendRequest(Asked):
         default_factory=dict,
         description="feature → value for the event to predict, such as the action that is asked for",
     )
-    timestamps: list[Seconds] | None = Field(
+    timestamps: Annotated[list[Whole], AfterValidator(_all_seconds)] | None = Field(
         None,
         description="seconds since 1970 of each event; needed by models that read times, used by rankings of returns",
     )
@@ -149,7 +167,7 @@ class RecommendRequest(Asked):
     def _consistent(self) -> RecommendRequest:
         if self.timestamps is not None and len(self.timestamps) != len(self.history):
             raise ValueError("timestamps: must be as many as the history's items")
-        moments = [event.time for event in self.history if isinstance(event, HistoryEvent) and event.time is not None]
+        moments = self._own_times
         if moments and self.timestamps is not None:
             raise ValueError("timestamps: the history has times already; give one of the two")
         if moments and len(moments) != len(self.history):
@@ -158,26 +176,39 @@ class RecommendRequest(Asked):
             raise ValueError("beam: must be at least k")
         return self
 
+    @cached_property
+    def _described(self) -> list[HistoryEvent]:
+        """Events that say more than their item."""
+        if _kinds(self.history) == "bare":
+            return []
+        return [event for event in self.history if isinstance(event, HistoryEvent)]
+
+    @property
+    def _own_times(self) -> list[int]:
+        return [event.time for event in self._described if event.time is not None]
+
     @property
     def items(self) -> list[int | str]:
         """Own ids of the history."""
+        if not self._described:
+            return cast("list[int | str]", self.history)
         return [event.item if isinstance(event, HistoryEvent) else event for event in self.history]
 
     @property
     def times(self) -> list[int] | None:
         """Seconds of each event, where they are given either way."""
-        own = [event.time for event in self.history if isinstance(event, HistoryEvent) and event.time is not None]
-        return self.timestamps if self.timestamps is not None else own or None
+        return self.timestamps if self.timestamps is not None else self._own_times or None
 
     @property
     def names_features(self) -> bool:
         """Whether it says anything of features."""
-        described = (event.features for event in self.history if isinstance(event, HistoryEvent))
-        return bool(self.user or self.context or any(described))
+        return bool(self.user or self.context or any(event.features for event in self._described))
 
     @property
     def words(self) -> Features:
         """What it says of features."""
+        if not self._described:
+            return Features((), self.user, self.context)
         events = [event.features if isinstance(event, HistoryEvent) else {} for event in self.history]
         return Features(events, self.user, self.context)
 

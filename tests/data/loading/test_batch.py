@@ -83,6 +83,13 @@ def test_packing_overlaps_nothing_and_wastes_little(lengths, capacity):
         used[block, offset : offset + length] += 1
     assert used.max(initial=0) <= 1 and used.sum() == sum(lengths)
     assert (2 * used.sum(1) <= capacity).sum() <= 1, "two half-empty blocks would have been one"
+    rooms: list[int] = []
+    for length in sorted(lengths, reverse=True):  # into the fullest block that it fits
+        best = min((room for room in rooms if room >= length), default=None)
+        if best is not None:
+            rooms.remove(best)
+        rooms.append((capacity if best is None else best) - length)
+    assert sorted(rooms) == sorted((capacity - used.sum(1)).tolist())
 
 
 def test_users_of_an_evaluation_batch_stand_beside_their_own_target():
