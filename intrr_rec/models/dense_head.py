@@ -25,6 +25,7 @@ from intrr_rec.models.embeddings.item_embeddings import Rows
 from intrr_rec.models.log_sums import log_sums
 from intrr_rec.models.rivals import Rivals
 
+NO_ITEM = -2  # and not the -1 of a place that is left empty
 _INVERSE_LENGTHS = WeakTensorKeyDictionary()
 
 
@@ -82,7 +83,11 @@ class DenseHead(nn.Module):
         """Scores `[B, W]` of each scored slot's own W items, given by representation and id."""
         cosine_BW1 = F.normalize(items_BWD, dim=-1) @ F.normalize(state_BD, dim=-1)[..., None]
         seen_BN, is_seen_BN = batch.seen_items()
-        repeat_BW = ((items_BW[:, :, None] == seen_BN[:, None]) & is_seen_BN[:, None]).any(-1)
+        seen_BN = (
+            seen_BN.masked_fill(~is_seen_BN, NO_ITEM).sort(-1).values
+        )  # bisected: a pool beside a long history is many pairs
+        place_BW = torch.searchsorted(seen_BN, items_BW.contiguous()).clamp(max=seen_BN.shape[1] - 1)
+        repeat_BW = seen_BN.gather(1, place_BW) == items_BW
         return cosine_BW1.squeeze(-1) / self.temperature + repeat_BW * self._bias()
 
     def best(

@@ -223,13 +223,14 @@ class Backend:
         if given is None and (self.reads_times or not request.history):
             given = [0] * len(request.history)  # of another bundle that was served when it was asked
         item_E = self.bundle.items.places([*map(str, request.items)])
-        places = (item_E >= 0).nonzero()[0].tolist()
+        is_known_E = item_E >= 0
+        places = is_known_E.nonzero()[0].tolist()
         if given is not None and len(places) < len(item_E):
             given = [given[place] for place in places]
         now = int(time.time()) if request.time is None else request.time
         times = None if given is None else [*given, now]
         return _Known(
-            history=item_E[places].tolist(),
+            history=item_E[is_known_E].tolist(),
             times=times,
             unknown=len(item_E) - len(places),
             filters=self._filters(request),
