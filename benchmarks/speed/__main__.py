@@ -333,6 +333,21 @@ def bench_overhead(
     run(recipe_of(config, overrides), rows=rows, steps=steps, out=out, page=page)
 
 
+@bench.command("saves")
+def bench_saves(
+    out: Out,
+    gb: Annotated[float, typer.Option(min=0.001, help="Weights of the item table, 10⁹ bytes.")] = 5.0,
+    saves: Annotated[int, typer.Option(min=1, help="Checkpoints, one after the other.")] = 3,
+    page: Page = None,
+    config: Config = None,
+    overrides: Overrides = None,
+) -> None:
+    """How long training stops for each checkpoint of a large table, and how many bytes a save moves; beside --out they are written."""
+    from benchmarks.speed.saves import bench_saves as run
+
+    run(recipe_of(config, overrides), gb=gb, saves=saves, out=out, page=page)
+
+
 @bench.command("cluster")
 def bench_cluster(
     out: Out,

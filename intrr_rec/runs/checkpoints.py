@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from intrr_rec.distributed.checkpoint.async_writer import BackgroundWriter, copied
+from intrr_rec.distributed.checkpoint.async_writer import BackgroundWriter, Staging
 from intrr_rec.distributed.checkpoint.storage import (
     Tree,
     checkpoint_tensors,
@@ -52,6 +52,7 @@ class Checkpoints:
         self.parallel = parallel
         self.world = world
         self._writer = BackgroundWriter(world)
+        self._staging = Staging()
 
     @property
     def failed(self) -> bool:
@@ -74,7 +75,7 @@ class Checkpoints:
         state = copy.deepcopy(state)
         with self.parallel.weights(averaged=False):
             tensors = checkpoint_tensors(self.parallel, with_optimizer=True)
-            taken = None if wait else copied(tensors, self._writer.world)
+            taken = None if wait else self._staging.copied(tensors, self._writer.world)
             if taken is None:
                 self._write(tensors, state, keep, best)
                 return

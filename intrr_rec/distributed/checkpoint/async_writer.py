@@ -74,29 +74,62 @@ class BackgroundWriter:
             self._met = error
 
 
-def copied(tensors: Tree, world: World) -> Tree | None:
-    """A copy of the tree in the memory of the host, on every rank; None, on every rank, where one has no room for it.
+class Staging:
+    """Copies of what is to be saved, in the memory of the host. The memory of a copy is kept, and the next one is written over it.
 
-    Args:
-        world: ranks with a group on CPUs.
+    Fresh memory costs more than the copy: the system clears each page at its first touch. So only the first save pays for it.
     """
-    size = sum(local.nbytes for local in _local(tensors))
-    free = psutil.virtual_memory().available / world.local_size
-    short = torch.tensor(int(size > SHARE * free))
-    return None if world.sum(short) else _copy(tensors, world)
+
+    def __init__(self) -> None:
+        self._kept: Tree = {}
+
+    def copied(self, tensors: Tree, world: World) -> Tree | None:
+        """A copy of the tree, valid until the next call; None, on every rank, where one has no room for it.
+
+        Args:
+            world: ranks with a group on CPUs.
+        """
+        missing = sum(local.nbytes for local in _local(tensors)) - sum(local.nbytes for local in _local(self._kept))
+        free = psutil.virtual_memory().available / world.local_size
+        short = torch.tensor(int(missing > SHARE * free))
+        if world.sum(short):
+            self._kept = {}
+            return None
+        self._kept = _copy(tensors, self._kept, world)
+        return self._kept
 
 
-def _copy(tree: Tree, world: World) -> Tree:
+def _copy(tree: Tree, over: Tree, world: World) -> Tree:
+    """A copy of `tree`, in the memory of `over` where that is of its shape."""
     found: Tree = {}
     for name, value in tree.items():
+        old = over.get(name)
         if isinstance(value, dict):
-            found[name] = _copy(value, world)
+            found[name] = _copy(value, old if isinstance(old, dict) else {}, world)
         elif isinstance(value, ShardedTensor):
-            on_host = value.cpu(process_group=world.group)  # itself, where it is there already
-            found[name] = on_host.detach().clone() if on_host is value else on_host
+            found[name] = _copy_shards(value, old, world)
+        elif isinstance(value, Tensor):
+            found[name] = _copy_tensor(value, old)
         else:
-            found[name] = value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
+            found[name] = value
     return found
+
+
+def _copy_tensor(value: Tensor, old: object) -> Tensor:
+    if isinstance(old, Tensor) and (old.shape, old.dtype, old.layout) == (value.shape, value.dtype, value.layout):
+        return old.copy_(value.detach())
+    return value.detach().to("cpu", copy=True)
+
+
+def _copy_shards(value: ShardedTensor, old: object, world: World) -> ShardedTensor:
+    if isinstance(old, ShardedTensor):
+        pairs = list(zip(value.local_shards(), old.local_shards(), strict=True))
+        if all((new.tensor.shape, new.tensor.dtype) == (kept.tensor.shape, kept.tensor.dtype) for new, kept in pairs):
+            for new, kept in pairs:
+                kept.tensor.copy_(new.tensor.detach())
+            return old
+    on_host: ShardedTensor = value.cpu(process_group=world.group)  # itself, where it is there already
+    return on_host.detach().clone() if on_host is value else on_host  # type: ignore[return-value]
 
 
 def _local(tree: Tree) -> Iterator[Tensor]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from intrr_rec.distributed.checkpoint import async_writer as background
-from intrr_rec.distributed.checkpoint.async_writer import BackgroundWriter, copied
+from intrr_rec.distributed.checkpoint.async_writer import BackgroundWriter, Staging
 from intrr_rec.distributed.checkpoint.storage import checkpoint_tensors
 from intrr_rec.distributed.world import join_world
 from intrr_rec.errors import PlaceError
@@ -41,7 +41,7 @@ def flat(tree, prefix=""):
 
 def test_a_copy_holds_what_was_there_whatever_is_trained_after(run, world):
     tensors = checkpoint_tensors(run.parallel, with_optimizer=True)
-    taken = dict(flat(copied(tensors, world)))
+    taken = dict(flat(Staging().copied(tensors, world)))
     before = {name: value.detach().clone() for name, value in flat(tensors)}
     run.step(*next(run.loader.epoch(2)))
     after = dict(flat(checkpoint_tensors(run.parallel, with_optimizer=True)))
@@ -50,6 +50,17 @@ def test_a_copy_holds_what_was_there_whatever_is_trained_after(run, world):
     assert {"model.uid.embeddings.uid.weight", "optimizer.uid.embeddings.uid.weight.uid.momentum1"} <= {
         name for name in before if not torch.equal(after[name], before[name])
     }
+
+
+def test_a_second_copy_is_written_over_the_first(run, world):
+    staging = Staging()
+    first = dict(flat(staging.copied(checkpoint_tensors(run.parallel, with_optimizer=True), world)))
+    places = {name: value.data_ptr() for name, value in first.items()}
+    run.step(*next(run.loader.epoch(2)))
+    tensors = checkpoint_tensors(run.parallel, with_optimizer=True)
+    second = dict(flat(staging.copied(tensors, world)))
+    assert {name: value.data_ptr() for name, value in second.items()} == places
+    assert all(torch.equal(second[name], value) for name, value in flat(tensors))
 
 
 def test_without_memory_for_a_copy_it_is_written_before_training_goes_on(run, monkeypatch):
