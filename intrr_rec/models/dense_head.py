@@ -83,9 +83,8 @@ class DenseHead(nn.Module):
         """Scores `[B, W]` of each scored slot's own W items, given by representation and id."""
         cosine_BW1 = F.normalize(items_BWD, dim=-1) @ F.normalize(state_BD, dim=-1)[..., None]
         seen_BN, is_seen_BN = batch.seen_items()
-        seen_BN = (
-            seen_BN.masked_fill(~is_seen_BN, NO_ITEM).sort(-1).values
-        )  # bisected: a pool beside a long history is many pairs
+        # Bisected: a pool beside a long history is many pairs.
+        seen_BN = seen_BN.masked_fill(~is_seen_BN, NO_ITEM).sort(-1).values
         place_BW = torch.searchsorted(seen_BN, items_BW.contiguous()).clamp(max=seen_BN.shape[1] - 1)
         repeat_BW = seen_BN.gather(1, place_BW) == items_BW
         return cosine_BW1.squeeze(-1) / self.temperature + repeat_BW * self._bias()

@@ -42,11 +42,8 @@ def explain_invalid(error: RequestValidationError) -> str:
     """
     first = error.errors()[0]
     place = [part for part in first["loc"] if part != "body"]
-    if place[:1] == ["history"] and place[1:2] in (
-        ["bare"],
-        ["mixed"],
-    ):  # the kind of list, which is not part of a request
-        del place[1]
+    if place[:1] == ["history"] and place[1:2] in (["bare"], ["mixed"]):
+        del place[1]  # the kind of list, which is not part of a request
     if first["type"] == "json_invalid":
         return "the body is not JSON"
     if not place and first["type"] in ("missing", "model_attributes_type"):  # no body, another type of body, or a list
