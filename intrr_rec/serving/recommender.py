@@ -82,6 +82,12 @@ class Recommender:
         """
         return cls(Bundle.load(path, device))
 
+    def without(self, withdrawn: Sequence[int]) -> Recommender:
+        """One over the same bundle with other items withdrawn. Both keep the same histories, so one thread asks both."""
+        other = Recommender(self.bundle, withdrawn)
+        other._cache = self._cache
+        return other
+
     def recommend(
         self,
         histories: Sequence[Sequence[int]],

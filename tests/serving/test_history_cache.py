@@ -55,6 +55,14 @@ def test_another_history_with_the_same_start_is_read_from_where_they_part(bundle
     assert torch.equal(found[0], plain.rank([history], 10)[0])
 
 
+def test_a_history_is_known_after_items_were_withdrawn(bundles, read):
+    bundle = bundles["path"]
+    kept = Recommender(bundle, cache_bytes=1 << 20)
+    best = kept.rank([[1, 2, 3, 4, 5]], 10)[0][0].tolist()
+    left = kept.without(best[:3]).rank([[1, 2, 3, 4, 5]], 10)[0][0].tolist()
+    assert read[-1] == 1 and left[:7] == best[3:]
+
+
 def test_what_is_kept_stays_within_its_bytes(bundles, read, monkeypatch):
     monkeypatch.setattr(history_cache, "ROOM", 0)
     bundle = bundles["path"]

@@ -5,6 +5,7 @@ Shape suffixes: I items, D width, L levels.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Iterable, Sequence
@@ -65,7 +66,7 @@ class Backend:
     """
 
     def __init__(self, bundle: Bundle, withdrawn: Sequence[int] = (), cache_bytes: int = 0) -> None:
-        self.bundle, self._cache_bytes = bundle, cache_bytes
+        self.bundle = bundle
         self.bundle_hash = bundle.manifest.content_hash
         self.withdrawn = len(withdrawn)
         self._recommender = Recommender(bundle, withdrawn, cache_bytes)
@@ -91,12 +92,14 @@ class Backend:
         return backend if withdrawn is None else backend.without(withdrawn)
 
     def without(self, withdrawn: Path) -> Backend:
-        """One of the same bundle that recommends none of the items whose ids stand in a file, one a line.
+        """One of the same bundle that recommends none of the items whose ids stand in a file, one a line; kept histories are shared.
 
         Raises:
             DataError: it cannot be read.
         """
-        return Backend(self.bundle, read_ids(self.bundle.items, withdrawn), self._cache_bytes)
+        ids, other = read_ids(self.bundle.items, withdrawn), copy.copy(self)
+        other.withdrawn, other._recommender = len(ids), self._recommender.without(ids)
+        return other
 
     def test(self) -> None:
         """Recommend to nobody, to one who had a popular item and to one who had several, and look at the answers.
