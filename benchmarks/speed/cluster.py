@@ -101,9 +101,10 @@ def _tables(plan: Plan, step: StepTime, host: HostPlan) -> list[str]:
     lines += ["| a host holds for its ranks | GB |", "|---|---:|"]
     held_by_host = {
         "what its ranks hold": host.ranks,
+        "their copies of a save": host.saved,
         **{f"{name}, mapped": size for name, size in host.mapped.items()},
     }
     lines += [row([name, f"{size / GB:,.2f}"]) for name, size in held_by_host.items()]
-    lines += [row(["together", f"{sum(held_by_host.values()) / GB:,.2f} of {host.memory / GB:,.0f}"]), ""]
+    lines += [row(["together", f"{host.together / GB:,.2f} of {host.memory / GB:,.0f}"]), ""]
     lines += ["| part of a step | ms |", "|---|---:|"]
     return lines + [row([name, f"{value:,.2f}"]) for name, value in step.rows()]

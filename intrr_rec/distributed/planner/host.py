@@ -35,6 +35,7 @@ class HostPlan:
     Attributes:
         mapped: of files that the ranks of a host share in its page cache.
         ranks: what the ranks of a host hold in its memory, together.
+        saved: their copies of what a save writes, kept from the first one on (docs/checkpoints.md).
         memory: of a host.
         disk: of artefacts.
         index_hours: of one processor that builds the Semantic IDs.
@@ -44,6 +45,7 @@ class HostPlan:
 
     mapped: dict[str, int]
     ranks: int
+    saved: int
     memory: int
     disk: dict[str, int]
     index_hours: float
@@ -51,12 +53,17 @@ class HostPlan:
     proposal: str | None
 
     @property
+    def together(self) -> int:
+        """Of a host's memory."""
+        return self.ranks + self.saved + sum(self.mapped.values())
+
+    @property
     def advice(self) -> list[str]:
         """What is short on such a host, a line each."""
         lines = []
-        if self.ranks + sum(self.mapped.values()) > self.memory:
+        if self.together > self.memory:
             lines.append(
-                f"A host's ranks and what they map take {(self.ranks + sum(self.mapped.values())) / GB:,.1f} GB of its "
+                f"A host's ranks and what they map take {self.together / GB:,.1f} GB of its "
                 f"{self.memory / GB:,.1f}: look-ups will read from disk."
             )
         if self.proposal:
@@ -76,10 +83,8 @@ class HostPlan:
         for name, size in self.mapped.items():
             table.add_row(f"{name}, mapped", f"{size / GB:,.2f}")
         table.add_row("what its ranks hold", f"{self.ranks / GB:,.2f}")
-        table.add_row(
-            "together, of the host's memory",
-            f"{(self.ranks + sum(self.mapped.values())) / GB:,.2f} of {self.memory / GB:,.0f}",
-        )
+        table.add_row("their copies of a save", f"{self.saved / GB:,.2f}")
+        table.add_row("together, of the host's memory", f"{self.together / GB:,.2f} of {self.memory / GB:,.0f}")
         table.add_section()
         for name, size in self.disk.items():
             table.add_row(f"{name}, on disk", f"{size / GB:,.2f}")
@@ -115,9 +120,11 @@ def plan_host(recipe: Recipe, plan: Plan, *, items: int, content_width: int) -> 
     machines = plan.machines
     rank = plan.total.device if machines.device == "cpu" else plan.total.host + PROCESS["cpu"]
     rank += POOLS * recipe.train.loader.pool_events * EVENT * (1 + recipe.model.reads_times) // machines.ranks
+    state = [*(table.memory for table in plan.tables), plan.others["dense parameters"]]
     return HostPlan(
         mapped,
         rank * machines.local_ranks,
+        sum(each.device + each.host for each in state) * machines.local_ranks,
         machines.host_memory * machines.local_ranks,
         disk,
         hours,

@@ -32,6 +32,9 @@ def test_a_billion_items_on_sixty_four_gpus(tmp_path):
     host = json.loads(out.read_text())["host"]
     assert host["mapped"]["Semantic IDs"] == 10**9 * 4 * 2 and host["index_hours"] > 1
     assert host["ranks"] == 8 * (10**9 + 3 * 8 * 2**26 // 64)  # processes, and events read ahead
+    assert host["saved"] == pytest.approx(
+        8 * table["memory"]["device"], rel=0.01
+    )  # copies of the rows and their optimizer's state
 
 
 def test_products_are_those_of_the_model():
@@ -81,7 +84,7 @@ def test_levels_and_codes_are_proposed_where_items_would_crowd(capsys):
 
 def test_a_host_is_told_what_does_not_fit_its_memory(capsys):
     topology = "train.sharding.topology.host_memory_gb"
-    for memory, is_short in ((40, False), (2, True)):
+    for memory, is_short in ((40, False), (8, True)):
         words = ("train.sharding.uid=row_wise", "index.codes=2048", f"{topology}={memory}")
         plan_ahead(recipe(*words), items=10**9, ranks=64, **ONE_HOST)
         assert ("look-ups will read from disk" in capsys.readouterr().out) is is_short
