@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from intrr_rec.decoding.filters import Allowed
 from intrr_rec.errors import ConfigError, DataError
 from intrr_rec.models.codes import item_codes
 from intrr_rec.models.neighbours.terms import rank_neighbours
+from intrr_rec.serving.answers import Prefix, Recommendation
 from intrr_rec.serving.bundle.bundle import Bundle
 from intrr_rec.serving.bundle.trained import Trained
 from intrr_rec.serving.filters import NOTHING, Filters
@@ -35,21 +36,6 @@ POPULAR_CHUNK = 1 << 16  # items, the most popular first, that filters are asked
 
 
 Described = Features | HistoryFeatures  # features in words, or in numbers
-
-
-class Recommendation(NamedTuple):
-    """The best items of one user, best first: dense ids, scores, Semantic IDs."""
-
-    items: list[int]
-    scores: list[float]
-    sids: list[tuple[int, ...]]
-
-
-class Prefix(NamedTuple):
-    """One beam of a trace: the codes so far, and their log-probability."""
-
-    codes: tuple[int, ...]
-    score: float
 
 
 class Recommender:

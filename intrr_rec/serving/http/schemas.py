@@ -35,17 +35,20 @@ Column = Annotated[StrictStr, Field(max_length=256)]
 FilterValue = StrictBool | StrictInt | StrictFloat | Annotated[StrictStr, Field(max_length=MAX_ID_CHARACTERS)]
 
 
+NO_TIME = "no time in seconds since 1970; milliseconds and finer units are refused"
+
+
 def _seconds(moment: int) -> int:
     if seconds_fault(moment):  # it names the number, and no refusal repeats what a client sent
-        raise ValueError("no time in seconds since 1970; milliseconds and finer units are refused")
+        raise ValueError(NO_TIME)
     return moment
 
 
 def _all_seconds(moments: list[int]) -> list[int]:
     """The check of the least and the latest holds for all: a long history is not walked in Python."""
-    if moments:
-        _seconds(min(moments))
-        _seconds(max(moments))
+    for moment in (min(moments), max(moments)) if moments else ():
+        if seconds_fault(moment):
+            raise ValueError(f"entry {moments.index(moment)}, counted from 0: {NO_TIME}")
     return moments
 
 
